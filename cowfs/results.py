@@ -1,0 +1,90 @@
+"""What the verbs return: frozen records, the same in the engine, over the wire and in ``--json``.
+
+Times are ns since the epoch here; the JSON form is RFC 3339 UTC.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An immutable point. ``state`` is ``frozen`` or ``settled``; ``root`` is hex, None until settled."""
+
+    id: str
+    workspace: str
+    parent: str | None
+    message: str
+    labels: tuple[str, ...]
+    creator: str
+    created_at: int
+    automatic: bool
+    state: str
+    root: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A mutable branch. ``head`` is the id of the snapshot that the live layer descends from, or None."""
+
+    id: str
+    name: str
+    head: str | None
+    created_at: int
+    mounted: bool = False
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """``changed`` is False when the head already held everything and was returned."""
+
+    snapshot: Snapshot
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """An open file that a restore affected. ``gone``: its inode is not in the restored state."""
+
+    ino: int
+    writable: bool
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """``undo`` is the snapshot of the state before (None with discard, or when nothing had changed)."""
+
+    snapshot: Snapshot
+    undo: Snapshot | None
+    changed_inodes: int
+    handles: tuple[Handle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. ``change``: added, removed, modified, renamed or metadata; paths relative to the root."""
+
+    change: str
+    path: bytes
+    old_path: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceUsage:
+    """``exclusive_bytes``: stored bytes that would come back if this workspace were removed."""
+
+    name: str
+    exclusive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """``logical_bytes``: sum of file sizes over all workspaces; ``stored_bytes``: block records on disk."""
+
+    logical_bytes: int
+    stored_bytes: int
+    blocks: int
+    segments: int
+    journal_bytes: int
+    workspaces: tuple[WorkspaceUsage, ...]
