@@ -17,7 +17,7 @@ import errno
 import hashlib
 import os
 import stat
-import sys
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ def hash_view(view: Any, *, root: int = 1, identity: bool = False, holes: bool =
 
 
 def differences(a: TreeHash, b: TreeHash, limit: int = 20) -> list[str]:
-    """What differs, one line a path with the fields by name; at most ``limit`` lines, the last one counting the rest."""
+    """What differs, one line a path with the fields by name; the last of ``limit`` lines counts the rest."""
     lines = []
     for path in sorted(a.digests.keys() | b.digests.keys()):
         left, right = a.facts.get(path), b.facts.get(path)
@@ -202,10 +202,8 @@ def _birth_time(path: bytes) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.statx(at_fdcwd, path, no_follow, want_btime, buffer):
         raise OSError(ctypes.get_errno(), "statx")
-    if not int.from_bytes(buffer[0:4], sys.byteorder) & want_btime:
-        return 0
-    seconds = int.from_bytes(buffer[80:88], sys.byteorder, signed=True)
-    return seconds * 1_000_000_000 + int.from_bytes(buffer[88:92], sys.byteorder)
+    (mask,), (seconds, nanoseconds) = struct.unpack_from("I", buffer.raw), struct.unpack_from("qI", buffer.raw, 80)
+    return int(seconds * 1_000_000_000 + nanoseconds) if mask & want_btime else 0
 
 
 # -- a view
