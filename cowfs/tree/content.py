@@ -27,8 +27,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from cowfs.blocks.api import BlockSink, BlockSource
 from cowfs.errors import Corrupt, Invalid
 from cowfs.formats.inode import (
     BLOCK,
@@ -64,20 +65,6 @@ _ZERO_PAGE = bytes(PAGE)
 K = TypeVar("K")
 
 
-class Blocks(Protocol):
-    """What reads blocks: a BlockReader or a BlockWriter."""
-
-    def get(self, block_id: bytes, /) -> bytes: ...
-
-
-class Writer(Blocks, Protocol):
-    """What stores blocks: a BlockWriter."""
-
-    def put(self, raw: bytes, /) -> bytes: ...
-
-    def put_many(self, raws: list[bytes], /) -> list[bytes]: ...
-
-
 class FileBlock(NamedTuple):
     """One block of a file: its number, its allocated pages, its bytes (short ones read as padded with zeros)."""
 
@@ -90,7 +77,7 @@ class FileBlock(NamedTuple):
 
 
 def store_data(
-    writer: Writer, geometry: Geometry, size: int, file_blocks: Iterable[FileBlock], block_log2: int | None = None
+    writer: BlockSink, geometry: Geometry, size: int, file_blocks: Iterable[FileBlock], block_log2: int | None = None
 ) -> Content:
     """Store a whole regular file of ``size`` bytes; ``file_blocks`` in ascending order, holes left out or mask 0."""
     result: list[Content] = []
@@ -123,7 +110,7 @@ class ContentBatch(Generic[K]):
 
     def __init__(
         self,
-        writer: Writer,
+        writer: BlockSink,
         geometry: Geometry,
         done: Callable[[K, Content], None],
         batch_bytes: int = BATCH_BYTES,
@@ -215,8 +202,8 @@ def _fit(mask: int, data: bytes, length: int) -> tuple[int, bytes]:
 
 
 def update_file(
-    blocks: Blocks,
-    writer: Writer,
+    blocks: BlockSource,
+    writer: BlockSink,
     geometry: Geometry,
     old: Content,
     old_size: int,
@@ -269,7 +256,7 @@ def _changes(number: int, kept: int, old_size: int, new_size: int, block_size: i
     return new_length != old_length or kept - start < old_length
 
 
-def _store_blocks(writer: Writer, stored: list[tuple[int, int, bytes]]) -> dict[int, bytes]:
+def _store_blocks(writer: BlockSink, stored: list[tuple[int, int, bytes]]) -> dict[int, bytes]:
     ids = writer.put_many([data for _, _, data in stored]) if stored else []
     return {number: encode_file_block(mask, i) for (number, mask, _), i in zip(stored, ids, strict=True)}
 
@@ -277,7 +264,7 @@ def _store_blocks(writer: Writer, stored: list[tuple[int, int, bytes]]) -> dict[
 # -- file data: reading ------------------------------------------------------------------------------------------------
 
 
-def read_block(blocks: Blocks, content: Content, size: int, number: int, block_size: int) -> FileBlock | None:
+def read_block(blocks: BlockSource, content: Content, size: int, number: int, block_size: int) -> FileBlock | None:
     """Block ``number`` of a regular file, or None where all of it is a hole. Raises :class:`Corrupt`."""
     length = min(block_size, size - number * block_size)
     if content.kind == NONE or length <= 0:
@@ -294,7 +281,7 @@ def read_block(blocks: Blocks, content: Content, size: int, number: int, block_s
     return _checked(FileBlock(0, content.mask, data), length)
 
 
-def read_blocks(blocks: Blocks, content: Content, size: int, block_size: int) -> Iterator[FileBlock]:
+def read_blocks(blocks: BlockSource, content: Content, size: int, block_size: int) -> Iterator[FileBlock]:
     """Every block of a regular file that is not all hole, in order. Raises :class:`Corrupt`."""
     if content.kind != TREE:
         block = read_block(blocks, content, size, 0, block_size)
@@ -315,14 +302,14 @@ def _checked(block: FileBlock, length: int) -> FileBlock:
 # -- symlinks and directories ------------------------------------------------------------------------------------------
 
 
-def store_symlink(writer: Writer, geometry: Geometry, target: bytes) -> Content:
+def store_symlink(writer: BlockSink, geometry: Geometry, target: bytes) -> Content:
     """The content of a symbolic link."""
     if len(target) <= geometry.inline_limit:
         return Content(INLINE, 0, target)
     return Content(BLOCK, 0, writer.put(target))
 
 
-def read_symlink(blocks: Blocks, content: Content) -> bytes:
+def read_symlink(blocks: BlockSource, content: Content) -> bytes:
     """The target of a symbolic link. Raises :class:`Corrupt`."""
     if content.kind == INLINE:
         return content.data
@@ -343,7 +330,7 @@ def directory_pointer(content: Content) -> bytes:
 # -- xattrs and links --------------------------------------------------------------------------------------------------
 
 
-def finish_record(writer: Writer, record: InodeRecord) -> InodeRecord:
+def finish_record(writer: BlockSink, record: InodeRecord) -> InodeRecord:
     """Move xattrs and links that are too long for the record, given as pairs, to a list of their own.
 
     A list of at most 128 KiB is one block; a longer one (links only) is a block of u32 0xFFFFFFFF and the ids of its
@@ -365,12 +352,12 @@ def finish_record(writer: Writer, record: InodeRecord) -> InodeRecord:
     return record
 
 
-def record_xattrs(blocks: Blocks, record: InodeRecord) -> tuple[tuple[bytes, bytes], ...]:
+def record_xattrs(blocks: BlockSource, record: InodeRecord) -> tuple[tuple[bytes, bytes], ...]:
     """The xattrs of an inode, wherever they are. Raises :class:`Corrupt`."""
     return decode_xattrs(blocks.get(record.xattrs_block)) if record.xattrs is None else record.xattrs
 
 
-def record_links(blocks: Blocks, record: InodeRecord) -> tuple[tuple[int, bytes], ...]:
+def record_links(blocks: BlockSource, record: InodeRecord) -> tuple[tuple[int, bytes], ...]:
     """The back references of an inode, wherever they are. Raises :class:`Corrupt`."""
     if record.links is not None:
         return record.links
@@ -379,7 +366,7 @@ def record_links(blocks: Blocks, record: InodeRecord) -> tuple[tuple[int, bytes]
     return decode_links(b"".join(map(blocks.get, parts)) if parts else first)
 
 
-def list_blocks(blocks: Blocks, record: InodeRecord) -> list[bytes]:
+def list_blocks(blocks: BlockSource, record: InodeRecord) -> list[bytes]:
     """The ids of all blocks that hold the xattrs and links of an inode. Raises :class:`Corrupt`."""
     ids = [record.xattrs_block] if record.xattrs_block else []
     if record.links_block:
