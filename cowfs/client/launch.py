@@ -9,8 +9,11 @@ import fcntl
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import cowfs
 from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir
@@ -108,3 +111,35 @@ def _log_tail(store: str) -> list[str]:
             return log.read().decode(errors="replace").splitlines()[-1:]
     except OSError:
         return []
+
+
+def run_tool(*arguments: str) -> dict[str, Any]:
+    """Run a ``cowfs_daemon`` subcommand that needs no daemon (init, fsck) to its end; the JSON object it prints.
+
+    Raises the error it reports.
+    """
+    done = subprocess.run(
+        daemon_command(*arguments), capture_output=True, stdin=subprocess.DEVNULL, env=daemon_environment(), cwd="/"
+    )
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise CowfsError(f"`cowfs_daemon {arguments[0]}` failed" + (f": {last[0]}" if last else "")) from None
+    if "error" in said:
+        raise error_from(500, done.stdout)
+    result: dict[str, Any] = said
+    return result
+
+
+def wait_stopped(pid: int, stop: Callable[[], object]) -> None:
+    """Call ``stop`` and return when the process ``pid`` has ended."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        stop()
+        select.select([process], [], [])
+    finally:
+        os.close(process)

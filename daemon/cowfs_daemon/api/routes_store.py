@@ -42,7 +42,7 @@ def router(verbs: Verbs) -> APIRouter:
 def _mounts(routes: APIRouter, verbs: Verbs) -> None:
     @routes.get("/mounts", response_model=list[shapes.MountShape])
     async def list_mounts() -> JSONResponse:
-        return JSONResponse([shapes.mounted(each) for each in await verbs.run(verbs.mounts.list)])
+        return JSONResponse([shapes.mounted(each) for each in await verbs.run(verbs.mounts.mounted)])
 
     @routes.post("/mounts", response_model=shapes.MountShape)
     async def mount(body: bodies.Mount) -> JSONResponse:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from cowfs.errors import Invalid, NotFound
-from cowfs.results import Workspace
+from cowfs.results import Snapshot, Workspace
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.verbs import Verbs
 
@@ -52,6 +52,23 @@ def _find(verbs: Verbs, name: str) -> Workspace:
     raise NotFound(f"no workspace named {name!r}", hint="`cowfs list` shows them")
 
 
+def family(name: str, workspaces: list[Workspace], snapshots: list[Snapshot]) -> tuple[list[Workspace], list[Snapshot]]:
+    """The snapshots of the workspace ``name`` and what descends from them, with the workspaces on top of those."""
+    kept = {each.id for each in snapshots if each.workspace == name}
+    children: dict[str | None, list[str]] = {}
+    for each in snapshots:
+        children.setdefault(each.parent, []).append(each.id)
+    below = list(kept)
+    while below:
+        new = [child for child in children.get(below.pop(), ()) if child not in kept]
+        kept.update(new)
+        below.extend(new)
+    return (
+        [each for each in workspaces if each.name == name or each.head in kept],
+        [each for each in snapshots if each.id in kept],
+    )
+
+
 def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     @routes.get("/workspaces", response_model=list[shapes.WorkspaceShape])
     async def list_workspaces() -> JSONResponse:
@@ -75,7 +92,25 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
             made = verbs.engine.import_tree(source, body.name, body.exclude, progress)
             return {"workspace": _shape(verbs, made)}
 
-        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
+        return StreamingResponse(verbs.lines(work, body.name), media_type=NDJSON)
+
+    @routes.get("/tree", response_model=shapes.TreeShape)
+    async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> JSONResponse:
+        """Workspaces and snapshots with their parents: all, or those below the oldest snapshot of `workspace`."""
+
+        def work() -> shapes.TreeShape:
+            workspaces = verbs.engine.list()
+            if workspace is not None:
+                _find(verbs, workspace)
+            snapshots = [each for owner in workspaces for each in verbs.engine.log(owner.name)]
+            if workspace is not None:
+                workspaces, snapshots = family(workspace, workspaces, snapshots)
+            return {
+                "workspaces": [_shape(verbs, each) for each in workspaces],
+                "snapshots": [shapes.snapshot(each) for each in snapshots],
+            }
+
+        return JSONResponse(await verbs.run(work))
 
     @routes.get("/workspaces/{name}", response_model=shapes.WorkspaceShape)
     async def workspace(name: str) -> JSONResponse:
@@ -140,7 +175,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            if any(each.ref == ref for each in verbs.mounts.list()):
+            if any(each.ref == ref for each in verbs.mounts.mounted()):
                 verbs.mounts.umount(ref, force)
             verbs.engine.remove(ref, force)
 

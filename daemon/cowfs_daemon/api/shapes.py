@@ -161,3 +161,8 @@ def store_usage(value: StoreUsage) -> StoreShape:
 
 def mounted(value: Mounted) -> MountShape:
     return {"ref": value.ref, "path": value.path, "read_only": value.read_only}
+
+
+class TreeShape(TypedDict):
+    workspaces: list[WorkspaceShape]
+    snapshots: list[SnapshotShape]

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from cowfs_daemon.api.failures import error_line
+from cowfs_daemon.api.failures import as_cowfs_error, error_line
 from cowfs_daemon.api.shapes import rfc3339
-from cowfs_daemon.ports import Control, EngineLike, MountsLike
+from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress
 
 T = TypeVar("T")
 MAX_THREADS = 16
@@ -32,7 +32,10 @@ class Verbs:
         self._listeners: set[trio.MemorySendChannel[dict[str, Any]]] = set()
 
     async def run(self, work: Callable[..., T], *arguments: Any, locks: tuple[str, ...] = ()) -> T:
-        """Call ``work`` in a thread while holding the locks of the workspaces ``locks``."""
+        """Call ``work`` in a thread while holding the locks of the workspaces ``locks``.
+
+        Raises CowfsError only.
+        """
         held: list[str] = []
         try:
             for name in sorted(set(locks)):
@@ -41,6 +44,8 @@ class Verbs:
                 held.append(name)
                 await lock.acquire()
             return await trio.to_thread.run_sync(work, *arguments, limiter=self._limiter)
+        except Exception as error:
+            raise as_cowfs_error(error) from error
         finally:
             for name in held:
                 lock, users = self._locks.pop(name)
@@ -84,10 +89,11 @@ class Verbs:
             yield piece
             piece = await self.run(next, rest, None)
 
-    async def lines(self, work: Callable[[Callable[[dict[str, Any]], None]], dict[str, Any]]) -> AsyncIterator[bytes]:
-        """Run ``work(progress)`` in a thread; lines ``{"progress": …}`` as it calls back, then its result.
+    async def lines(self, work: Callable[[Progress], dict[str, Any]], lock: str) -> AsyncIterator[bytes]:
+        """Run ``work(progress)`` in a thread, holding the lock of the workspace ``lock``.
 
-        A failure is the last line, ``{"error": …}``, since the answer has begun by then.
+        Lines ``{"progress": …}`` as it calls back, then its result. A failure is the last line, ``{"error": …}``,
+        since the answer has begun by then.
         """
         sender, receiver = trio.open_memory_channel[bytes](64)
 
@@ -98,7 +104,7 @@ class Verbs:
         async def job() -> None:
             with sender:
                 try:
-                    result = await self.run(work, progress)
+                    result = await self.run(work, progress, locks=(lock,))
                     line = json.dumps(result).encode() + b"\n"
                 except Exception as error:
                     line = error_line(error)
