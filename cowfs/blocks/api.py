@@ -1,0 +1,34 @@
+"""What trees and settlers need of a block store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cowfs.blocks.cache import LruCache
+from cowfs.formats.node import Branch, Leaf
+
+RAW_MAX = 128 * 1024
+"""Raw bytes in a block at most."""
+
+
+class BlockSource(Protocol):
+    """Blocks can be read. ``nodes`` caches decoded tree nodes by block id."""
+
+    nodes: LruCache[Leaf | Branch]
+
+    def get(self, id: bytes) -> bytes:
+        """The raw bytes. Raises NotFound (unknown id) and Corrupt (damaged)."""
+        ...
+
+
+class BlockSink(Protocol):
+    """Blocks can be stored; an id is returned whether the block is new or not."""
+
+    def put(self, raw: bytes) -> bytes:
+        """Store one block of at most :data:`RAW_MAX` bytes."""
+        ...
+
+    def put_many(self, raws: Sequence[bytes]) -> list[bytes]:
+        """Store several; the ids come in the same order."""
+        ...
