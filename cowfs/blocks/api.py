@@ -7,9 +7,9 @@ from typing import Protocol
 
 from cowfs.blocks.cache import LruCache
 from cowfs.formats.node import Branch, Leaf
+from cowfs.formats.segment import RAW_MAX
 
-RAW_MAX = 128 * 1024
-"""Raw bytes in a block at most."""
+__all__ = ["RAW_MAX", "BlockSink", "BlockSource"]
 
 
 class BlockSource(Protocol):
