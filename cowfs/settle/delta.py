@@ -27,7 +27,10 @@ from cowfs.view.state import State, record_of
 
 @dataclass(frozen=True, slots=True)
 class SettledLayer:
-    """``contents``: what each changed regular file and directory holds at rest now."""
+    """``contents``: what each changed regular file and directory holds at rest now.
+
+    ``logical_bytes``: by how much the sum of all file sizes grew (or shrank); ``inodes``: in the root.
+    """
 
     root: bytes
     contents: list[tuple[int, Content]]
@@ -47,7 +50,7 @@ def settle_layer(
     Raises Corrupt when a record or block is damaged.
     """
     parent = base_layer(blocks, parent_root)
-    state = State(blocks, geometry, parent)
+    state, base = State(blocks, geometry, parent), State(blocks, geometry, parent)
     for path, start, end in spans:
         at = Path(path)
         file = JournalFile.open(at.parent.parent, at.parent.name, int(at.stem))
@@ -59,10 +62,13 @@ def settle_layer(
     logical = 0
     for ino, inode in state.live.items():
         changes[ino] = None if inode is None else encode_inode(store.record(inode))
-        if inode is not None and stat.S_ISREG(inode.mode):
-            logical += inode.size
+        logical += _file_size(inode) - _file_size(base.find(ino))
     new_table = radix.update(blocks, writer, table, changes, geometry, inline=False)
     return SettledLayer(root.write_root(writer, new_table), contents, logical, radix.count(new_table))
+
+
+def _file_size(inode: Inode | None) -> int:
+    return inode.size if inode is not None and stat.S_ISREG(inode.mode) else 0
 
 
 def base_layer(blocks: BlockWriter, root_id: bytes) -> Layer:

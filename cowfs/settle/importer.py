@@ -404,8 +404,6 @@ class _Import:
 
     def _report(self, force: bool = False) -> None:
         files, size = self._reported
-        if self._progress and (
-            force or self._files - files >= PROGRESS_FILES or self._bytes - size >= PROGRESS_BYTES
-        ):
+        if self._progress and (force or self._files - files >= PROGRESS_FILES or self._bytes - size >= PROGRESS_BYTES):
             self._reported = (self._files, self._bytes)
             self._progress(self._files, self._bytes)
