@@ -15,6 +15,7 @@ from cowfs_daemon.start import Ready, detach
 
 
 def parse(words: list[str]) -> argparse.Namespace:
+    """The options of a command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in ("run", "init", "fsck"):
@@ -61,6 +62,7 @@ def _shape(error: CowfsError) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
     if options.verb == "run":
         return run(options.store, background=options.detach, ready=Ready(options.ready_fd))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from cowfs_cli.main import COMMANDS, group
+from cowfs_cli.main import COMMANDS, main
 
 from tests.api.conftest import Served
 from tests.cli.conftest import Cowfs
@@ -123,7 +123,7 @@ def test_every_command_teaches(cowfs: Cowfs, name: str) -> None:
 def test_help_lists_every_command(cowfs: Cowfs) -> None:
     ran = cowfs("--help")
     assert all(f"  {name} " in ran.out for name in COMMANDS)
-    assert group.get_command(None, "../x") is None  # type: ignore[arg-type]
+    assert main.get_command(None, "../x") is None  # type: ignore[arg-type]
 
 
 def test_without_a_store(cowfs: Cowfs, monkeypatch: pytest.MonkeyPatch) -> None:
