@@ -51,6 +51,9 @@ Progress = Callable[[int, int], None]
 """Called with the inodes and bytes of file data imported so far."""
 
 
+_Bytes = bytes  # the name that the field below takes
+
+
 @dataclass(frozen=True, slots=True)
 class ImportResult:
     """``files``: inodes; ``bytes``: allocated bytes of file data read; paths are relative to the source.
@@ -59,12 +62,12 @@ class ImportResult:
     changing.
     """
 
-    root: bytes
+    root: _Bytes
     files: int
     bytes: int
     next_ino: int
-    skipped: tuple[tuple[bytes, str], ...] = ()
-    changed: tuple[bytes, ...] = ()
+    skipped: tuple[tuple[_Bytes, str], ...] = ()
+    changed: tuple[_Bytes, ...] = ()
 
 
 def import_directory(

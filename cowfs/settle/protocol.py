@@ -13,7 +13,7 @@ settler -> owner
 ``ready``                 started, once
 ``started``               the job was accepted; before it, nothing of the job was done
 ``progress``              inodes and bytes so far
-``need_segment``          the segment is full and sealed: another one, please
+``need_segment``          a segment to write to, please; ``refused`` is one that cannot be continued (0: none)
 ``batch``                 everything is written and synced; the records are in the file ``path``
 ``done``                  the result; bulky parts in the file ``path`` (empty: none)
 ``failed``                the job ended with an error; the settler is ready for another
@@ -42,7 +42,7 @@ FIELDS: dict[str, dict[str, type]] = {
     "ready": {"pid": int},
     "started": {},
     "progress": {"files": int, "bytes": int},
-    "need_segment": {},
+    "need_segment": {"refused": int},
     "batch": {"path": str},
     "done": {"root": str, "numbers": dict, "path": str},
     "failed": {"code": str, "message": str, "hint": str},

@@ -37,13 +37,13 @@ def find_name(blocks: BlockSource, pointer: bytes, key: int, name: bytes) -> Dir
     if not pointer:
         return None
     # Discriminators are dense but for deletions, and a first one of 0 is nearly always the only one.
-    cookie = key << 8
-    value = radix.lookup(blocks, pointer, cookie)
+    first = key << 8
+    value = radix.lookup(blocks, pointer, first)
     if value is not None:
-        found, entry = decode_dirent(cookie, value)
+        found, entry = decode_dirent(first, value)
         if found == name:
             return entry
-    for cookie, value in radix.scan(blocks, pointer, cookie + 1, cookie + DISCRIMINATORS):
+    for cookie, value in radix.scan(blocks, pointer, first + 1, first + DISCRIMINATORS):
         found, entry = decode_dirent(cookie, value)
         if found == name:
             return entry
