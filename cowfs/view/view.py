@@ -137,9 +137,9 @@ class View(ReadView):
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
         """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
         inode = self.state.inode(ino)
+        self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
-        self._new_name(parent, name)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
