@@ -26,3 +26,10 @@ class Geometry:
     leaf_limit: int = 16384
     key_bits: int = 54
     block_log2: int = 17
+
+
+DIRECTORY_SIZE = 4096
+"""``st_size`` of every directory, whatever it holds, so that settling and forking never change it."""
+
+DIRECTORY_BLOCKS = 8
+"""``st_blocks`` of every directory."""

@@ -1,0 +1,1 @@
+"""The ``cowfs`` command line."""

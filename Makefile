@@ -1,0 +1,37 @@
+# The commands of this repository. `make check` while working, `make test` before handing over.
+VENV := .venv
+PY := $(VENV)/bin/python
+# Checks run on this checkout, whatever the environment's editable install points to.
+export PYTHONPATH := .:daemon:cli:guest
+TYPED := $(foreach folder,cowfs daemon cli guest tests bench,$(if $(shell find $(folder) -name "*.py" -print -quit),$(folder)))
+
+.PHONY: help venv lint check test demo clean
+
+help:
+	@echo 'make venv    a virtual environment in .venv, with everything installed'
+	@echo 'make check   style, types, import rules, tidiness, unit tests (under 3 minutes)'
+	@echo 'make test    make check and every other test'
+	@echo 'make demo    import, wreck, restore and fork real files, with proof'
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml .ci/setup
+	.ci/setup $(VENV)
+
+lint: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict $(TYPED)
+	$(VENV)/bin/lint-imports
+
+check: lint
+	$(PY) -m pytest -q tests/tidy tests/unit
+
+test: lint
+	$(PY) -m pytest -q tests
+
+demo: venv
+	$(PY) bench/demo.py
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

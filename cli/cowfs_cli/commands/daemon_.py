@@ -1,0 +1,91 @@
+"""``cowfs daemon``: run, start, stop, status."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cowfs_cli.common import Session, options
+
+
+@click.group("daemon", no_args_is_help=True)
+def command() -> None:
+    """Run, start, stop or look at the process that serves a store.
+
+    Any command that needs it starts it; these are for service managers and for looking.
+    """
+
+
+@command.command()
+@options
+def run(session: Session) -> None:
+    """Serve the store in the foreground until SIGTERM, logging to stderr (for systemd and the like).
+
+    \b
+    Example:
+      ExecStart=cowfs daemon run --store /var/lib/cowfs
+    """
+    from cowfs.client.launch import daemon_command, daemon_environment
+
+    words = daemon_command("run", "--store", session.path())
+    os.execve(words[0], words, daemon_environment())
+
+
+@command.command()
+@options
+def start(session: Session) -> None:
+    """Start the daemon in the background, unless it runs, and wait until it answers."""
+    from cowfs.client.launch import start_daemon
+
+    pid = start_daemon(session.path())
+    status = session.call("GET", "/v1/daemon")
+    session.out(status, lambda: [f"{'started' if pid else 'already running'}, pid {status['supervisor']['pid']}"])
+
+
+@command.command()
+@click.option("--force", is_flag=True, help="Detach mounts that programs still use.")
+@options
+def stop(session: Session, force: bool) -> None:
+    """Stop the daemon: unmount everything, keep everything. The next start mounts again what was mounted.
+
+    While programs use a mount, it is busy (exit code 5), and they are named. No daemon is no error.
+    """
+    from cowfs.client.launch import wait_stopped
+    from cowfs.errors import NotFound
+
+    wire = session.wire(start=False)
+    try:
+        pid = wire.call("GET", "/v1/daemon")["supervisor"]["pid"]
+    except NotFound:
+        if not os.path.isdir(session.path()):
+            raise
+        session.out({"stopped": False}, lambda: ["no daemon is running"])
+        return
+    wait_stopped(pid, lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}))
+    session.out({"stopped": True}, lambda: ["stopped"])
+
+
+@command.command()
+@options
+def status(session: Session) -> None:
+    """Show the daemon's processes and queues; not found (exit code 3) when none runs.
+
+    \b
+    Example:
+      cowfs daemon status --json | jq .supervisor.pid
+    """
+    found = session.wire(start=False).call("GET", "/v1/daemon")
+    session.out(found, lambda: _lines(found))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"supervisor  pid {found['supervisor']['pid']}"
+    if found["keeper"] is not None:
+        yield f"keeper      pid {found['keeper']['pid']}"
+    for worker in found["workers"]:
+        yield f"worker      pid {worker['pid']}, serving {', '.join(worker['workspaces']) or 'nothing'}"
+    for settler in found["settlers"]:
+        yield f"settler     pid {settler['pid']}"
+    for name, length in found["queues"].items():
+        yield f"queue       {name}: {length}"

@@ -1,0 +1,36 @@
+"""``cowfs diff``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cowfs_cli.common import Session, clean, complete_ref, options
+
+_MARK = {"added": "A", "removed": "D", "modified": "M", "renamed": "R", "metadata": "m"}
+
+
+@click.command()
+@click.argument("a", shell_complete=complete_ref)
+@click.argument("b", shell_complete=complete_ref)
+@options
+def command(session: Session, a: str, b: str) -> None:
+    """List what changed from A to B (references), in time proportional to the changes.
+
+    A added, D removed, M content modified, m only metadata, R renamed.
+
+    \b
+    Examples:
+      cowfs diff ws-1@good ws-1
+      cowfs diff ws-1@good ws-2 --json
+    """
+    from cowfs.client.wire import query
+
+    found = session.call("GET", "/v1/diff" + query({"a": a, "b": b}))
+    session.out(found, lambda: _lines(found))
+
+
+def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    for each in found:
+        arrow = f"{clean(each['old_path'])} -> " if "old_path" in each else ""
+        yield f"{_MARK.get(each['change'], '?')} {arrow}{clean(each['path'])}"

@@ -1,0 +1,76 @@
+"""``cowfs doctor``."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from cowfs.errors import CowfsError
+from cowfs_cli.common import Session, options, plural, size
+
+Finding = dict[str, Any]
+_MIN_KERNEL = (5, 15)
+_MIN_FREE_BYTES = 512 << 20
+
+
+@click.command()
+@options
+def command(session: Session) -> None:
+    """Look whether this machine and this store can work, and say what to do where they cannot. Changes nothing.
+
+    \b
+    Example:
+      cowfs doctor
+    """
+    found = [*_machine(), *_store(session)]
+    session.out(found, lambda: _lines(found))
+    failed = sum(not each["ok"] for each in found)
+    if failed:
+        raise CowfsError(f"doctor found {plural(failed, 'problem')}")
+
+
+def _lines(found: list[Finding]) -> Iterator[str]:
+    for each in found:
+        hint = f" ({each['hint']})" if each["hint"] and not each["ok"] else ""
+        yield f"{'ok  ' if each['ok'] else 'BAD '} {each['check']}: {each['detail']}{hint}"
+
+
+def _finding(check: str, ok: bool, detail: str, hint: str) -> Finding:
+    return {"check": check, "ok": ok, "detail": detail, "hint": hint}
+
+
+def _machine() -> Iterator[Finding]:
+    release = platform.release()
+    numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    yield _finding("kernel", numbers >= _MIN_KERNEL, f"Linux {release}", "cowfs needs Linux 5.15 or newer")
+    usable = os.access("/dev/fuse", os.R_OK | os.W_OK)
+    yield _finding("/dev/fuse", usable, "usable" if usable else "missing or not permitted", "modprobe fuse")
+    mounter = os.geteuid() == 0 or shutil.which("fusermount3") is not None
+    how = "root" if os.geteuid() == 0 else shutil.which("fusermount3") or "neither root nor fusermount3"
+    yield _finding("mounting", mounter, how, "run as root, or install fuse3")
+    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
+    writable = bool(runtime) and os.access(runtime, os.W_OK)
+    yield _finding("mount directory", writable, runtime or "XDG_RUNTIME_DIR is not set", "set XDG_RUNTIME_DIR")
+
+
+def _store(session: Session) -> Iterator[Finding]:
+    try:
+        path = session.path()
+    except CowfsError as error:
+        yield _finding("store", False, error.message, error.hint)
+        return
+    if not os.path.isdir(path):
+        yield _finding("store", False, f"nothing at {path}", f"cowfs init --store {path}")
+        return
+    yield _finding("store", os.access(path, os.R_OK | os.W_OK | os.X_OK), path, "it belongs to another user")
+    free = shutil.disk_usage(path).free
+    yield _finding("free space", free >= _MIN_FREE_BYTES, size(free), "free some space: changes need segments")
+    try:
+        status = session.wire(start=False).call("GET", "/v1/daemon")
+        yield _finding("daemon", True, f"pid {status['supervisor']['pid']}", "")
+    except CowfsError as error:
+        # No daemon is fine: the next command starts it.
+        yield _finding("daemon", error.code == "not_found", error.message, error.hint)

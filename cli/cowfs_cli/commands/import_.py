@@ -1,0 +1,42 @@
+"""``cowfs import``."""
+
+import os
+import sys
+
+import click
+
+from cowfs_cli.common import Session, options
+
+
+@click.command("import")
+@click.argument("source", type=click.Path(file_okay=False, path_type=bytes))
+@click.argument("workspace")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches (repeatable).")
+@options
+def command(session: Session, source: bytes, workspace: str, exclude: tuple[str, ...]) -> None:
+    """Make WORKSPACE from the directory SOURCE.
+
+    Everything is kept: owners, modes, times, hard links, extended attributes, holes, devices. Other filesystems
+    mounted below SOURCE are not entered. Importing an equal tree again stores nothing.
+
+    \b
+    Examples:
+      cowfs import /srv/rootfs ws-1
+      cowfs import . ws-1 --exclude '*.pyc' --exclude .git
+    """
+    from cowfs.client.store import import_lines
+    from cowfs.errors import CowfsError
+
+    live = sys.stderr.isatty() and not session.json
+    done = None
+    for line in import_lines(session.wire(), os.path.abspath(source), workspace, exclude):
+        if "workspace" in line:
+            done = line
+        elif live:
+            counts = ", ".join(f"{value} {key}" for key, value in line["progress"].items())
+            click.echo(f"\r\x1b[K{counts}", nl=False, err=True)
+    if live:
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if done is None:
+        raise CowfsError("the import ended without a result", hint="see `cowfs doctor`")
+    session.out(done["workspace"], lambda: [f"imported {os.fsdecode(source)} as {workspace}"])

@@ -1,0 +1,52 @@
+"""Where a store's daemon is found: a pure function of the store's path.
+
+``STORE/daemon/`` holds what belongs to the daemon alone: its socket, its log, its start lock, its list of mounts.
+"""
+
+import os
+import socket
+
+from cowfs.errors import Invalid
+
+SOCKET_NAME = "sock"
+LOG_NAME = "log"
+START_LOCK_NAME = "start.lock"
+# sun_path is 108 bytes with its terminating NUL (unix(7)).
+SUN_PATH_BYTES = 107
+
+
+def store_path(store: str | None) -> str:
+    """The absolute path of ``store``, or of COWFS_STORE when it is None. Raises Invalid when neither is given."""
+    chosen = store or os.environ.get("COWFS_STORE")
+    if not chosen:
+        raise Invalid("no store given", hint="pass --store DIR or set COWFS_STORE; `cowfs init` makes a new store")
+    if "\0" in chosen:
+        raise Invalid("a path cannot contain a NUL byte")
+    return os.path.abspath(chosen)
+
+
+def daemon_dir(store: str) -> str:
+    """The directory of ``store`` that belongs to its daemon."""
+    return os.path.join(store, "daemon")
+
+
+def connect_socket(store: str) -> socket.socket:
+    """A stream connected to the daemon of ``store``; raises OSError as connect(2) does.
+
+    A path too long for sun_path is reached through a descriptor of its directory.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = os.path.join(daemon_dir(store), SOCKET_NAME)
+        if len(os.fsencode(path)) <= SUN_PATH_BYTES:
+            sock.connect(path)
+        else:
+            directory = os.open(daemon_dir(store), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+            finally:
+                os.close(directory)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

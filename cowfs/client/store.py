@@ -1,0 +1,206 @@
+"""The sync client: ``c = cowfs.connect(); ws = c.workspace("ws-1"); ws.checkpoint("msg")``.
+
+Every method is one HTTP request (see docs/api.md). Errors are the branches of cowfs.errors, as the daemon raised
+them. Objects are thread-safe and hold no state but their name.
+"""
+
+import base64
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cowfs.client import decode
+from cowfs.client.place import store_path
+from cowfs.client.wire import Wire, query, segment
+from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+
+
+def connect(store: str | os.PathLike[str] | None = None, *, start: bool = True) -> "Store":
+    """The store at ``store`` (default: COWFS_STORE), through its daemon, which is started if need be and ``start``.
+
+    Raises Invalid when no store is named, NotFound when there is none there.
+    """
+    client = Store(Wire(store_path(None if store is None else os.fspath(store)), start=start))
+    client.daemon()
+    return client
+
+
+class Store:
+    """One store. Use as a context manager, or ``close()``, to drop the connections."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the store directory."""
+        return self._wire.store
+
+    def workspace(self, name: str) -> "WorkspaceHandle":
+        """A handle of the workspace ``name``; nothing is asked until it is used."""
+        return WorkspaceHandle(self._wire, name)
+
+    def workspaces(self) -> list[Workspace]:
+        return [decode.workspace(each) for each in self._wire.call("GET", "/v1/workspaces")]
+
+    def create(self, name: str) -> "WorkspaceHandle":
+        """An empty workspace. Raises Conflict when the name is taken."""
+        self._wire.call("POST", "/v1/workspaces", {"name": name})
+        return self.workspace(name)
+
+    def import_tree(
+        self,
+        source: str | bytes | os.PathLike[str],
+        name: str,
+        *,
+        exclude: Sequence[str] = (),
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> "WorkspaceHandle":
+        """A workspace with the content of the directory ``source``; ``progress`` is called with counts now and then.
+
+        Raises NotFound or Invalid for the source, Conflict when the name is taken.
+        """
+        for line in import_lines(self._wire, os.path.abspath(os.fsencode(source)), name, exclude):
+            if progress is not None and "progress" in line:
+                progress(line["progress"])
+        return self.workspace(name)
+
+    def fork(self, ref: str, name: str, *, count: int | None = None) -> "list[WorkspaceHandle]":
+        """Fork ``ref`` into ``name``, or into NAME-1 … NAME-``count``, all or none."""
+        made = self._wire.call("POST", "/v1/forks", {"ref": ref, "name": name, "count": count})
+        return [self.workspace(each["name"]) for each in made]
+
+    def diff(self, a: str, b: str) -> list[Change]:
+        """What changed from ``a`` to ``b`` (references)."""
+        return [decode.change(each) for each in self._wire.call("GET", "/v1/diff" + query({"a": a, "b": b}))]
+
+    def snapshot(self, ref: str) -> Snapshot:
+        """The snapshot that ``ref`` (an id, a unique prefix, or any other reference to one) means."""
+        return decode.snapshot(self._wire.call("GET", f"/v1/snapshots/{segment(ref)}"))
+
+    def label(self, ref: str, label: str, *, move: bool = False) -> Snapshot:
+        """Add ``label`` to a snapshot. Raises Conflict when another of its workspace has it and not ``move``."""
+        return decode.snapshot(
+            self._wire.call("POST", f"/v1/snapshots/{segment(ref)}/labels", {"label": label, "move": move})
+        )
+
+    def remove(self, ref: str, *, force: bool = False) -> None:
+        """Remove a workspace with its snapshots, or one snapshot. Raises Busy while in use, without ``force``."""
+        self._wire.call("DELETE", "/v1/refs" + query({"ref": ref, "force": "true" if force else None}))
+
+    def mount(self, ref: str) -> str:
+        """Mount a workspace, or a snapshot read-only, if it is not mounted; its path."""
+        return str(self._wire.call("POST", "/v1/mounts", {"ref": ref})["path"])
+
+    def umount(self, ref: str, *, force: bool = False) -> None:
+        """Unmount. Raises Busy, naming the processes, while in use; ``force`` detaches."""
+        self._wire.call("DELETE", "/v1/mounts" + query({"ref": ref, "force": "true" if force else None}))
+
+    def show(self, ref: str, path: str | bytes) -> Iterator[bytes]:
+        """The content of a file of ``ref``, in pieces. ``path`` is relative to the root."""
+        return self._wire.pieces("GET", show_target(ref, os.fsencode(path)))
+
+    def stat(self) -> StoreUsage:
+        return decode.store_usage(self._wire.call("GET", "/v1/store"))
+
+    def daemon(self) -> dict[str, Any]:
+        """What ``cowfs daemon status --json`` prints."""
+        status: dict[str, Any] = self._wire.call("GET", "/v1/daemon")
+        return status
+
+    def stop_daemon(self, *, force: bool = False) -> None:
+        """Stop the daemon cleanly. Raises Busy, naming the processes, while a mount is in use, without ``force``."""
+        self._wire.call("POST", "/v1/daemon/stop", {"force": force})
+        self._wire.close()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Events as they happen, without end: ``{"event", "at", …}``."""
+        return self._wire.lines("GET", "/v1/events")
+
+
+class WorkspaceHandle:
+    """One workspace, by name."""
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self._wire = wire
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"WorkspaceHandle({self.name!r})"
+
+    def _target(self, verb: str = "") -> str:
+        return f"/v1/workspaces/{segment(self.name)}{verb}"
+
+    @property
+    def path(self) -> str:
+        """The path where it is mounted; mounts it if need be."""
+        return Store(self._wire).mount(self.name)
+
+    def info(self) -> Workspace:
+        return decode.workspace(self._wire.call("GET", self._target()))
+
+    def checkpoint(
+        self, message: str = "", *, label: str | None = None, allow_empty: bool = False, creator: str = ""
+    ) -> Checkpointed:
+        """An immutable, durable point with every change made before the call; nothing is stopped."""
+        body = {"message": message, "label": label, "allow_empty": allow_empty, "creator": creator}
+        return decode.checkpointed(self._wire.call("POST", self._target("/checkpoint"), body))
+
+    def restore(self, ref: str, *, discard: bool = False, force: bool = False) -> Restored:
+        """Make the mounted state exactly the snapshot ``ref``; ``undo`` in the result is the state before.
+
+        Raises Conflict when ``ref`` is not in the workspace's own line (fork it instead).
+        """
+        body = {"ref": ref, "discard": discard, "force": force}
+        return decode.restored(self._wire.call("POST", self._target("/restore"), body))
+
+    def undo(self) -> Restored:
+        """Take the last restore back."""
+        return decode.restored(self._wire.call("POST", self._target("/restore"), {"undo": True}))
+
+    def fork(self, name: str, *, count: int | None = None) -> "list[WorkspaceHandle]":
+        return Store(self._wire).fork(self.name, name, count=count)
+
+    def log(self) -> list[Snapshot]:
+        """Its snapshots, newest first."""
+        return [decode.snapshot(each) for each in self._wire.call("GET", self._target("/log"))]
+
+    def diff(self, a: str, b: str | None = None) -> list[Change]:
+        """What changed from ``a`` to ``b`` (default: the live state); ``@LABEL`` means this workspace's."""
+        return Store(self._wire).diff(self._full(a), self.name if b is None else self._full(b))
+
+    def _full(self, ref: str) -> str:
+        return self.name + ref if ref.startswith("@") else ref
+
+    def rename(self, name: str) -> "WorkspaceHandle":
+        self._wire.call("POST", self._target("/rename"), {"name": name})
+        return WorkspaceHandle(self._wire, name)
+
+    def mount(self) -> str:
+        return Store(self._wire).mount(self.name)
+
+    def umount(self, *, force: bool = False) -> None:
+        Store(self._wire).umount(self.name, force=force)
+
+    def remove(self, *, force: bool = False) -> None:
+        Store(self._wire).remove(self.name, force=force)
+
+
+def show_target(ref: str, path: bytes) -> str:
+    """The URL of a file of ``ref``: its path goes in base64, since it need not be UTF-8."""
+    return "/v1/files" + query({"ref": ref, "path_b64": base64.b64encode(path).decode()})
+
+
+def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Lines ``{"progress": {…}}``, then ``{"workspace": {…}}``. ``source``: an absolute path."""
+    encoded = base64.b64encode(source).decode()
+    return wire.lines("POST", "/v1/imports", {"source_b64": encoded, "name": name, "exclude": list(exclude)})

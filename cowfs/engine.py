@@ -1,0 +1,479 @@
+"""The owner of a store: every verb, on top of the catalog, the block index, the settler and a host.
+
+Locks, in this order: one verb lock per workspace (checkpoint, restore, fork, remove of that workspace);
+``_lock`` for the catalog and what derives from it. The host is never called while ``_lock`` is held,
+except to open a workspace. The engine has no threads of its own: whoever owns it calls
+:meth:`settle_next` in the background.
+"""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cowfs import usage
+from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.reader import BlockReader
+from cowfs.catalog.catalog import Catalog
+from cowfs.catalog.names import check_workspace_name, fork_names
+from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
+from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
+from cowfs.formats import control
+from cowfs.formats.superblock import Superblock
+from cowfs.geometry import Geometry
+from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
+from cowfs.layers.journal import file_path
+from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.settle.pool import SegmentPool
+from cowfs.settle.process import Settler
+from cowfs.store import StoreDirectory
+from cowfs.workspace import CheckpointOrder, Env
+
+Clock = Callable[[], int]
+Ids = Callable[[str], str]
+Progress = Callable[[dict[str, Any]], None]
+
+UNDO = "undo"
+"""Setting of a workspace: the snapshot that takes back its last restore."""
+
+MESSAGE_MAX = 64 * 1024
+"""Characters in a message at most."""
+
+
+class Engine:
+    """One open store. ``clock`` gives ns since the epoch, ``ids(prefix)`` a new id never given out before."""
+
+    def __init__(
+        self, store: StoreDirectory, clock: Clock, ids: Ids, host: Callable[[Env], Host] | None = None
+    ) -> None:
+        self.store = store
+        self._clock = clock
+        self._ids = ids
+        self._lock = threading.RLock()
+        self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._owner = store.lock()
+        store.sweep_tmp()
+        geometry = store.superblock.geometry
+        self.catalog = Catalog.open(store.control)
+        self.index = BlockIndex(store.index, writable=True)
+        self.blocks = BlockReader(self.index, store.segments)
+        self.settler = Settler(
+            store.index,
+            store.tmp,
+            SegmentPool(store.segments),
+            geometry,
+            self.index.commit,
+            reaped=self.index.clear_readers,
+        )
+        env = Env(self.blocks, geometry, store.journals, clock, store.space)
+        self.host = Host(env) if host is None else host(env)
+        self._opened: set[str] = set()
+        self._catch_up()
+
+    @classmethod
+    def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
+        """Make an empty store; ``store_id`` is 16 random bytes. Raises Conflict, Invalid, NoSpace."""
+        StoreDirectory.create(path, Superblock(store_id=store_id, created_at=clock(), geometry=geometry or Geometry()))
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock, ids: Ids, host: Callable[[Env], Host] | None = None) -> Engine:
+        """Become the owner of a store. Raises NotFound, Busy, Corrupt."""
+        return cls(StoreDirectory.open(path), clock, ids, host)
+
+    def close(self) -> None:
+        """Let go of everything; what was answered is in the journals."""
+        for workspace in list(self._opened):
+            self.host.close(workspace)
+        self._opened.clear()
+        self.settler.close()
+        with self._lock:
+            self.catalog.sync()
+            self.catalog.close()
+            self.blocks.close()
+            self.index.close()
+        self.store.unlock(self._owner)
+
+    def _catch_up(self) -> None:
+        """Open every workspace whose journal goes on behind the control log: its markers count."""
+        for entry in list(self.catalog.workspaces.values()):
+            if (self.store.journals / entry.id).is_dir():
+                self._open(entry)
+
+    # ---- workspaces in the host ------------------------------------------------------------------
+
+    def _chain(self, layer: str) -> Chain:
+        return tuple(
+            LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
+            for entry in self.catalog.chain(layer)
+        )
+
+    def _open(self, entry: control.WorkspaceEntry) -> None:
+        """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
+        with self._lock:
+            if entry.id in self._opened:
+                return
+            line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
+            spec = BranchSpec(
+                entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
+                entry.position or (0, 0, 0),
+            )  # fmt: skip
+            done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
+            self._opened.add(entry.id)
+            if done.operations:
+                self.catalog.commit(*done.operations, sync=True)
+
+    def _by_name(self, name: str) -> control.WorkspaceEntry:
+        with self._lock:
+            return self.catalog.by_name(name)
+
+    def _ready(self, name: str) -> control.WorkspaceEntry:
+        """A workspace that the host serves."""
+        with self._lock:
+            self._open(self.catalog.by_name(name))
+            return self.catalog.by_name(name)
+
+    def open_workspace(self, name: str) -> str:
+        """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
+        return self._ready(name).id
+
+    def _commit(self, *operations: control.Operation, sync: bool = False) -> None:
+        if operations:
+            with self._lock:
+                self.catalog.commit(*operations, sync=sync)
+
+    # ---- verbs -----------------------------------------------------------------------------------
+
+    def create(self, name: str) -> Workspace:
+        """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
+        self._refuse_taken([check_workspace_name(name)])
+        root = self.settler.make_root(0o40755, 0, 0, self._clock())
+        return self._adopt(name, root, 2, 0, 1)
+
+    def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
+        """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
+
+        ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``.
+        """
+        self._refuse_taken([check_workspace_name(name)])
+        place = self.store.path.stat()
+
+        def report(files: int, size: int) -> None:
+            progress({"files": files, "bytes": size})
+
+        result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
+        problems = [(path, reason) for path, reason in result.skipped]
+        problems += [(path, "changed while it was read") for path in result.changed]
+        progress({"files": result.files, "bytes": result.bytes, "problems": problems})
+        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
+
+    def _refuse_taken(self, names: Sequence[str]) -> None:
+        with self._lock:
+            for name in names:
+                if name in self.catalog.tables().names:
+                    raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
+
+    def _adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
+        """Publish a root as the base of a new workspace."""
+        layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
+        self._commit(
+            control.LayerImported(layer, None, root, next_ino, logical, inodes),
+            control.WorkspaceCreated(workspace, name, self._clock(), live, layer, None, None, None, next_ino),
+            sync=True,
+        )
+        return self.workspace(name)
+
+    def checkpoint(
+        self,
+        ws: str,
+        message: str,
+        label: str | None = None,
+        allow_empty: bool = False,
+        creator: str = "",
+        move: bool = False,
+    ) -> Checkpointed:
+        """Snapshot a workspace, durably. With nothing changed the head is returned, the label added to it.
+
+        Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
+        """
+        if len(message) > MESSAGE_MAX:
+            raise Invalid(f"a message of more than {MESSAGE_MAX} characters")
+        entry = self._ready(ws)
+        with self._verbs[entry.id]:
+            with self._lock:
+                if label is not None:
+                    label_operations(self.catalog, entry.id, label, None, move=move)
+                fresh = allow_empty or self.catalog.workspace(entry.id).head is None
+            order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
+            done = self.host.checkpoint(entry.id, order)
+            self._commit(*done.operations)
+            with self._lock:
+                head = done.snapshot or self._head(entry.id)
+                if label is not None:
+                    self._commit(*label_operations(self.catalog, entry.id, label, head, move=move), sync=True)
+                return Checkpointed(self.snapshot(head), done.snapshot is not None)
+
+    def _head(self, workspace: str) -> str:
+        head = self.catalog.workspace(workspace).head
+        if head is None:
+            raise Corrupt(f"workspace {workspace} has no head after a checkpoint")
+        return head
+
+    def _automatic(self, message: str) -> CheckpointOrder:
+        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, automatic=True, creator="cowfs")
+
+    def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored:
+        """Make a workspace exactly what a snapshot of its own line is. Causes no inotify events.
+
+        Raises NotFound, Conflict (a snapshot of another line), Busy (a mount would be detached).
+        """
+        entry = self._ready(ws)
+        with self._verbs[entry.id]:
+            with self._lock:
+                found = resolve_snapshot(self.catalog, ref, entry.name)
+                if not self.catalog.in_line(entry.id, found):
+                    raise Conflict(
+                        f"{ref} is not in the line of {ws}", hint=f"Fork it instead: cowfs fork {found.id} NAME"
+                    )
+                chain = self._chain(found.layer)
+            undo = None if discard else self._automatic(f"before the restore of {found.id}")
+            done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
+            extra = () if done.snapshot is None else (control.Set(entry.id, UNDO, done.snapshot.encode()),)
+            self._commit(*done.operations, *extra)
+            undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
+            return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
+
+    def undo(self, ws: str) -> Restored:
+        """Take back the last restore (which can be taken back in turn). Raises NotFound."""
+        entry = self._by_name(ws)
+        with self._lock:
+            value = self.catalog.settings(entry.id).get(UNDO)
+        if value is None:
+            raise NotFound(f"{ws} has no restore to take back")
+        return self.restore(ws, value.decode())
+
+    def fork(self, ref: str, name: str, count: int | None = None) -> builtins.list[Workspace]:
+        """New workspaces that begin as ``ref`` is, all or none. Raises NotFound, Invalid, Conflict."""
+        names = fork_names(name, count)
+        self._refuse_taken(names)
+        origin, snapshot = self._snapshot_of(ref)
+        with self._lock:
+            found = self.catalog.snapshot(snapshot)
+            layer = self.catalog.layer(found.layer)
+            now = self._clock()
+            created = [
+                control.WorkspaceCreated(
+                    self._ids("wsp"), each, now, self._ids("lay"), layer.id, found.id, origin, found.id, layer.next_ino
+                )
+                for each in names
+            ]
+            self.catalog.commit(*created, sync=True)
+        return [self.workspace(each) for each in names]
+
+    def _snapshot_of(self, ref: str) -> tuple[str, str]:
+        """(workspace id, snapshot id) of a reference; a changed live workspace is snapshotted first."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        if found.snapshot is not None:
+            return found.snapshot.workspace, found.snapshot.id
+        entry = self._ready(found.workspace.name)
+        with self._verbs[entry.id]:
+            order = self._automatic(f"fork of {entry.name}")
+            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
+            self._commit(*done.operations)
+            with self._lock:
+                return entry.id, done.snapshot or self._head(entry.id)
+
+    def diff(self, a: str, b: str) -> builtins.list[Change]:
+        """What differs between two references, by path. Raises NotFound, Invalid."""
+        with self._lock:
+            left, right = resolve(self.catalog, a), resolve(self.catalog, b)
+        old, new = self._point(left), self._point(right)
+        with self._lock:
+            horizon = self._horizon(self._top(left), self._top(right))
+        return self.host.diff(old, new, horizon)
+
+    def _point(self, found: Resolved) -> Point:
+        if found.snapshot is None:
+            self._ready(found.workspace.name)
+            return Point(found.workspace.id, ())
+        with self._lock:
+            return Point(found.workspace.id, self._chain(found.snapshot.layer))
+
+    def _top(self, found: Resolved) -> str:
+        if found.snapshot is not None:
+            return found.snapshot.layer
+        return self.catalog.workspace(found.workspace.id).parent_layer
+
+    def _horizon(self, a: str, b: str) -> int:
+        """Inode numbers below this mean the same file in both layers: next_ino of their common ancestor."""
+        seen = set()
+        at: str | None = a
+        while at is not None:
+            seen.add(at)
+            at = self.catalog.layer(at).parent
+        at = b
+        while at is not None and at not in seen:
+            at = self.catalog.layer(at).parent
+        return 0 if at is None else self.catalog.layer(at).next_ino
+
+    def show(self, ref: str, path: bytes) -> Iterator[bytes]:
+        """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        point = self._point(found)
+        offset = 0
+        while True:
+            data, size = self.host.read(point, path, offset, 1 << 20)
+            yield data
+            offset += len(data)
+            if offset >= size or not data:
+                return
+
+    def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
+        """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
+        with self._lock:
+            found = resolve_snapshot(self.catalog, ref)
+            self._commit(*label_operations(self.catalog, found.workspace, label, found.id, move=move), sync=True)
+            return self._result(found)
+
+    def rename(self, ws: str, name: str) -> Workspace:
+        """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
+        check_workspace_name(name)
+        entry = self._by_name(ws)
+        self._commit(control.Renamed(entry.id, name), sync=True)
+        return self.workspace(name)
+
+    def remove(self, ref: str, force: bool = False) -> None:
+        """Remove a workspace with its snapshots, or one snapshot; what forks need stays. Raises Busy, NotFound."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        if found.snapshot is not None:
+            self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
+            self._drop_unneeded()
+            return
+        with self._verbs[found.workspace.id]:
+            if not force and self.host.serving(found.workspace.id):
+                raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
+            self.host.close(found.workspace.id)
+            with self._lock:
+                self._opened.discard(found.workspace.id)
+                self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+        self._drop_unneeded()
+
+    def _drop_unneeded(self) -> None:
+        """Forget layers that nothing needs any more, and their journals."""
+        with self._lock:
+            dropped = self.catalog.unreachable()
+            if dropped:
+                self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
+        for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
+            self._trim(workspace)
+
+    # ---- looking ---------------------------------------------------------------------------------
+
+    def workspace(self, name: str) -> Workspace:
+        """One workspace by name. Raises NotFound."""
+        return _workspace(self._by_name(name))
+
+    def list(self) -> builtins.list[Workspace]:
+        """Every workspace, by name."""
+        with self._lock:
+            entries = sorted(self.catalog.workspaces.values(), key=lambda entry: entry.name)
+        return [_workspace(entry) for entry in entries]
+
+    def snapshot(self, ref: str) -> Snapshot:
+        """One snapshot. Raises NotFound, Invalid."""
+        with self._lock:
+            return self._result(resolve_snapshot(self.catalog, ref))
+
+    def log(self, ws: str) -> builtins.list[Snapshot]:
+        """The snapshots of a workspace's own line, newest first. Raises NotFound."""
+        with self._lock:
+            return [self._result(entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)]
+
+    def _result(self, entry: control.SnapshotEntry) -> Snapshot:
+        root = self.catalog.layer(entry.layer).root
+        return Snapshot(
+            entry.id, self.catalog.workspace(entry.workspace).name, entry.parent, entry.message,
+            self.catalog.labels_of(entry.id), entry.creator, entry.created_at, entry.automatic,
+            "frozen" if root is None else "settled", None if root is None else root.hex(),
+        )  # fmt: skip
+
+    def stat(self) -> StoreUsage:
+        """What the store holds and what each workspace alone keeps on disk."""
+        return usage.measure(self.store, self.catalog, self.index, self.blocks)
+
+    # ---- settling --------------------------------------------------------------------------------
+
+    def unsettled(self) -> builtins.list[control.LayerEntry]:
+        """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
+        with self._lock:
+            layers = self.catalog.layers
+            waiting = [layers[layer] for layer in self.catalog.needed() if layers[layer].root is None]
+        return sorted(waiting, key=lambda entry: (not self._can_settle(entry), entry.next_ino, entry.id))
+
+    def _can_settle(self, entry: control.LayerEntry) -> bool:
+        return entry.parent is not None and self.catalog.layer(entry.parent).root is not None
+
+    def settle_next(self) -> bool:
+        """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
+        for workspace in self.host.wants_freeze():
+            self._commit(*self.host.freeze(workspace, self._ids("lay")).operations)
+        waiting = self.unsettled()
+        if not waiting:
+            return False
+        layer = waiting[0]
+        with self._lock:
+            parent = self.catalog.layer(layer.parent) if layer.parent is not None else None
+        if parent is None or parent.root is None:
+            raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
+        spans = [
+            (str(file_path(self.store.journals, layer.workspace or "", span.file_no)), span.start, span.end)
+            for span in layer.spans
+        ]
+        settled = self.settler.settle(parent.root, spans)
+        self._commit(
+            control.Settled(layer.id, settled.root, parent.logical_bytes + settled.logical_bytes, settled.inodes),
+            sync=True,
+        )
+        self.host.settled(layer.id, settled.root, settled.contents)
+        self._trim(layer.workspace or "")
+        return True
+
+    def settle(self, ws: str | None = None) -> None:
+        """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
+        while True:
+            waiting = {entry.id for entry in self.unsettled()}
+            if ws is not None:
+                with self._lock:
+                    waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
+            if not waiting or not self.settle_next():
+                return
+
+    def _trim(self, workspace: str) -> None:
+        """Remove journal files that no unsettled or live layer of the workspace needs."""
+        with self._lock:
+            keep = [
+                span[0]
+                for layer in self.catalog.layers.values()
+                if layer.workspace == workspace
+                for span in layer.spans
+            ]
+            entry = self.catalog.workspaces.get(workspace)
+            if entry is not None:
+                keep.append(entry.position[0] if entry.position is not None else 0)
+        needed = min(keep, default=None)
+        directory = self.store.journals / workspace
+        for path in sorted(directory.glob("*.journal")) if directory.is_dir() else ():
+            if needed is None or int(path.stem) < needed:
+                path.unlink()
+        if needed is None and directory.is_dir():
+            directory.rmdir()
+
+
+def _workspace(entry: control.WorkspaceEntry) -> Workspace:
+    return Workspace(entry.id, entry.name, entry.head, entry.created_at)

@@ -1,0 +1,257 @@
+"""The worker side: the layers and workspaces that one process serves.
+
+Every argument and result can cross a socket: ids, plain tuples, control log operations. The owner of the
+store (:mod:`cowfs.engine`) decides, a host carries out. Thread-safe: ``_lock`` guards the two tables;
+each workspace has its own lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from cowfs.diff import Difference, difference
+from cowfs.errors import Corrupt, Invalid, NotFound
+from cowfs.formats import control
+from cowfs.formats.inode import Content
+from cowfs.layers.journal import JournalFile, Position
+from cowfs.layers.layer import Layer, Span
+from cowfs.layers.replay import replay_span
+from cowfs.results import Change, Handle
+from cowfs.tree import root as roots
+from cowfs.tree.radix import count
+from cowfs.view.directory import OverlayDirectory, StoredDirectory
+from cowfs.view.file import OverlayFile, StoredFile
+from cowfs.view.inode import Inode
+from cowfs.view.state import State
+from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace, WorkspaceStatistics
+
+READ_BYTES = 1024 * 1024
+"""Bytes that :meth:`Host.read` returns at most."""
+
+
+class LayerSpec(NamedTuple):
+    """A layer as the control log knows it. ``root`` is None until it is settled."""
+
+    id: str
+    workspace: str
+    parent: str | None
+    spans: tuple[Span, ...]
+    next_ino: int
+    root: bytes | None
+
+
+Chain = tuple[LayerSpec, ...]
+"""A layer and what it stands on, newest first, down to and including the first settled one."""
+
+
+class BranchSpec(NamedTuple):
+    """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer."""
+
+    id: str
+    live: str
+    chain: Chain
+    head: str | None
+    next_ino: int
+    position: tuple[int, int, int]
+
+
+class Point(NamedTuple):
+    """A state to look at: a snapshot's layer, or the live state of ``workspace`` when ``chain`` is empty."""
+
+    workspace: str
+    chain: Chain
+
+
+class Done(NamedTuple):
+    """What a verb did; ``snapshot``: made by a checkpoint, or to undo a restore (None: nothing changed)."""
+
+    operations: tuple[control.Operation, ...]
+    snapshot: str | None = None
+    changed: int = 0
+    handles: tuple[Handle, ...] = ()
+
+
+class Host:
+    """Serves workspaces in this process."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.workspaces: dict[str, Workspace] = {}
+        self._layers: dict[str, Layer] = {}
+        self._lock = threading.RLock()
+
+    def open(self, spec: BranchSpec, known: Mapping[str, Chain]) -> Done:
+        """Open a workspace and replay its journal; ``known`` has the layers that its markers may name.
+
+        Raises Corrupt when its journal or a block is damaged.
+        """
+        with self._lock:
+            if spec.id in self.workspaces:
+                return Done(())
+            branch = Branch(
+                spec.id, spec.live, self._layer(spec.chain), spec.head, spec.next_ino, Position(*spec.position)
+            )
+            workspace, outcome = Workspace.open(self.env, branch, lambda layer: self._known(layer, known))
+            self.workspaces[spec.id] = workspace
+            return self._took(outcome)
+
+    def _known(self, layer: str, known: Mapping[str, Chain]) -> Layer:
+        if layer in known:
+            return self._layer(known[layer])
+        if layer in self._layers:
+            return self._layers[layer]
+        raise Corrupt(f"journal: it goes back to layer {layer}, which is unknown")
+
+    def close(self, workspace: str) -> None:
+        """Let go of a workspace: its journal is synced. Unknown ones are ignored."""
+        with self._lock:
+            closed = self.workspaces.pop(workspace, None)
+        if closed is not None:
+            closed.journal.sync()
+
+    def workspace(self, workspace: str) -> Workspace:
+        """The open workspace. Raises NotFound."""
+        found = self.workspaces.get(workspace)
+        if found is None:
+            raise NotFound(f"workspace {workspace} is not open here")
+        return found
+
+    def serving(self, workspace: str) -> bool:
+        """Whether a transport serves the workspace."""
+        found = self.workspaces.get(workspace)
+        return found is not None and found.transport is not None
+
+    def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
+        """See :meth:`Workspace.checkpoint`."""
+        return self._took(self.workspace(workspace).checkpoint(order))
+
+    def freeze(self, workspace: str, live: str) -> Done:
+        """See :meth:`Workspace.freeze`."""
+        return self._took(self.workspace(workspace).freeze(live))
+
+    def restore(
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
+    ) -> Done:
+        """See :meth:`Workspace.restore`; ``chain`` begins with the snapshot's layer."""
+        with self._lock:
+            target = self._layer(chain)
+        return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force)))
+
+    def _took(self, outcome: Outcome) -> Done:
+        with self._lock:
+            self._layers.update((layer.id, layer) for layer in outcome.layers)
+        return Done(outcome.operations, outcome.snapshot, outcome.changed, outcome.handles)
+
+    def wants_freeze(self) -> list[str]:
+        """Workspaces whose live layer has become large."""
+        return [workspace.id for workspace in list(self.workspaces.values()) if workspace.wants_freeze]
+
+    def settled(self, layer_id: str, root: bytes, contents: Iterable[tuple[int, Content]]) -> None:
+        """A layer has a root now: read from that, release what it held in memory."""
+        with self._lock:
+            layer = self._layers.get(layer_id)
+        if layer is None or layer.delta is None:
+            return
+        for ino, content in contents:
+            inode = layer.delta.get(ino)
+            if inode is not None:
+                self._settle_inode(inode, content)
+        layer.settle(root, roots.read_root(self.env.blocks, root))
+
+    def _settle_inode(self, inode: Inode, content: Content) -> None:
+        data, blocks = inode.data, self.env.blocks
+        if isinstance(data, OverlayFile):
+            data.settle(StoredFile(blocks, content, inode.size, inode.block_log2))
+        elif isinstance(data, OverlayDirectory):
+            data.settle(StoredDirectory(blocks, content.data, self.env.geometry.key_bits))
+
+    def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
+        """What differs; inode numbers below ``horizon`` mean the same file on both sides."""
+        with self._frozen_view(old) as a, self._frozen_view(new) as b:
+            return difference(Difference(a, b, horizon))
+
+    def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
+        """(up to ``size`` bytes of a file or symlink target at ``offset``, its whole size).
+
+        Symlinks on the way are not followed. Raises NotFound, Invalid when it is a directory or device.
+        """
+        with self._frozen_view(point) as state:
+            inode = _walk(state, path)
+            data = inode.data
+            if isinstance(data, bytes):
+                return data[offset : offset + size], len(data)
+            if not isinstance(data, OverlayFile | StoredFile):
+                raise Invalid(f"{path!r} is not a regular file")
+            size = max(min(size, READ_BYTES, inode.size - offset), 0)
+            return (data.read(offset, size) if size else b""), inode.size
+
+    def statistics(self) -> dict[str, WorkspaceStatistics]:
+        """Counts of every open workspace, by id."""
+        return {workspace.id: workspace.statistics() for workspace in list(self.workspaces.values())}
+
+    def _frozen_view(self, point: Point) -> _Look:
+        if not point.chain:
+            workspace = self.workspace(point.workspace)
+            return _Look(workspace.view.state, workspace.lock)
+        with self._lock:
+            return _Look(State(self.env.blocks, self.env.geometry, self._layer(point.chain)), None)
+
+    def _layer(self, chain: Chain) -> Layer:
+        """The newest layer of ``chain``; what is not in memory is read from roots and journals."""
+        missing = []
+        layer: Layer | None = None
+        for spec in chain:
+            layer = self._layers.get(spec.id)
+            if layer is not None:
+                break
+            missing.append(spec)
+        for spec in reversed(missing):
+            layer = self._load(spec, layer)
+            self._layers[spec.id] = layer
+        if layer is None:
+            raise Corrupt("an empty chain of layers")
+        return layer
+
+    def _load(self, spec: LayerSpec, parent: Layer | None) -> Layer:
+        if spec.root is not None:
+            table = roots.read_root(self.env.blocks, spec.root)
+            layer = Layer(spec.id, spec.workspace, None, None, spec.spans, spec.next_ino, count(table))
+            layer.parent_id = spec.parent
+            layer.settle(spec.root, table)
+            return layer
+        state = State(self.env.blocks, self.env.geometry, parent)
+        for number, start, end in spec.spans:
+            replay_span(state, JournalFile.open(self.env.journals, spec.workspace, number), start, end)
+        state.next_ino = spec.next_ino
+        return state.freeze(spec.id, spec.workspace, spec.spans)
+
+
+class _Look:
+    """A state to read from, under the lock of the workspace it is live in, if any."""
+
+    def __init__(self, state: State, lock: threading.RLock | None) -> None:
+        self._state = state
+        self._guard = lock
+
+    def __enter__(self) -> State:
+        if self._guard is not None:
+            self._guard.acquire()
+        return self._state
+
+    def __exit__(self, *_: object) -> None:
+        if self._guard is not None:
+            self._guard.release()
+
+
+def _walk(state: State, path: bytes) -> Inode:
+    inode = state.inode(1)
+    for name in path.split(b"/"):
+        if name in (b"", b"."):
+            continue
+        entry = state.directory(inode).lookup(name) if inode.is_dir and name != b".." else None
+        if entry is None:
+            raise NotFound(f"no such file in the snapshot: {path.decode(errors='backslashreplace')}")
+        inode = state.inode(entry.ino)
+    return inode

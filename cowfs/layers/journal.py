@@ -1,0 +1,307 @@
+"""The journal of one workspace: a chain of append-only files, written before anything is answered.
+
+Threads: ``append`` runs under the workspace's lock. ``sync`` runs without it, in any thread; concurrent
+callers share one fdatasync (group commit).
+
+Invariants:
+- file numbers and sequence numbers have no gap; a file is synced before anything in the next is durable;
+- a failed append leaves the file as it was before it (the torn bytes are cut off).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cowfs.errors import Corrupt
+from cowfs.formats import journal as fmt
+from cowfs.formats.journal import Envelope, FileHeader, Record
+from cowfs.layers.layer import Span
+
+FIRST_FILE = 16
+"""Number of a workspace's first journal file; smaller numbers have a meaning of their own in extents."""
+
+WRITE_OUT_BYTES = 4 * 1024 * 1024
+"""Unwritten tail at which the kernel is asked to start writing, so that a later sync is short."""
+
+_SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a journal goes on to its next file."""
+
+    file_bytes: int = 64 * 1024 * 1024
+    file_records: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the next record goes; ``seq`` is its sequence number. ``file_no`` 0: no file exists yet."""
+
+    file_no: int
+    offset: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatistics:
+    """``unsynced``: bytes appended since the last sync began."""
+
+    files: int
+    next_seq: int
+    unsynced: int
+
+
+class JournalFile:
+    """One open journal file; a source of extents. The descriptor lives as long as the object."""
+
+    __slots__ = ("fd", "file_no", "path", "workspace")
+
+    def __init__(self, path: Path, workspace: str, file_no: int, fd: int) -> None:
+        self.path = path
+        self.workspace = workspace
+        self.file_no = file_no
+        self.fd = fd
+
+    @classmethod
+    def open(cls, directory: Path, workspace: str, file_no: int, *, writable: bool = False) -> JournalFile:
+        """Open an existing file and check its header. Raises FileNotFoundError, Corrupt."""
+        path = file_path(directory, workspace, file_no)
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        file = cls(path, workspace, file_no, fd)
+        header = fmt.decode_header(os.pread(fd, fmt.HEADER_BYTES, 0))
+        if header.file_no != file_no or header.workspace != workspace:
+            raise Corrupt(f"journal {path.name}: its header is that of another file")
+        return file
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """``size`` bytes at ``offset``. Raises Corrupt when the file is shorter."""
+        data = os.pread(self.fd, size, offset)
+        if len(data) != size:
+            raise Corrupt(f"journal {self.workspace}/{self.path.name}: shorter than its records say")
+        return data
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def file_path(directory: Path, workspace: str, file_no: int) -> Path:
+    """Path of a journal file; ``directory`` is the store's journals directory."""
+    return directory / workspace / f"{file_no:010d}.journal"
+
+
+class Journal:
+    """The writing end. ``position`` is where replay found the end; nothing is created before the first append."""
+
+    def __init__(self, directory: Path, workspace: str, position: Position, limits: Limits | None = None) -> None:
+        self.directory = directory
+        self.workspace = workspace
+        self.limits = limits or Limits()
+        self.seq = position.seq
+        self._file: JournalFile | None = None
+        self._file_no = position.file_no
+        self._end = position.offset
+        self._records = 0
+        self._layer_start = position.offset
+        self._spans: list[Span] = []
+        self._written_out = 0
+        self._sync_lock = threading.Lock()
+        self._unsynced: list[JournalFile] = []
+        self._new_names = False
+        self._synced_seq = position.seq
+
+    @property
+    def position(self) -> Position:
+        """Where the next record goes."""
+        return Position(self._file_no, self._end, self.seq)
+
+    def append(self, record: Record, time: int, connection: int = 0, unique: int = 0) -> tuple[JournalFile, int]:
+        """Write one record; returns its file and offset. Raises OSError (ENOSPC, EIO): nothing was added."""
+        file = self._ready()
+        data = fmt.encode(self._file_no, self.seq + 1, time, connection, unique, record)
+        position = self._write(file, [data], len(data))
+        self.seq += 1
+        return file, position
+
+    def append_write(
+        self, ino: int, offset: int, kill_priv: int, data: bytes | memoryview, time: int, connection: int, unique: int
+    ) -> tuple[JournalFile, int]:
+        """Write one Write record without copying ``data``; returns the file and the offset of the data."""
+        file = self._ready()
+        head = fmt.encode_write_head(
+            self._file_no, self.seq + 1, time, connection, unique, ino, offset, kill_priv, data
+        )
+        position = self._write(file, [head, data], fmt.WRITE_DATA_AT + len(data))
+        self.seq += 1
+        return file, position + fmt.WRITE_DATA_AT
+
+    def cut(self) -> tuple[Span, ...]:
+        """The spans of everything since the last cut; the next record begins a new layer."""
+        spans = (*self._spans, Span(self._file_no, self._layer_start, self._end))
+        self._spans = []
+        self._layer_start = self._end
+        return tuple(span for span in spans if span[2] > span[1])
+
+    def layer_bytes(self) -> int:
+        """Bytes of the live layer's records."""
+        return sum(end - start for _, start, end in self._spans) + self._end - self._layer_start
+
+    def sync(self) -> None:
+        """Return when everything appended before the call survives power loss. Raises OSError."""
+        wanted = self.seq
+        with self._sync_lock:
+            if self._synced_seq >= wanted:
+                return
+            reached = self.seq
+            files, names = list(self._unsynced), self._new_names
+            self._new_names = False
+            for file in files:
+                os.fdatasync(file.fd)
+            if names:
+                _sync_directory(self.directory / self.workspace)
+                _sync_directory(self.directory)
+            del self._unsynced[: max(len(files) - 1, 0)]
+            self._synced_seq = reached
+
+    def statistics(self) -> JournalStatistics:
+        """Counts of this moment."""
+        return JournalStatistics(len(self._unsynced), self.seq + 1, self._end - self._written_out)
+
+    def enter(self, file: JournalFile, start: int) -> None:
+        """Replay goes on in ``file`` at ``start``."""
+        if self._end > self._layer_start:
+            self._spans.append(Span(self._file_no, self._layer_start, self._end))
+        self._file, self._file_no, self._records = file, file.file_no, 0
+        self._end = self._layer_start = self._written_out = start
+        self._unsynced.append(file)
+        self._synced_seq = -1
+
+    def replayed(self, seq: int, end: int) -> None:
+        """A record was replayed that ends at ``end``."""
+        self.seq, self._end = seq, end
+        self._records += 1
+
+    def cut_tail(self) -> None:
+        """Cut off what lies behind the last good record, so that nothing is ever appended behind it."""
+        if self._file is not None and os.fstat(self._file.fd).st_size > self._end:
+            os.ftruncate(self._file.fd, self._end)
+
+    def _ready(self) -> JournalFile:
+        file = self._file
+        if file is None or self._end >= self.limits.file_bytes or self._records >= self.limits.file_records:
+            return self._rotate()
+        return file
+
+    def _rotate(self) -> JournalFile:
+        number = self._file_no + 1 if self._file_no else FIRST_FILE
+        path = file_path(self.directory, self.workspace, number)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        header = fmt.encode_header(FileHeader(number, self.seq + 1, self.workspace))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        file = JournalFile(path, self.workspace, number, fd)
+        try:
+            if os.write(fd, header) != len(header):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            path.unlink()
+            raise
+        if self._end > self._layer_start:
+            self._spans.append(Span(self._file_no, self._layer_start, self._end))
+        self._file, self._file_no, self._records = file, number, 0
+        self._end = self._layer_start = self._written_out = len(header)
+        self._new_names = True
+        self._unsynced.append(file)
+        return file
+
+    def _write(self, file: JournalFile, parts: list[bytes | memoryview], size: int) -> int:
+        position = self._end
+        try:
+            written = os.pwritev(file.fd, parts, position)
+            if written != size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(file.fd, position)
+            raise
+        self._end = position + size
+        self._records += 1
+        if self._end - self._written_out > WRITE_OUT_BYTES:
+            _libc.sync_file_range(
+                file.fd,
+                ctypes.c_int64(self._written_out),
+                ctypes.c_int64(self._end - self._written_out),
+                _SYNC_FILE_RANGE_WRITE,
+            )
+            self._written_out = self._end
+        return position
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_records(file: JournalFile, start: int, end: int | None = None) -> Iterator[tuple[int, int, Envelope]]:
+    """(offset, end, envelope) of every record in [start, end) of a file.
+
+    With ``end`` every byte must decode. Without, the file is read to its last good record: a bad record
+    at the very end is a torn tail and ends the iteration; with a good record behind it, Corrupt.
+    """
+    size = os.fstat(file.fd).st_size
+    stop = size if end is None else end
+    at = start
+    buffer, buffer_at = b"", start
+    while at < stop:
+        if at + fmt.RECORD_MAX > buffer_at + len(buffer) and buffer_at + len(buffer) < stop:
+            buffer = os.pread(file.fd, min(stop - at, 2 * fmt.RECORD_MAX), at)
+            buffer_at = at
+        offset = at - buffer_at
+        length = fmt.record_length(buffer[offset : offset + fmt.HEAD_BYTES])
+        try:
+            if not length or at + length > stop:
+                raise Corrupt("journal record: cut off")
+            envelope = fmt.decode(buffer[offset : offset + length], file.file_no)
+        except Corrupt as error:
+            if end is not None or _good_record_behind(file, at + 1, size):
+                raise Corrupt(f"journal {file.workspace}/{file.path.name}, byte {at}: {error}") from None
+            return
+        yield at, at + length, envelope
+        at += length
+
+
+def _first_bytes(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def is_torn_start(directory: Path, workspace: str, file_no: int) -> bool:
+    """Whether a file was cut off while it was made: nothing in it was ever acknowledged."""
+    head = _first_bytes(file_path(directory, workspace, file_no), fmt.HEADER_BYTES + 1)
+    return len(head) <= fmt.HEADER_BYTES and (len(head) < fmt.HEADER_BYTES or not head.strip(b"\0"))
+
+
+def _good_record_behind(file: JournalFile, start: int, size: int) -> bool:
+    """Whether any whole, valid record begins at or after ``start``."""
+    data = os.pread(file.fd, size - start, start)
+    if not data.strip(b"\0"):
+        return False
+    for at in range(len(data) - fmt.HEAD_BYTES + 1):
+        if data[at + 11] or data[at + 15]:  # the top bytes of length and flags are 0 in every record
+            continue
+        length = fmt.record_length(data[at : at + fmt.HEAD_BYTES])
+        if length and at + length <= len(data):
+            try:
+                fmt.decode(data[at : at + length], file.file_no)
+            except Corrupt:
+                continue
+            return True
+    return False

@@ -1,0 +1,61 @@
+"""A layer: the changes since a parent layer, frozen, or settled into a root.
+
+A layer's ``delta`` is never mutated once it is frozen. When it is settled, ``table`` appears first and
+the delta goes afterwards, so a reader that looks at ``delta`` first always finds one of the two.
+"""
+
+from __future__ import annotations
+
+from cowfs.formats.control_fields import Span
+from cowfs.view.inode import Inode
+
+__all__ = ["Layer", "Span"]
+
+
+class Layer:
+    """One frozen layer. ``files`` counts the inodes of the state it describes.
+
+    ``table`` is the pointer of the settled inode table and ``root`` the root's id, both None until
+    settled. ``parent`` is None for a layer that needs none any more.
+    """
+
+    __slots__ = ("delta", "files", "id", "next_ino", "parent", "parent_id", "root", "spans", "table", "workspace")
+
+    def __init__(
+        self,
+        layer_id: str,
+        workspace: str,
+        parent: Layer | None,
+        delta: dict[int, Inode | None] | None,
+        spans: tuple[Span, ...],
+        next_ino: int,
+        files: int,
+    ) -> None:
+        self.id = layer_id
+        self.workspace = workspace
+        self.parent = parent
+        self.parent_id = parent.id if parent is not None else None
+        self.delta = delta
+        self.spans = spans
+        self.next_ino = next_ino
+        self.files = files
+        self.root: bytes | None = None
+        self.table: bytes | None = None
+
+    def settle(self, root: bytes, table: bytes) -> None:
+        """From now on this layer is read from ``table``; what only its delta held is released."""
+        self.table = table
+        self.root = root
+        self.delta = None
+        self.parent = None
+
+    @property
+    def depth(self) -> int:
+        """How many unsettled layers there are from this one down."""
+        depth, layer = 0, self
+        while layer.table is None:
+            depth += 1
+            if layer.parent is None:
+                break
+            layer = layer.parent
+        return depth

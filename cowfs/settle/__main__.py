@@ -1,0 +1,54 @@
+"""The settler process: ``python -m cowfs.settle OWNER-PID IDLE-SECONDS``, started by :mod:`cowfs.settle.process`.
+
+It hashes and compresses away from the owner's interpreter lock, at low priority, and may be killed at any instant:
+what it wrote is not in the index until its owner has taken it over. It ends when it has been idle for long, when its
+owner closes the pipe, and with its owner.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+NICENESS = 10
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve jobs from standard input until there are no more."""
+    owner, idle_seconds = int(arguments[0]), float(arguments[1])
+    if not die_with(owner):
+        return 1
+    os.nice(NICENESS)
+    # The protocol has the pipes for itself: what anything else reads or prints cannot get into it.
+    read_fd, write_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+
+    from cowfs.settle.child import serve
+    from cowfs.settle.protocol import Channel
+
+    channel = Channel(read_fd, write_fd)
+    try:
+        serve(channel, idle_seconds)
+    except BrokenPipeError:
+        return 1
+    finally:
+        channel.close()
+    return 0
+
+
+def die_with(owner: int) -> bool:
+    """Have the kernel kill this process when its owner dies; False if the owner is dead already."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        return False
+    return os.getppid() == owner
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,205 @@
+"""The settler's side: run one job after the other, hand in what was written, report the result.
+
+A job runs until nothing that it relied on is gone: the owner commits the records handed in and answers with the
+block ids that a garbage collection removed meanwhile; then the job runs again, which writes those anew and finds
+everything else in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.reader import BlockReader
+from cowfs.blocks.segments import SegmentWriter
+from cowfs.blocks.writer import BlockWriter
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NoSpace
+from cowfs.geometry import Geometry
+from cowfs.settle import bulk
+from cowfs.settle.protocol import Channel, Message
+
+ROUNDS = 8
+"""Times a job runs at most because blocks that it relied on were collected."""
+
+Numbers = dict[str, int]
+Result = tuple[bytes, Numbers, int, bytes]
+"""What a job gives: root, numbers for the result, kind and payload of its bulk file (kind 0: none)."""
+
+
+class OwnerGone(Exception):
+    """The pipe was closed: there is nobody to report to."""
+
+
+def serve(channel: Channel, idle_seconds: float) -> None:
+    """Do jobs until the owner closes the pipe or sends none for ``idle_seconds``."""
+    stores: dict[tuple[str, str], Store] = {}
+    channel.send("ready", pid=os.getpid())
+    while select.select([channel], [], [], idle_seconds)[0]:
+        message = channel.receive()
+        if message is None:
+            break
+        if message["type"] != "job":
+            raise Corrupt(f"settler: a {message['type']} message between jobs")
+        channel.send("started")
+        try:
+            _run(channel, stores, message["kind"], message["params"])
+        except OwnerGone:
+            break
+    for store in stores.values():
+        store.close()
+
+
+def _run(channel: Channel, stores: dict[tuple[str, str], Store], kind: str, params: Message) -> None:
+    try:
+        job = _Job(channel, stores, params)
+        try:
+            job.run(kind)
+        finally:
+            job.close()
+    except (OwnerGone, BrokenPipeError):
+        raise OwnerGone from None
+    except CowfsError as error:
+        channel.send("failed", code=error.code, message=error.message[:4096], hint=error.hint)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        channel.send("failed", code=NoSpace.code if full else "internal", message=str(error)[:4096], hint="")
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        channel.send("failed", code="internal", message=f"{type(error).__name__}: {error}"[:4096], hint="")
+
+
+class Store:
+    """A store's index and blocks, open for reading for as long as the process lives."""
+
+    def __init__(self, index: str, segments: str) -> None:
+        self.segments = Path(segments)
+        self.index = BlockIndex(Path(index), writable=False)
+        self.reader = BlockReader(self.index, self.segments)
+
+    def close(self) -> None:
+        """Close files and index."""
+        self.reader.close()
+        self.index.close()
+
+
+class _Job:
+    def __init__(self, channel: Channel, stores: dict[tuple[str, str], Store], params: Message) -> None:
+        self._channel = channel
+        self._params = params
+        key = (params["index"], params["segments"])
+        if key not in stores:
+            stores[key] = Store(*key)
+        self._store = stores[key]
+        self._geometry = geometry_of(params["geometry"])
+        self._files = 0
+        self._writer = BlockWriter(self._store.reader, self._next_segment(), next_segment=self._next_segment)
+
+    def run(self, kind: str) -> None:
+        """Run until everything that the result needs is in the index, then report it."""
+        work = getattr(self, "_" + kind)
+        for _ in range(ROUNDS):
+            root, numbers, bulk_kind, payload = work()
+            if self._hand_in():
+                path = self._file(bulk_kind, payload) if bulk_kind else ""
+                self._channel.send("done", root=root.hex(), numbers=numbers, path=path)
+                return
+        raise Busy("blocks were collected as fast as they were relied on", hint="try again")
+
+    def close(self) -> None:
+        """Close the segment; it stays unsealed unless it was full."""
+        self._writer.close()
+        self._writer.segment.close()
+
+    # -- the jobs --
+
+    def _mkroot(self) -> Result:
+        from cowfs.settle.importer import make_root
+
+        params = self._params
+        arguments = (params["mode"], params["uid"], params["gid"], params["time"])
+        return make_root(self._writer, self._geometry, *arguments), {}, 0, b""
+
+    def _import(self) -> Result:
+        from cowfs.settle.importer import import_directory
+
+        params = self._params
+        result = import_directory(
+            self._writer,
+            os.fsencode(params["source"]),
+            self._geometry,
+            strings(params["exclude"]),
+            frozenset((int(device), int(inode)) for device, inode in params["forbidden"]),
+            lambda files, size: self._channel.send("progress", files=files, bytes=size),
+            params["numbering"],
+        )
+        numbers = {"files": result.files, "bytes": result.bytes, "next_ino": result.next_ino}
+        report = bulk.encode_report(bulk.Report(list(result.skipped), list(result.changed)))
+        return result.root, numbers, bulk.REPORT, report
+
+    def _settle(self) -> Result:
+        from cowfs.settle.delta import settle_layer
+
+        params = self._params
+        spans = [(str(path), int(start), int(end)) for path, start, end in params["spans"]]
+        settled = settle_layer(self._writer, self._writer, self._geometry, bytes.fromhex(params["parent_root"]), spans)
+        numbers = {"logical_bytes": settled.logical_bytes, "inodes": settled.inodes}
+        return settled.root, numbers, bulk.CONTENTS, bulk.encode_contents(settled.contents)
+
+    # -- handing in --
+
+    def _hand_in(self) -> bool:
+        """Sync and hand in what was written. False when the job must run again."""
+        writer = self._writer
+        writer.sync()
+        records, relied_on = writer.batch()
+        answer = self._ask("batch", "committed", path=self._file(bulk.BATCH, bulk.encode_batch(records, relied_on)))
+        gone: list[bytes] = []
+        if answer["gone"]:
+            gone = bulk.decode_ids(bulk.take_file(Path(answer["gone"]), bulk.IDS))
+        writer.committed(gone)
+        return not gone
+
+    def _file(self, kind: int, payload: bytes) -> str:
+        self._files += 1
+        path = Path(self._params["tmp"]) / f"{bulk.PREFIX}{self._params['job']}-{self._files}"
+        bulk.write_file(path, kind, payload)
+        return str(path)
+
+    def _next_segment(self) -> SegmentWriter:
+        refused = 0
+        while True:
+            answer = self._ask("need_segment", "segment", refused=refused)
+            try:
+                return SegmentWriter(Path(answer["path"]), answer["id"])
+            except (Corrupt, Conflict):  # damaged, or sealed after all: good records stay readable, take another
+                refused = answer["id"]
+
+    def _ask(self, question: str, answer: str, **fields: Any) -> Message:
+        self._channel.send(question, **fields)
+        message = self._channel.receive()
+        if message is None:
+            raise OwnerGone
+        if message["type"] != answer:
+            raise Corrupt(f"settler: {message['type']} instead of {answer}")
+        return message
+
+
+def geometry_of(values: Message) -> Geometry:
+    """The geometry in a job. Raises :class:`Corrupt`."""
+    try:
+        return Geometry(**{str(name): int(value) for name, value in values.items()})
+    except (TypeError, ValueError):
+        raise Corrupt("settler message: not a geometry") from None
+
+
+def strings(values: list[object]) -> list[str]:
+    """A list of strings. Raises :class:`Corrupt`."""
+    if not all(isinstance(value, str) for value in values):
+        raise Corrupt("settler message: not a list of strings")
+    return [str(value) for value in values]

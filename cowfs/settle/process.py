@@ -1,0 +1,332 @@
+"""The owner's side of the settler: a child process that stores things, one job at a time.
+
+The child is started when there is a job and none is running, and stays until it is idle for long, closed or killed.
+It may die at any instant: the job then fails with :class:`SettlerDied`, nothing of it is visible, and the next job
+starts another. What it wrote stays in its segment as unused records, which the next writer of that segment keeps.
+
+Order on disk: the child syncs its segments, then the owner commits them to the index, then the caller makes the root
+known in the control log. Only then may the caller remove journals.
+
+Threads: one thread of its own starts the child and speaks with it, because the kernel kills the child when the
+*thread* that started it ends. Callers wait for it; any thread may call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cowfs
+from cowfs.blocks.api import Location
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
+from cowfs.formats.inode import ID_BYTES
+from cowfs.geometry import Geometry
+from cowfs.settle import bulk
+from cowfs.settle.delta import SettledLayer
+from cowfs.settle.importer import ImportResult, Progress
+from cowfs.settle.numbering import DEFAULT_NUMBERING
+from cowfs.settle.pool import SegmentPool
+from cowfs.settle.protocol import Channel, Message
+
+IDLE_SECONDS = 60.0
+"""A settler without jobs ends after so long."""
+
+STARTS = 3
+"""Children started at most for one job, when they end before they have accepted it."""
+
+_GRACE_SECONDS = 10.0  # for a closed child to end by itself
+_ERRORS: dict[str, type[CowfsError]] = {
+    kind.code: kind for kind in (Invalid, NotFound, Conflict, Busy, Corrupt, NoSpace)
+}
+_jobs = itertools.count(1)  # names of bulk files are unique among the settlers of one owner
+
+Commit = Callable[[Sequence[tuple[bytes, Location]], Sequence[bytes]], list[bytes]]
+"""``BlockIndex.commit``: (new records, ids relied on) -> ids that are gone."""
+
+
+class SettlerDied(Busy):
+    """The settler ended in the middle of a job. Nothing was published; the same job can be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlerStatistics:
+    """``pid``: of the running child, or None. ``jobs``: done well; ``failed``: ended by an error or death."""
+
+    pid: int | None
+    starts: int
+    jobs: int
+    failed: int
+
+
+class Settler:
+    """One settler process of a store.
+
+    ``index``, ``tmp``: directories of the store (segments: the pool's); ``commit`` is called in this object's thread.
+    """
+
+    def __init__(
+        self,
+        index: Path,
+        tmp: Path,
+        pool: SegmentPool,
+        geometry: Geometry,
+        commit: Commit,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        reaped: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``reaped`` is called after each child's end (``BlockIndex.clear_readers``)."""
+        self._pool = pool
+        self._tmp = tmp
+        self._commit = commit
+        self._idle_seconds = idle_seconds
+        self._reaped = reaped
+        self._common = {
+            "index": str(index),
+            "segments": str(pool.directory),
+            "tmp": str(tmp),
+            "geometry": asdict(geometry),
+        }
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cowfs-settler")
+        self._child: _Child | None = None
+        self._segments: list[int] = []
+        self._starts = self._done = self._failed = 0
+
+    # -- jobs --
+
+    def make_root(self, mode: int, uid: int, gid: int, time: int) -> bytes:
+        """The root of an empty filesystem, stored; ``time`` in ns."""
+        params = {"mode": mode, "uid": uid, "gid": gid, "time": time}
+        return bytes.fromhex(self._run("mkroot", params, None)[0]["root"])
+
+    def import_directory(
+        self,
+        source: str | bytes,
+        exclude: Iterable[str] = (),
+        forbidden: Iterable[tuple[int, int]] = (),
+        progress: Progress | None = None,
+        numbering: str = DEFAULT_NUMBERING,
+    ) -> ImportResult:
+        """:func:`cowfs.settle.importer.import_directory` in the child. ``progress`` runs in another thread; when it
+        raises, the import is given up and the exception comes out here."""
+        params = {
+            "source": os.path.abspath(os.fsdecode(source)),
+            "exclude": list(exclude),
+            "forbidden": [list(identity) for identity in forbidden],
+            "numbering": numbering,
+        }
+        done, report = self._run("import", params, progress, bulk.REPORT)
+        files, size, next_ino = _numbers(done, "files", "bytes", "next_ino")
+        skipped, changed = bulk.decode_report(report)
+        return ImportResult(bytes.fromhex(done["root"]), files, size, next_ino, tuple(skipped), tuple(changed))
+
+    def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
+        """Store a frozen layer: journal spans (path, first byte, end byte) over a root."""
+        params = {"parent_root": parent_root.hex(), "spans": [list(span) for span in spans]}
+        done, contents = self._run("settle", params, None, bulk.CONTENTS)
+        numbers = _numbers(done, "logical_bytes", "inodes")
+        return SettledLayer(bytes.fromhex(done["root"]), bulk.decode_contents(contents), *numbers)
+
+    # -- life --
+
+    def statistics(self) -> SettlerStatistics:
+        """What the settler has done so far."""
+        child = self._child
+        return SettlerStatistics(child.process.pid if child else None, self._starts, self._done, self._failed)
+
+    def kill(self) -> None:
+        """Kill the child, if one is running; a job under way fails with :class:`SettlerDied`. Any thread."""
+        child = self._child
+        if child:
+            child.process.kill()
+
+    def close(self) -> None:
+        """Wait for jobs under way, then end the child. Nothing can be asked of it afterwards."""
+        with suppress(RuntimeError):  # closed before
+            self._thread.submit(self._end).result()
+        self._thread.shutdown()
+
+    # -- in the settler's thread --
+
+    def _run(self, kind: str, params: Message, progress: Progress | None, bulk_kind: int = 0) -> tuple[Message, bytes]:
+        try:
+            future = self._thread.submit(self._job, kind, params, progress, bulk_kind)
+        except RuntimeError:
+            raise Busy("the store is being closed") from None
+        return future.result()
+
+    def _job(self, kind: str, params: Message, progress: Progress | None, bulk_kind: int) -> tuple[Message, bytes]:
+        job = next(_jobs)
+        try:
+            child = self._accepted(kind, {**self._common, **params, "job": job})
+            done = self._converse(child, job, progress)
+            payload = bulk.take_file(self._own_file(done["path"], job), bulk_kind) if bulk_kind else b""
+            if len(done["root"]) != 2 * ID_BYTES:
+                raise Corrupt("settler: its root is not an id")
+        except BaseException as error:
+            self._failed += 1
+            if not isinstance(error, _JobFailed):
+                self._end(kill=True)  # it may still be writing, or hold a conversation that nobody listens to
+                raise
+            raise error.error from None
+        else:
+            self._done += 1
+            return done, payload
+        finally:
+            self._release()
+            for path in self._tmp.glob(f"{bulk.PREFIX}{job}-*"):
+                path.unlink(missing_ok=True)
+
+    def _accepted(self, kind: str, params: Message) -> _Child:
+        """A child that has accepted the job. One that ended before is replaced: it did nothing of it."""
+        for _ in range(STARTS):
+            if self._child is None:
+                self._child = _Child(self._idle_seconds)
+                self._starts += 1
+            with suppress(BrokenPipeError):
+                self._child.channel.send("job", kind=kind, params=params)
+                message = self._child.channel.receive()
+                if message and message["type"] == "ready":
+                    message = self._child.channel.receive()
+                if message and message["type"] == "started":
+                    return self._child
+                if message:
+                    raise Corrupt(f"settler: {message['type']} instead of started")
+            self._end()
+        raise SettlerDied("the settler cannot be started", hint="see the log of the daemon")
+
+    def _converse(self, child: _Child, job: int, progress: Progress | None) -> Message:
+        """Answer the child until the job is done."""
+        while True:
+            try:
+                message = child.channel.receive()
+                if message is None:
+                    raise BrokenPipeError
+                if message["type"] == "done":
+                    return message
+                self._answer(child.channel, message, job, progress)
+            except BrokenPipeError:
+                how = self._end()
+                raise SettlerDied(f"the settler ended during a job ({how})", hint="try again") from None
+
+    def _answer(self, channel: Channel, message: Message, job: int, progress: Progress | None) -> None:
+        match message["type"]:
+            case "progress":
+                if progress:
+                    progress(message["files"], message["bytes"])
+            case "need_segment":
+                if message["refused"] in self._segments:
+                    self._pool.refuse(message["refused"])
+                    self._segments.remove(message["refused"])
+                segment_id, path = self._pool.take()
+                self._segments.append(segment_id)
+                channel.send("segment", id=segment_id, path=str(path))
+            case "batch":
+                batch = bulk.decode_batch(bulk.take_file(self._own_file(message["path"], job), bulk.BATCH))
+                gone = self._commit(batch.records, batch.relied_on)
+                path = self._tmp / f"{bulk.PREFIX}{job}-gone"
+                if gone:
+                    bulk.write_file(path, bulk.IDS, bulk.encode_ids(gone))
+                channel.send("committed", gone=str(path) if gone else "")
+            case "failed":
+                error = _ERRORS.get(message["code"], CowfsError)(message["message"], hint=message["hint"])
+                raise _JobFailed(error)
+            case other:
+                raise Corrupt(f"settler: {other} during a job")
+
+    def _own_file(self, path: str, job: int) -> Path:
+        """The path of a bulk file, which must be one of this job."""
+        if not path.startswith(f"{self._tmp}/{bulk.PREFIX}{job}-") or "/" in path[len(str(self._tmp)) + 1 :]:
+            raise Corrupt("settler: its file is not one of this job")
+        return Path(path)
+
+    def _release(self) -> None:
+        """Give back the job's segments: the child has closed them, or is gone."""
+        for segment_id in self._segments:
+            self._pool.release(segment_id)
+        self._segments = []
+
+    def _end(self, kill: bool = False) -> str:
+        """End the child and wait for it; how it ended."""
+        child, self._child = self._child, None
+        if child is None:
+            return "none running"
+        how = child.end(kill)
+        self._reaped()
+        return how
+
+
+class _JobFailed(Exception):
+    """The child reported an error; it is ready for another job."""
+
+    def __init__(self, error: CowfsError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class _Child:
+    """A running settler process."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        arguments = [
+            sys.executable,
+            "-P",
+            "-s",
+            "-X",
+            "utf8",
+            "-m",
+            "cowfs.settle",
+            str(os.getpid()),
+            str(idle_seconds),
+        ]
+        # The same cowfs as here, wherever it was found; nothing else of the environment matters to the child.
+        environment = {"PYTHONPATH": str(Path(cowfs.__file__).parent.parent), "LC_ALL": "C.UTF-8"}
+        to_child, from_child = os.pipe(), os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=to_child[0],
+                stdout=from_child[1],
+                cwd="/",
+                env=environment,
+                close_fds=True,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(to_child[1])
+            os.close(from_child[0])
+            raise
+        finally:
+            os.close(to_child[0])
+            os.close(from_child[1])
+        self.channel = Channel(from_child[0], to_child[1])
+
+    def end(self, kill: bool) -> str:
+        """Close the pipes (or kill) and reap; says how it ended."""
+        if kill:
+            self.process.kill()
+        self.channel.close()
+        try:
+            code = self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if code < 0:
+            return f"signal {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+
+def _numbers(done: Message, *names: str) -> list[Any]:
+    numbers = [done["numbers"].get(name) for name in names]
+    if not all(type(number) is int for number in numbers):
+        raise Corrupt("settler: numbers are missing from its result")
+    return numbers

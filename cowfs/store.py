@@ -1,0 +1,127 @@
+"""The store directory: its layout, its superblock, and the lock that makes one process its owner.
+
+superblock   format version, store id, geometry
+lock         held (flock) by the owner
+control/     control log
+index/       LMDB: block id -> place in a segment
+segments/    block records
+journals/    one directory per workspace
+tmp/         files of running jobs; emptied at open
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from cowfs.catalog.catalog import Catalog
+from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
+from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
+
+PARTS = ("control", "index", "segments", "journals", "tmp")
+
+
+class StoreDirectory:
+    """Paths within one store; ``superblock`` is what it says of itself."""
+
+    def __init__(self, path: Path, superblock: Superblock) -> None:
+        self.path = path
+        self.superblock = superblock
+        self.control = path / "control"
+        self.index = path / "index"
+        self.segments = path / "segments"
+        self.journals = path / "journals"
+        self.tmp = path / "tmp"
+
+    @classmethod
+    def create(cls, path: Path, superblock: Superblock) -> StoreDirectory:
+        """Make an empty store. Raises Conflict when something is there, Invalid when the place is unusable."""
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            if any(path.iterdir()):
+                raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
+            for part in PARTS:
+                (path / part).mkdir(mode=0o700)
+            Catalog.open(path / "control", create=True, salt=int.from_bytes(superblock.store_id[:8], "little")).close()
+            write_durably(path / "superblock", encode_superblock(superblock))
+        except OSError as error:
+            raise _unusable(path, error) from None
+        return cls(path, superblock)
+
+    @classmethod
+    def open(cls, path: Path) -> StoreDirectory:
+        """Look at an existing store. Raises NotFound, Invalid (not a store, or not readable), Corrupt."""
+        try:
+            data = (path / "superblock").read_bytes()
+        except FileNotFoundError:
+            raise NotFound(
+                f"there is no cowfs store at {path}", hint="Make one with: cowfs init --store PATH"
+            ) from None
+        except OSError as error:
+            raise _unusable(path, error) from None
+        store = cls(path, decode_superblock(data))
+        missing = [part for part in PARTS if not (path / part).is_dir()]
+        if missing:
+            raise Corrupt(f"the store at {path} lacks its {', '.join(missing)} directory", hint="Run: cowfs fsck")
+        return store
+
+    def lock(self) -> int:
+        """Become the owner; returns a descriptor to keep open. Raises Busy, naming the owner's process."""
+        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise _unusable(self.path, error) from None
+            who = f"process {owner}" if owner.isdigit() else "another process"
+            raise Busy(
+                f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first."
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        return fd
+
+    def unlock(self, owner: int) -> None:
+        """Give the store up; ``owner`` is what :meth:`lock` returned."""
+        os.close(owner)
+
+    def sweep_tmp(self) -> None:
+        """Remove what dead jobs left behind. Only the owner may."""
+        for entry in self.tmp.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def space(self) -> tuple[int, int]:
+        """(free, total) bytes of the filesystem that holds the store."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file such that it is there whole or not at all after power loss."""
+    scratch = path.with_name(path.name + ".new")
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    scratch.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _unusable(path: Path, error: OSError) -> Exception:
+    if error.errno == errno.ENOSPC:
+        return NoSpace(f"no space left for the store at {path}")
+    return Invalid(f"cannot use {path} as a store: {error.strerror}")

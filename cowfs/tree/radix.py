@@ -1,0 +1,99 @@
+"""The canonical copy-on-write radix tree: a map from u64 keys to byte values, a pure function of its entries.
+
+A *pointer* is how a parent refers to a tree: ``b""`` is the empty one; a small leaf is inline; else block id,
+entry count and entry bytes (docs/format.md). Pointers are plain bytes.
+
+Shape. A subtree is one leaf if its entries take at most ``geometry.leaf_limit`` bytes, or if it is one entry.
+Else it is a branch at the highest 6-bit digit in which its keys differ. Inside a branch the digits are halved
+(0-63, 0-31, 32-63, ...) until a half is a leaf by the same rule; a single digit that is too big for a leaf is
+a branch below. So leaves are well filled whatever the size of entries, at most 64 children are rewritten per
+level, and the shape depends on nothing but the entries. ``check`` yields every violation.
+
+``blocks`` is anything with ``get`` and a cache of decoded nodes, ``writer`` anything with ``put`` and
+``put_many`` (cowfs.blocks.api). All raise Corrupt on damaged nodes and NotFound on missing blocks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from cowfs.blocks.api import BlockSource
+from cowfs.errors import Corrupt
+from cowfs.formats.node import BRANCH, DIGIT_BITS, VALUE_MAX, Leaf, Ref, decode_leaf, decode_pointer
+from cowfs.tree.check import check, walk
+from cowfs.tree.diff import diff
+from cowfs.tree.nodes import KEY_LIMIT, child_range, load, load_branch, load_leaf
+from cowfs.tree.update import build, update
+
+__all__ = ["VALUE_MAX", "build", "check", "count", "diff", "lookup", "scan", "update", "walk"]
+
+_MASK = (1 << DIGIT_BITS) - 1
+
+
+def lookup(blocks: BlockSource, pointer: bytes, key: int) -> bytes | None:
+    """The value of ``key``, or None."""
+    if not pointer:
+        return None
+    node: Leaf | object
+    if pointer[0] == 1:
+        node = decode_leaf(pointer)
+    else:
+        ref = decode_pointer(pointer)
+        assert isinstance(ref, Ref)
+        cached = blocks.nodes.get
+        shift = KEY_LIMIT
+        while True:
+            node = cached(ref.id) or load(blocks, ref.id)
+            if isinstance(node, Leaf):
+                break
+            if node.shift >= shift:
+                raise Corrupt(f"block {ref.id.hex()}: a branch that is not below its parent")
+            shift = node.shift
+            if (key ^ node.base) >> (shift + DIGIT_BITS):
+                return None
+            child = node.table[(key >> shift) & _MASK]
+            if child is None:
+                return None
+            ref = child.ref
+    keys = node.keys
+    index = bisect_left(keys, key)
+    return node.value(index) if index < len(keys) and keys[index] == key else None
+
+
+def count(pointer: bytes) -> int:
+    """How many entries a tree has; reads nothing."""
+    top = decode_pointer(pointer)
+    return 0 if top is None else top.entries if isinstance(top, Ref) else len(top.keys)
+
+
+def scan(blocks: BlockSource, pointer: bytes, start: int = 0, stop: int = KEY_LIMIT) -> Iterator[tuple[int, bytes]]:
+    """Entries with ``start <= key < stop``, in key order."""
+    top = decode_pointer(pointer)
+    if top is None:
+        return
+    if isinstance(top, Leaf):
+        yield from _scan_leaf(top, start, stop)
+        return
+    pending = [(0, KEY_LIMIT, top)]
+    while pending:
+        low, high, ref = pending.pop()
+        if ref.kind != BRANCH:
+            yield from _scan_leaf(load_leaf(blocks, ref), start, stop)
+            continue
+        node = load_branch(blocks, ref, low, high)
+        for child in reversed(node.children):
+            low, high = child_range(node, child.digit, child.span)
+            if low < stop and high > start:
+                pending.append((low, high, child.ref))
+
+
+def _scan_leaf(leaf: Leaf, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    keys = leaf.keys
+    first = bisect_left(keys, start) if keys[0] < start else 0
+    last = bisect_left(keys, stop) if keys[-1] >= stop else len(keys)
+    if first == 0 and last == len(keys):
+        yield from zip(keys, leaf.values(), strict=True)
+        return
+    for index in range(first, last):
+        yield keys[index], leaf.value(index)

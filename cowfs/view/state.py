@@ -1,0 +1,255 @@
+"""One filesystem state in motion: resolve an inode, clone it for change.
+
+An inode is looked for in ``known`` (everything resolved lately), the live delta, the frozen deltas and
+the settled base, in this order. Everything here runs under the workspace's lock.
+
+Invariants:
+- ``live[ino]`` is an inode that this delta owns, or None: gone since the parent layer;
+- every inode of ``live`` and ``orphans`` is in ``known``;
+- an orphan (no name, but open or known to the kernel) is never in ``live`` with a value.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Container
+
+from cowfs.blocks.api import BlockSource
+from cowfs.errors import Corrupt
+from cowfs.formats import inode as fmt
+from cowfs.formats.inode import Content, InodeRecord
+from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, Geometry
+from cowfs.layers.layer import Layer, Span
+from cowfs.tree import content as contents
+from cowfs.tree import radix
+from cowfs.view.directory import Directory, OverlayDirectory, StoredDirectory
+from cowfs.view.file import FileData, OverlayFile, StoredFile
+from cowfs.view.inode import Inode, Owner
+
+KNOWN_LIMIT = 200_000
+"""Resolved but unchanged inodes kept in memory, about 650 bytes each."""
+
+
+def fail(code: int) -> OSError:
+    """The error a system call returns."""
+    return OSError(code, os.strerror(code))
+
+
+class State:
+    """A filesystem state: ``parent`` (frozen layers down to a settled one) and a live delta on top.
+
+    ``opens`` holds (open, writable) per inode that has descriptors, as journaled; ``pinned`` contains
+    the inodes that a transport's kernel still knows.
+    """
+
+    __slots__ = (
+        "blocks",
+        "files",
+        "first_ino",
+        "geometry",
+        "known",
+        "live",
+        "next_ino",
+        "opens",
+        "orphans",
+        "owner",
+        "parent",
+        "pinned",
+    )
+
+    def __init__(self, blocks: BlockSource, geometry: Geometry, parent: Layer | None, next_ino: int = 0) -> None:
+        self.blocks = blocks
+        self.geometry = geometry
+        self.parent = parent
+        self.next_ino = max(next_ino, parent.next_ino if parent is not None else 2)
+        self.first_ino = self.next_ino
+        self.files = parent.files if parent is not None else 0
+        self.owner = Owner()
+        self.live: dict[int, Inode | None] = {}
+        self.known: dict[int, Inode] = {}
+        self.orphans: dict[int, Inode] = {}
+        self.opens: dict[int, tuple[int, int]] = {}
+        self.pinned: Container[int] = ()
+
+    def find(self, ino: int) -> Inode | None:
+        """The inode, or None when this state has none of that number."""
+        inode = self.known.get(ino)
+        if inode is not None:
+            return inode
+        if ino in self.live:
+            return self.live[ino]
+        inode = self._resolve(ino)
+        if inode is not None:
+            if len(self.known) > KNOWN_LIMIT + len(self.live):
+                self._shrink()
+            self.known[ino] = inode
+        return inode
+
+    def inode(self, ino: int) -> Inode:
+        """The inode. Raises ESTALE when this state has none of that number."""
+        inode = self.known.get(ino) or self.find(ino)
+        if inode is None:
+            raise fail(errno.ESTALE)
+        return inode
+
+    def _resolve(self, ino: int) -> Inode | None:
+        layer = self.parent
+        while layer is not None:
+            delta = layer.delta
+            if delta is None:
+                return self._load(layer, ino)
+            if ino in delta:
+                return delta[ino]
+            layer = layer.parent
+        return None
+
+    def _load(self, layer: Layer, ino: int) -> Inode | None:
+        if layer.table is None:
+            raise Corrupt(f"layer {layer.id} has neither changes nor a root")
+        value = radix.lookup(self.blocks, layer.table, ino)
+        return None if value is None else thaw(self.blocks, self.geometry, ino, fmt.decode_inode(value))
+
+    def _shrink(self) -> None:
+        self.known = {ino: inode for ino, inode in self.live.items() if inode is not None}
+        self.known.update(self.orphans)
+
+    def own(self, inode: Inode) -> Inode:
+        """``inode``, or its clone, such that the live delta may change it."""
+        if inode.owner is self.owner:
+            return inode
+        ino = inode.ino
+        mine = inode.clone(self.owner)
+        self.known[ino] = mine
+        if ino in self.orphans:
+            self.orphans[ino] = mine
+        else:
+            self.live[ino] = mine
+        return mine
+
+    def add(self, inode: Inode) -> None:
+        """Take a new inode into the live delta."""
+        inode.owner = self.owner
+        self.live[inode.ino] = self.known[inode.ino] = inode
+        self.files += 1
+        if inode.ino >= self.next_ino:
+            self.next_ino = inode.ino + 1
+
+    def drop(self, inode: Inode, orphan: bool) -> None:
+        """The inode lost its last name; keep it as an orphan while somebody can still use it."""
+        ino = inode.ino
+        self.files -= 1
+        if ino >= self.first_ino:
+            self.live.pop(ino, None)
+        else:
+            self.live[ino] = None
+        if orphan or ino in self.pinned:
+            self.orphans[ino] = inode
+            self.known[ino] = inode
+        else:
+            self.known.pop(ino, None)
+
+    def end_orphan(self, ino: int) -> None:
+        """Forget an orphan for good."""
+        if self.orphans.pop(ino, None) is not None:
+            self.known.pop(ino, None)
+
+    def directory(self, inode: Inode) -> Directory:
+        """The entries of a directory. Raises ENOTDIR."""
+        data = inode.data
+        if isinstance(data, OverlayDirectory | StoredDirectory):
+            return data
+        raise fail(errno.ENOTDIR)
+
+    def own_directory(self, inode: Inode) -> OverlayDirectory:
+        """The entries of a directory that the live delta owns, ready for change."""
+        data = inode.data
+        if isinstance(data, OverlayDirectory) and data.owner is self.owner:
+            return data
+        if not isinstance(data, OverlayDirectory | StoredDirectory):
+            raise fail(errno.ENOTDIR)
+        mine = OverlayDirectory(self.owner, data if len(data) else None, self.geometry.key_bits)
+        inode.data = mine
+        return mine
+
+    def file(self, inode: Inode) -> FileData:
+        """The data of a regular file. Raises EISDIR or EINVAL."""
+        data = inode.data
+        if isinstance(data, OverlayFile | StoredFile):
+            return data
+        raise fail(errno.EISDIR if inode.is_dir else errno.EINVAL)
+
+    def own_file(self, inode: Inode) -> OverlayFile:
+        """The data of a regular file that the live delta owns, ready for change."""
+        data = inode.data
+        if isinstance(data, OverlayFile) and data.owner is self.owner:
+            return data
+        base = self.file(inode)
+        mine = OverlayFile(self.owner, base if inode.size else None, inode.size)
+        inode.data = mine
+        return mine
+
+    def freeze(self, layer_id: str, workspace: str, spans: tuple[Span, ...]) -> Layer:
+        """The live delta becomes a layer; this state goes on with an empty delta on top of it."""
+        layer = Layer(layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files)
+        self.parent = layer
+        self.live = {}
+        self.owner = Owner()
+        self.first_ino = self.next_ino
+        return layer
+
+
+def thaw(blocks: BlockSource, geometry: Geometry, ino: int, record: InodeRecord) -> Inode:
+    """An inode in motion from a record at rest."""
+    inode = Inode.__new__(Inode)
+    inode.ino, inode.owner = ino, None
+    inode.mode, inode.uid, inode.gid, inode.nlink = record.mode, record.uid, record.gid, record.nlink
+    inode.rdev, inode.size, inode.blocks, inode.block_log2 = record.rdev, record.size, record.blocks, record.block_log2
+    inode.atime, inode.mtime, inode.ctime, inode.btime = record.atime, record.mtime, record.ctime, record.btime
+    inode.xattrs = dict(contents.record_xattrs(blocks, record))
+    inode.links = contents.record_links(blocks, record)
+    inode.data = thaw_content(blocks, geometry, record)
+    return inode
+
+
+def record_of(inode: Inode, content: Content) -> InodeRecord:
+    """The record at rest of an inode whose content is stored as ``content``."""
+    return InodeRecord(
+        inode.mode, inode.uid, inode.gid, inode.nlink, inode.rdev, inode.size, inode.blocks, inode.block_log2,
+        inode.atime, inode.mtime, inode.ctime, inode.btime,
+        tuple(sorted(inode.xattrs.items())), inode.links, content,
+    )  # fmt: skip
+
+
+def thaw_content(
+    blocks: BlockSource, geometry: Geometry, record: InodeRecord
+) -> StoredFile | StoredDirectory | bytes | None:
+    """What an inode holds, readable, from its record. Raises Corrupt when it does not fit the type."""
+    kind = stat.S_IFMT(record.mode)
+    if kind == stat.S_IFREG:
+        return StoredFile(blocks, record.content, record.size, record.block_log2)
+    if kind == stat.S_IFDIR:
+        return StoredDirectory(blocks, contents.directory_pointer(record.content), geometry.key_bits)
+    if kind == stat.S_IFLNK:
+        return contents.read_symlink(blocks, record.content)
+    return None
+
+
+def new_inode(state: State, ino: int, mode: int, uid: int, gid: int, rdev: int, time: int) -> Inode:
+    """A fresh inode without a name: all four times are ``time`` (ns)."""
+    geometry = state.geometry
+    inode = Inode.__new__(Inode)
+    inode.ino, inode.mode, inode.uid, inode.gid, inode.rdev = ino, mode, uid, gid, rdev
+    inode.nlink, inode.size, inode.blocks, inode.block_log2 = 1, 0, 0, geometry.block_log2
+    inode.atime = inode.mtime = inode.ctime = inode.btime = time
+    inode.xattrs, inode.links, inode.owner = {}, (), None
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFDIR:
+        inode.nlink, inode.size, inode.blocks = 2, DIRECTORY_SIZE, DIRECTORY_BLOCKS
+        inode.data = StoredDirectory(state.blocks, b"", geometry.key_bits)
+    elif kind == stat.S_IFREG:
+        inode.data = StoredFile(state.blocks, fmt.EMPTY, 0, geometry.block_log2)
+    else:
+        inode.data = None
+    return inode

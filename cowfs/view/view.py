@@ -1,0 +1,431 @@
+"""Every POSIX operation on a workspace's state, by inode number.
+
+Each mutation is: check everything that can fail, journal the record, apply it. Errors are ``OSError``
+with the errno of the system call; an inode that is not in the view is ESTALE. Permission checks are the
+caller's (the kernel's). Every call is made under the workspace's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable
+
+from cowfs.formats import inode as inode_fmt
+from cowfs.formats import journal as j
+from cowfs.formats.inode import NAME_MAX, XATTRS_MAX
+from cowfs.geometry import PAGE
+from cowfs.layers.journal import Journal
+from cowfs.view import acl, apply
+from cowfs.view.directory import free_cookie
+from cowfs.view.inode import NOW, Caller, Inode, SetAttr
+from cowfs.view.reading import ReadView
+from cowfs.view.state import State, fail, record_of
+
+FILE_MAX = (1 << 44) - PAGE
+"""Bytes in a file at most: 16 TiB less a page, as on ext4."""
+
+LINK_MAX = 65_000
+"""Names of a file at most, as on ext4."""
+
+PATH_MAX = 4096
+XATTR_SIZE_MAX = 65_536
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = apply.RENAME_EXCHANGE
+RENAME_WHITEOUT = apply.RENAME_WHITEOUT
+XATTR_CREATE, XATTR_REPLACE = 1, 2
+_PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
+_COPY_CHUNK = 1024 * 1024
+
+
+class View(ReadView):
+    """All operations on one :class:`State`; every change goes through ``journal`` first.
+
+    ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
+    """
+
+    __slots__ = ("_clock", "_journal", "_opens")
+
+    def __init__(
+        self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
+    ) -> None:
+        super().__init__(state, space)
+        self._journal = journal
+        self._clock = clock
+        self._opens: dict[int, list[int]] = {}
+
+    # ---- names ---------------------------------------------------------------------------------
+
+    def _journaled(self, record: j.Record, caller: Caller) -> int:
+        time = self._clock()
+        self._journal.append(record, time, caller.connection, caller.unique)
+        return time
+
+    def _new_name(self, parent: int, name: bytes) -> Inode:
+        """The directory in which ``name`` is free and may be made."""
+        self._check_name(name)
+        directory_inode = self.state.inode(parent)
+        directory = self.state.directory(directory_inode)
+        if directory.lookup(name) is not None:
+            raise fail(errno.EEXIST)
+        if not directory_inode.nlink:
+            raise fail(errno.ENOENT)
+        free_cookie(directory, name)
+        return directory_inode
+
+    @staticmethod
+    def _check_name(name: bytes) -> None:
+        if len(name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        if name in (b".", b".."):
+            raise fail(errno.EEXIST)
+        if not name or b"/" in name or b"\0" in name:
+            raise fail(errno.EINVAL)
+
+    def _inherited(self, parent: Inode, mode: int, caller: Caller) -> tuple[int, int, bytes]:
+        """(mode, gid, encoded xattrs) of a new inode: umask or default ACL, set-group-id of the directory."""
+        gid = caller.gid
+        if parent.mode & stat.S_ISGID:
+            gid = parent.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        default = parent.xattrs.get(acl.DEFAULT)
+        inherited = None if default is None or stat.S_ISLNK(mode) else acl.inherit(default, mode)
+        if inherited is None or default is None:
+            return (mode if stat.S_ISLNK(mode) else mode & ~(caller.umask & 0o777)), gid, b""
+        mode, access = inherited
+        pairs = [(acl.ACCESS, access)] if access else []
+        if stat.S_ISDIR(mode):
+            pairs.append((acl.DEFAULT, default))
+        return mode, gid, inode_fmt.encode_xattrs(tuple(sorted(pairs))) if pairs else b""
+
+    def _make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, caller: Caller) -> Inode:
+        directory = self._new_name(parent, name)
+        mode, gid, xattrs = self._inherited(directory, mode, caller)
+        record = j.Make(parent, self.state.next_ino, mode, caller.uid, gid, rdev, name, target, xattrs)
+        return apply.make(self.state, self._journaled(record, caller), record)
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
+        """A regular file, fifo, socket or device. Raises EEXIST, ENOENT, ENOTDIR, EINVAL, ENAMETOOLONG, ENOSPC."""
+        if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+            raise fail(errno.EINVAL)
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            rdev = 0
+        return self._make(parent, name, mode & 0o177777, rdev, b"", caller)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
+        """A directory. Errors as :meth:`mknod`."""
+        return self._make(parent, name, stat.S_IFDIR | mode & 0o7777, 0, b"", caller)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
+        """A symbolic link. Raises also ENOENT for an empty target, ENAMETOOLONG for one of 4096 bytes."""
+        if not target:
+            raise fail(errno.ENOENT)
+        if len(target) >= PATH_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        return self._make(parent, name, stat.S_IFLNK | 0o777, 0, target, caller)
+
+    def tmpfile(self, parent: int, mode: int, caller: Caller) -> Inode:
+        """A regular file without a name (O_TMPFILE); it lives while it is open, or until it is linked."""
+        directory = self.state.inode(parent)
+        self.state.directory(directory)
+        mode, gid, xattrs = self._inherited(directory, stat.S_IFREG | mode & 0o7777, caller)
+        record = j.Tmpfile(parent, self.state.next_ino, mode, caller.uid, gid, xattrs)
+        return apply.tmpfile(self.state, self._journaled(record, caller), record)
+
+    def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
+        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
+        inode = self.state.inode(ino)
+        if inode.is_dir:
+            raise fail(errno.EPERM)
+        self._new_name(parent, name)
+        if inode.nlink >= LINK_MAX:
+            raise fail(errno.EMLINK)
+        if ino in self.state.orphans and ino < self.state.first_ino:
+            self._carry(inode, caller)
+        record = j.Link(ino, parent, name)
+        return apply.link(self.state, self._journaled(record, caller), record)
+
+    def _carry(self, inode: Inode, caller: Caller) -> None:
+        """Journal an orphan of an earlier layer, so that the live layer can be replayed without that one."""
+        bare = record_of(inode, inode_fmt.EMPTY)
+        self._journaled(j.Orphan(inode.ino, 0, inode_fmt.encode_inode(bare), b""), caller)
+        data = self.state.file(inode)
+        for first, last in data.runs(0, -(-inode.size // PAGE)):
+            end = min(last * PAGE, inode.size)
+            for at in range(first * PAGE, end, _COPY_CHUNK):
+                piece = data.read(at, min(_COPY_CHUNK, end - at))
+                self._journaled(j.Orphan(inode.ino, at, b"", piece), caller)
+
+    def _entry(self, parent: int, name: bytes) -> Inode:
+        if len(name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        entry = self.state.directory(self.state.inode(parent)).lookup(name)
+        if entry is None:
+            raise fail(errno.ENOENT)
+        return self.state.inode(entry.ino)
+
+    def _is_open(self, ino: int) -> int:
+        return 1 if ino in self._opens else 0
+
+    def unlink(self, parent: int, name: bytes, caller: Caller) -> Inode:
+        """Remove a name that is not a directory's; returns its inode. Raises ENOENT, EISDIR."""
+        inode = self._entry(parent, name)
+        if inode.is_dir:
+            raise fail(errno.EISDIR)
+        orphan = 1 if inode.nlink == 1 and self._is_open(inode.ino) else 0
+        record = j.Unlink(parent, inode.ino, orphan, name)
+        apply.unlink(self.state, self._journaled(record, caller), record)
+        return inode
+
+    def rmdir(self, parent: int, name: bytes, caller: Caller) -> Inode:
+        """Remove an empty directory; returns its inode. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL for "."."""
+        if name == b".":
+            raise fail(errno.EINVAL)
+        if name == b"..":
+            raise fail(errno.ENOTEMPTY)
+        inode = self._entry(parent, name)
+        if not inode.is_dir:
+            raise fail(errno.ENOTDIR)
+        if len(self.state.directory(inode)):
+            raise fail(errno.ENOTEMPTY)
+        record = j.Unlink(parent, inode.ino, self._is_open(inode.ino), name)
+        apply.unlink(self.state, self._journaled(record, caller), record)
+        return inode
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> None:
+        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT.
+
+        Raises ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL (into its own subtree, or bad flags),
+        EBUSY for "." and "..", ENAMETOOLONG, ENOSPC.
+        """
+        if flags & ~7 or (flags & RENAME_EXCHANGE and flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)):
+            raise fail(errno.EINVAL)
+        if name in (b".", b"..") or new_name in (b".", b".."):
+            raise fail(errno.EBUSY)
+        state = self.state
+        inode = self._entry(parent, name)
+        target_dir = state.inode(new_parent)
+        entry = state.directory(target_dir).lookup(new_name)
+        old = None if entry is None else state.inode(entry.ino)
+        exchange = flags & RENAME_EXCHANGE
+        if old is None:
+            if exchange:
+                raise fail(errno.ENOENT)
+            self._check_name(new_name)
+            if not target_dir.nlink:
+                raise fail(errno.ENOENT)
+        elif flags & RENAME_NOREPLACE:
+            raise fail(errno.EEXIST)
+        self._refuse_loop(inode, new_parent)
+        if exchange and old is not None:
+            self._refuse_loop(old, parent)
+        if old is inode or (old is not None and old.ino == inode.ino):
+            return
+        if old is not None and not exchange:
+            self._check_replace(inode, old)
+        if old is None:
+            free_cookie(state.directory(target_dir), new_name)
+        orphan = 0
+        if old is not None and not exchange and self._is_open(old.ino):
+            orphan = 1 if old.is_dir or old.nlink == 1 else 0
+        whiteout = state.next_ino if flags & RENAME_WHITEOUT else 0
+        record = j.Rename(
+            parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, name, new_name
+        )
+        apply.rename(state, self._journaled(record, caller), record)
+
+    def _check_replace(self, inode: Inode, old: Inode) -> None:
+        if old.is_dir:
+            if not inode.is_dir:
+                raise fail(errno.EISDIR)
+            if len(self.state.directory(old)):
+                raise fail(errno.ENOTEMPTY)
+        elif inode.is_dir:
+            raise fail(errno.ENOTDIR)
+
+    def _refuse_loop(self, inode: Inode, new_parent: int) -> None:
+        """Raises EINVAL when a directory would move below itself."""
+        if not inode.is_dir:
+            return
+        at = self.state.inode(new_parent)
+        while True:
+            if at.ino == inode.ino:
+                raise fail(errno.EINVAL)
+            if not at.links:
+                return
+            at = self.state.inode(at.links[0][0])
+
+    # ---- attributes ----------------------------------------------------------------------------
+
+    def setattr(self, ino: int, changes: SetAttr, caller: Caller) -> Inode:
+        """Change attributes, truncation included. Raises EISDIR, EINVAL, EFBIG for a wrong size."""
+        inode = self.state.inode(ino)
+        valid = j.SET_KILL_PRIV if changes.kill_priv else 0
+        size = 0
+        if changes.size is not None:
+            size = changes.size
+            self.state.file(inode)
+            if not 0 <= size <= FILE_MAX:
+                raise fail(errno.EFBIG if size > 0 else errno.EINVAL)
+            valid |= j.SET_SIZE
+        for field, bit in ((changes.mode, j.SET_MODE), (changes.uid, j.SET_UID), (changes.gid, j.SET_GID)):
+            if field is not None:
+                valid |= bit
+        time = self._clock()
+        times = [0, 0, 0]
+        for i, wanted in enumerate((changes.atime, changes.mtime, changes.ctime)):
+            if wanted is not None:
+                times[i] = wanted if isinstance(wanted, int) else time
+                valid |= (j.SET_ATIME, j.SET_MTIME, j.SET_CTIME)[i]
+        record = j.SetAttributes(
+            ino, valid, changes.mode or 0, changes.uid or 0, changes.gid or 0, size, times[0], times[1], times[2]
+        )
+        self._journal.append(record, time, caller.connection, caller.unique)
+        return apply.set_attributes(self.state, time, record)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        """Set an extended attribute. Raises EEXIST, ENODATA, ERANGE, E2BIG, ENOSPC, EINVAL (a bad ACL)."""
+        inode = self.state.inode(ino)
+        if not 0 < len(name) <= NAME_MAX:
+            raise fail(errno.ERANGE)
+        if len(value) > XATTR_SIZE_MAX:
+            raise fail(errno.E2BIG)
+        if flags & ~3 or flags == 3:
+            raise fail(errno.EINVAL)
+        if flags & XATTR_CREATE and name in inode.xattrs:
+            raise fail(errno.EEXIST)
+        if flags & XATTR_REPLACE and name not in inode.xattrs:
+            raise fail(errno.ENODATA)
+        mode, value = self._checked_acl(inode, name, value)
+        after = {**inode.xattrs, name: value}
+        if sum(6 + len(key) + len(data) for key, data in after.items()) > XATTRS_MAX - 2:
+            raise fail(errno.ENOSPC)
+        record = j.SetXattr(ino, mode, name, value)
+        apply.set_xattr(self.state, self._journaled(record, caller), record)
+
+    @staticmethod
+    def _checked_acl(inode: Inode, name: bytes, value: bytes) -> tuple[int, bytes]:
+        """(mode afterwards, value to store); an access ACL that the mode expresses stores nothing."""
+        if name not in (acl.ACCESS, acl.DEFAULT) or not value:
+            return inode.mode, value
+        entries = acl.decode(value)
+        if entries is None:
+            raise fail(errno.EINVAL)
+        if name == acl.DEFAULT:
+            if not inode.is_dir:
+                raise fail(errno.EACCES)
+            return inode.mode, value
+        return acl.mode_of(entries, inode.mode), b"" if acl.is_minimal(entries) else value
+
+    def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
+        """Remove an extended attribute. Raises ENODATA."""
+        if name not in self.state.inode(ino).xattrs:
+            raise fail(errno.ENODATA)
+        record = j.RemoveXattr(ino, name)
+        apply.remove_xattr(self.state, self._journaled(record, caller), record)
+
+    # ---- data ----------------------------------------------------------------------------------
+
+    def write(
+        self,
+        ino: int,
+        offset: int,
+        data: bytes | memoryview,
+        caller: Caller,
+        *,
+        append: bool = False,
+        kill_priv: bool = False,
+    ) -> int:
+        """Write ``data`` at ``offset``, or at the end of the file; returns its length. Raises EFBIG, EISDIR."""
+        state = self.state
+        inode = state.known.get(ino) or state.inode(ino)
+        state.file(inode)
+        if append:
+            offset = inode.size
+        length = len(data)
+        if offset < 0:
+            raise fail(errno.EINVAL)
+        if offset + length > FILE_MAX:
+            raise fail(errno.EFBIG)
+        if not length:
+            return 0
+        time = self._clock()
+        kill = 1 if kill_priv else 0
+        source, position = self._journal.append_write(ino, offset, kill, data, time, caller.connection, caller.unique)
+        apply.write(state, time, ino, offset, length, kill, source, position)
+        return length
+
+    def fallocate(self, ino: int, mode: int, offset: int, length: int, caller: Caller) -> None:
+        """fallocate(2) modes 0, KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE and ZERO_RANGE.
+
+        A copy-on-write store can reserve nothing: allocation sets the size and keeps holes holes.
+        Raises EINVAL, EFBIG, EOPNOTSUPP, EISDIR.
+        """
+        inode = self.state.inode(ino)
+        self.state.file(inode)
+        if offset < 0 or length <= 0:
+            raise fail(errno.EINVAL)
+        if mode not in (0, apply.KEEP_SIZE, _PUNCH, apply.ZERO_RANGE, apply.ZERO_RANGE | apply.KEEP_SIZE):
+            raise fail(errno.EOPNOTSUPP)
+        if offset + length > FILE_MAX:
+            raise fail(errno.EFBIG)
+        record = j.Allocate(ino, mode, offset, length)
+        apply.allocate(self.state, self._journaled(record, caller), record)
+
+    def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
+        """Copy bytes between two files, at most 1 MiB a call; returns how many. Raises EINVAL, EFBIG, EISDIR."""
+        self.state.file(self.state.inode(ino))
+        data = self.read(source, source_offset, min(length, _COPY_CHUNK))
+        if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
+            raise fail(errno.EINVAL)
+        return self.write(ino, offset, data, caller, kill_priv=True)
+
+    # ---- descriptors ---------------------------------------------------------------------------
+
+    def opened(self, ino: int, writable: bool, caller: Caller) -> None:
+        """A descriptor was opened. Journaled when it makes the inode open for writing."""
+        counts = self._opens.get(ino)
+        if counts is None:
+            counts = [0, 0]
+        if writable and not counts[1]:
+            record = j.Opened(ino, 1, 1)
+            apply.opened(self.state, self._journaled(record, caller), record)
+        counts[0] += 1
+        counts[1] += 1 if writable else 0
+        self._opens[ino] = counts
+
+    def released(self, ino: int, writable: bool, caller: Caller) -> None:
+        """A descriptor was closed for good; the last one ends an orphan that nobody else knows."""
+        counts = self._opens.get(ino)
+        if counts is None:
+            return
+        counts[0] -= 1
+        if writable:
+            counts[1] -= 1
+            if not counts[1] and ino in self.state.opens:
+                closed = j.Opened(ino, 0, 0)
+                apply.opened(self.state, self._journaled(closed, caller), closed)
+        if counts[0] > 0:
+            return
+        del self._opens[ino]
+        if ino in self.state.orphans:
+            record = j.OrphanEnd(ino)
+            time = self._journaled(record, caller)
+            if ino not in self.state.pinned:
+                apply.orphan_end(self.state, time, record)
+
+    def forget(self, ino: int) -> None:
+        """The kernel no longer knows the inode."""
+        if ino in self.state.orphans and ino not in self._opens:
+            self.state.end_orphan(ino)
+
+    def adopt_opens(self, other: View) -> None:
+        """Take over the descriptors of the view before a restore: handles belong to the mount."""
+        self._opens = other._opens
+        self.state.opens = other.state.opens
+        self.state.pinned = other.state.pinned
+
+
+__all__ = ["NOW", "Caller", "SetAttr", "View"]

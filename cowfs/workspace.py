@@ -1,0 +1,347 @@
+"""One mutable branch: a view over a live layer, its journal, and the two verbs that move between layers.
+
+Threads: ``lock`` covers the view, the journal's end and the swap of views; a transport holds it from
+loading ``view`` until its reply is written. ``_verbs`` serialises checkpoint and restore and is taken
+first. ``journal.sync`` runs outside ``lock``. Whatever a verb did is handed back as control log operations:
+the marker in the journal is the commit point, the control log copies it later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from cowfs.blocks.api import BlockSource
+from cowfs.compare import Changes, compare
+from cowfs.errors import Busy, Corrupt
+from cowfs.formats import control
+from cowfs.formats import journal as j
+from cowfs.geometry import Geometry
+from cowfs.layers.journal import (
+    FIRST_FILE,
+    Journal,
+    JournalFile,
+    JournalStatistics,
+    Limits,
+    Position,
+    file_path,
+    is_torn_start,
+    read_records,
+)
+from cowfs.layers.layer import Layer
+from cowfs.results import Handle
+from cowfs.view.apply import replay
+from cowfs.view.inode import ViewStatistics
+from cowfs.view.state import State
+from cowfs.view.view import View
+
+LIVE_INODES_MAX = 200_000
+"""Inodes of a live delta at which it is frozen by itself, so that replay and memory stay bounded."""
+
+LIVE_BYTES_MAX = 256 * 1024 * 1024
+"""Journal bytes of a live layer at which it is frozen by itself."""
+
+
+class Transport(Protocol):
+    """What serves a workspace to a kernel. Every method but ``begin_restore`` runs without the lock."""
+
+    def flush_writable(self) -> None:
+        """Return when pages dirtied through shared mappings have arrived here. Raises OSError."""
+
+    def mount_points(self) -> list[tuple[str, int]]:
+        """(path, inode) of everything mounted inside the workspace."""
+
+    def begin_restore(self, changes: Changes) -> None:
+        """Under the lock, at the swap: from now on page-cache writes to changed inodes are discarded."""
+
+    def invalidate(self, changes: Changes) -> list[Handle]:
+        """Make the kernel forget everything old; returns the descriptors that the restore affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """What a workspace takes from outside: ``clock`` gives ns since the epoch, ``space`` (free, total) bytes."""
+
+    blocks: BlockSource
+    geometry: Geometry
+    journals: Path
+    clock: Callable[[], int]
+    space: Callable[[], tuple[int, int]]
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a workspace stands: its live layer on top of ``parent``, journaled from ``position`` on."""
+
+    id: str
+    live: str
+    parent: Layer
+    head: str | None
+    next_ino: int
+    position: Position
+
+
+class CheckpointOrder(NamedTuple):
+    """What to make: ids are chosen by the owner of the store; ``live`` is the id of the next live layer."""
+
+    snapshot: str
+    live: str
+    message: str
+    labels: tuple[str, ...] = ()
+    creator: str = ""
+    automatic: bool = False
+    allow_empty: bool = False
+
+
+class RestoreOrder(NamedTuple):
+    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer."""
+
+    snapshot: str
+    target: Layer
+    live: str
+    undo: CheckpointOrder | None
+    force: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a verb did: operations for the control log, and the layers frozen on the way, oldest first."""
+
+    operations: tuple[control.Operation, ...]
+    layers: tuple[Layer, ...]
+    snapshot: str | None = None
+    changed: int = 0
+    handles: tuple[Handle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceStatistics:
+    """Counts of this moment; ``unsettled``: frozen layers that have no root yet."""
+
+    view: ViewStatistics
+    journal: JournalStatistics
+    unsettled: int
+
+
+class Workspace:
+    """A workspace in the process that serves it."""
+
+    def __init__(self, env: Env, branch: Branch) -> None:
+        self.env = env
+        self.id = branch.id
+        self.lock = threading.RLock()
+        self.transport: Transport | None = None
+        self.live = branch.live
+        self.head = branch.head
+        self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
+        self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
+        self._verbs = threading.Lock()
+
+    def _view(self, state: State) -> View:
+        return View(state, self.journal, self.env.clock, self.env.space)
+
+    @classmethod
+    def open(cls, env: Env, branch: Branch, resolve: Callable[[str], Layer]) -> tuple[Workspace, Outcome]:
+        """Open a workspace and replay its journal from ``branch.position``.
+
+        ``resolve`` gives the layer of an id that the control log knows. The outcome holds what markers in
+        the journal say beyond the control log. Raises Corrupt when the journal is damaged.
+        """
+        workspace = cls(env, branch)
+        replayer = _Replayer(workspace, resolve)
+        replayer.run(branch.position)
+        return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
+
+    def sync(self) -> None:
+        """Return when everything answered before the call survives power loss. Raises OSError."""
+        self.journal.sync()
+
+    def statistics(self) -> WorkspaceStatistics:
+        """Counts of this moment."""
+        parent = self.view.state.parent
+        return WorkspaceStatistics(
+            self.view.statistics(), self.journal.statistics(), parent.depth if parent is not None else 0
+        )
+
+    @property
+    def changed(self) -> bool:
+        """Whether the live layer holds any change. Needs the lock for an exact answer."""
+        return bool(self.view.state.live)
+
+    @property
+    def wants_freeze(self) -> bool:
+        """Whether the live layer has become so large that it should be frozen and settled."""
+        return len(self.view.state.live) >= LIVE_INODES_MAX or self.journal.layer_bytes() >= LIVE_BYTES_MAX
+
+    def checkpoint(self, order: CheckpointOrder) -> Outcome:
+        """Freeze the live layer as a snapshot, durably. Without changes and ``allow_empty``: no snapshot.
+
+        Raises OSError when a dirty mapping cannot be flushed or the journal cannot be written.
+        """
+        with self._verbs:
+            if self.transport is not None:
+                self.transport.flush_writable()
+            with self.lock:
+                if self.head is not None and not order.allow_empty and not self.changed:
+                    return Outcome((), (), None)
+                operations, layer = self._checkpoint(order)
+            self.journal.sync()
+            return Outcome(operations, (layer,), order.snapshot)
+
+    def freeze(self, live: str) -> Outcome:
+        """Freeze the live layer without a snapshot, to bound memory and replay. No transport is asked."""
+        with self._verbs, self.lock:
+            if not self.changed:
+                return Outcome((), ())
+            record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
+            self.journal.append(record, self.env.clock())
+            operations, layer = self._frozen(live)
+            return Outcome(operations, (layer,))
+
+    def _checkpoint(self, order: CheckpointOrder) -> tuple[tuple[control.Operation, ...], Layer]:
+        time = self.env.clock()
+        record = j.Checkpoint(
+            self.view.state.next_ino, int(order.automatic), order.snapshot.encode(), self.live.encode(),
+            order.live.encode(), (self.head or "").encode(), order.message.encode(),
+            b"\0".join(label.encode() for label in order.labels), order.creator.encode(),
+        )  # fmt: skip
+        self.journal.append(record, time)
+        return self._snapshot(record, time)
+
+    def _snapshot(self, record: j.Checkpoint, time: int) -> tuple[tuple[control.Operation, ...], Layer]:
+        """What a Checkpoint marker means, made now or replayed."""
+        operations, layer = self._frozen(record.live.decode())
+        labels = tuple(label.decode() for label in record.labels.split(b"\0")) if record.labels else ()
+        made = control.SnapshotMade(
+            record.snapshot.decode(), self.id, self.head, layer.id, record.message.decode(),
+            labels, record.creator.decode(), time, bool(record.automatic),
+        )  # fmt: skip
+        self.head = made.id
+        return (operations[0], made, *operations[1:]), layer
+
+    def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
+        layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
+        self.live = live
+        froze = control.Froze(layer.id, self.id, layer.parent_id, layer.spans, layer.next_ino, live)
+        return (froze, self._position()), layer
+
+    def _position(self) -> control.Position:
+        position = self.journal.position
+        return control.Position(self.id, position.file_no, position.offset, position.seq)
+
+    def restore(self, order: RestoreOrder) -> Outcome:
+        """Make the state exactly that of ``order.target``, in place. Durable, and nothing old is served after it.
+
+        Raises Busy when something is mounted where the target has nothing to mount it on.
+        """
+        with self._verbs:
+            if self.transport is not None:
+                self.transport.flush_writable()
+            operations: list[control.Operation] = []
+            layers: list[Layer] = []
+            with self.lock:
+                old = self.view
+                state = State(self.env.blocks, self.env.geometry, order.target, old.state.next_ino)
+                if not order.force:
+                    self._refuse_lost_mounts(state)
+                changes = compare(old.state, state)
+                if order.undo is not None and (self.changed or self.head is None):
+                    made, layer = self._checkpoint(order.undo)
+                    operations += made
+                    layers.append(layer)
+                undo = self.head if order.undo is not None else None
+                record = j.Restore(
+                    state.next_ino, order.snapshot.encode(), order.target.id.encode(), order.live.encode()
+                )
+                self.journal.append(record, self.env.clock())
+                operations += self._restored(record, state)
+                self.view.adopt_opens(old)
+                if self.transport is not None:
+                    self.transport.begin_restore(changes)
+            self.journal.sync()
+            handles = self.transport.invalidate(changes) if self.transport is not None else []
+            with self.lock:
+                self.journal.append(j.Invalidated(order.live.encode()), self.env.clock())
+            return Outcome(tuple(operations), tuple(layers), undo, len(changes.inodes), tuple(handles))
+
+    def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
+        """What a Restore marker means, made now or replayed; whatever was live is dropped."""
+        self.journal.cut()
+        self.view = self._view(state)
+        self.head = record.snapshot.decode()
+        self.live = record.live.decode()
+        parent = state.parent
+        if parent is None:
+            raise Corrupt("a workspace without a parent layer")
+        return (control.Restored(self.id, self.head, self.live, parent.id, state.next_ino), self._position())
+
+    def _refuse_lost_mounts(self, state: State) -> None:
+        if self.transport is None:
+            return
+        lost = []
+        for path, ino in self.transport.mount_points():
+            inode = state.find(ino)
+            if inode is None or not inode.nlink or inode.links != self.view.inode(ino).links:
+                lost.append(path)
+        if lost:
+            raise Busy(
+                f"restoring would detach what is mounted at {', '.join(sorted(lost))}: the snapshot lacks that place",
+                hint="Unmount it first, or restore with --force to let it be detached.",
+            )
+
+
+class _Replayer:
+    """Reads a workspace's journal from a position to its end, and takes the workspace along."""
+
+    def __init__(self, workspace: Workspace, resolve: Callable[[str], Layer]) -> None:
+        self.workspace = workspace
+        self.resolve = resolve
+        self.operations: list[control.Operation] = []
+        self.layers: list[Layer] = []
+
+    def run(self, position: Position) -> None:
+        """Replay everything behind ``position``; afterwards the journal goes on at the end of what is good."""
+        workspace, directory = self.workspace, self.workspace.env.journals
+        number, start = position.file_no, position.offset
+        if not number or not file_path(directory, workspace.id, number).exists():
+            number, start = number + 1 if number else FIRST_FILE, j.HEADER_BYTES
+        while file_path(directory, workspace.id, number).exists():
+            if is_torn_start(directory, workspace.id, number):
+                break
+            self._file(JournalFile.open(directory, workspace.id, number, writable=True), start)
+            number, start = number + 1, j.HEADER_BYTES
+
+    def _file(self, file: JournalFile, start: int) -> None:
+        """Replay one file from ``start``, then cut its torn tail off."""
+        workspace = self.workspace
+        journal = workspace.journal
+        journal.enter(file, start)
+        for offset, end, envelope in read_records(file, start):
+            if envelope.seq != journal.seq + 1:
+                raise Corrupt(
+                    f"journal {workspace.id}/{file.path.name}, byte {offset}: "
+                    f"record {envelope.seq} follows {journal.seq}"
+                )
+            journal.replayed(envelope.seq, end)
+            record = envelope.record
+            if isinstance(record, j.Checkpoint):
+                self._took(workspace._snapshot(record, envelope.time))
+            elif isinstance(record, j.Freeze):
+                self._took(workspace._frozen(record.live.decode()))
+            elif isinstance(record, j.Restore):
+                self.operations += workspace._restored(record, self._target(record))
+            else:
+                replay(workspace.view.state, envelope.time, record, file, offset)
+        journal.cut_tail()
+
+    def _took(self, made: tuple[tuple[control.Operation, ...], Layer]) -> None:
+        self.operations += made[0]
+        self.layers.append(made[1])
+
+    def _target(self, record: j.Restore) -> State:
+        wanted = record.target.decode()
+        layer = next((layer for layer in self.layers if layer.id == wanted), None) or self.resolve(wanted)
+        return State(self.workspace.env.blocks, self.workspace.env.geometry, layer, record.next_ino)

@@ -1,0 +1,100 @@
+"""Request bodies: strict (no unknown field, no coercion) and bounded. What a name or a reference may be is the
+engine's business; here they only have a length."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Ref = Annotated[str, Field(min_length=1, max_length=1024)]
+Base64Path = Annotated[str, Field(max_length=8192, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+
+
+class Body(BaseModel):
+    """What all have in common: strict, closed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Create(Body):
+    """An empty workspace."""
+
+    name: Name
+
+
+class Import(Body):
+    """``source`` or ``source_b64``: the absolute path of a directory on the daemon's machine."""
+
+    name: Name
+    source: Annotated[str, Field(max_length=4096)] | None = None
+    source_b64: Base64Path | None = None
+    exclude: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=1000)] = []
+
+    @model_validator(mode="after")
+    def one_source(self) -> "Import":
+        if (self.source is None) == (self.source_b64 is None):
+            raise ValueError("give one of source and source_b64")
+        return self
+
+
+class Checkpoint(Body):
+    """``label`` is added also when nothing has changed."""
+
+    message: Annotated[str, Field(max_length=65536)] = ""
+    label: Name | None = None
+    allow_empty: bool = False
+    creator: Annotated[str, Field(max_length=255)] = ""
+
+
+class Restore(Body):
+    """``ref``, or ``undo`` for the state before the last restore."""
+
+    ref: Ref | None = None
+    undo: bool = False
+    discard: bool = False
+    force: bool = False
+
+    @model_validator(mode="after")
+    def one_target(self) -> "Restore":
+        if (self.ref is None) != self.undo:
+            raise ValueError("give either ref or undo")
+        return self
+
+
+class Fork(Body):
+    """``count``: make NAME-1 … NAME-COUNT."""
+
+    ref: Ref
+    name: Name
+    count: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class Rename(Body):
+    """``name``: the new one."""
+
+    name: Name
+
+
+class Label(Body):
+    """``move``: take it from the snapshot that has it."""
+
+    label: Name
+    move: bool = False
+
+
+class Mount(Body):
+    """``ref``: a workspace, or a snapshot (read-only)."""
+
+    ref: Ref
+
+
+class Stop(Body):
+    """``force``: detach mounts in use."""
+
+    force: bool = False
+
+
+class Check(Body):
+    """``deep``: re-hash every block."""
+
+    deep: bool = False

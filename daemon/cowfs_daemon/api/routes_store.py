@@ -1,0 +1,58 @@
+"""Routes of the store, its mounts and its daemon."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from cowfs_daemon.api import bodies, shapes
+from cowfs_daemon.api.routes_workspaces import NDJSON, RefQuery, workspace_of
+from cowfs_daemon.api.verbs import Verbs
+
+
+def router(verbs: Verbs) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1")
+    _mounts(routes, verbs)
+
+    @routes.get("/store", response_model=shapes.StoreShape)
+    async def stat() -> JSONResponse:
+        return JSONResponse(shapes.store_usage(await verbs.run(verbs.engine.stat)))
+
+    @routes.post("/store/check", response_model=shapes.CheckShape)
+    async def check(body: bodies.Check) -> JSONResponse:
+        findings = [str(each) for each in await verbs.run(verbs.engine.fsck, body.deep)]
+        return JSONResponse({"clean": not findings, "findings": findings})
+
+    @routes.get("/daemon")
+    async def daemon() -> dict[str, Any]:
+        return verbs.control.status()
+
+    @routes.post("/daemon/stop", status_code=204)
+    async def stop(body: bodies.Stop) -> None:
+        await verbs.run(verbs.control.stop, body.force)
+
+    @routes.get("/events")
+    async def events() -> StreamingResponse:
+        """Events from now on, one JSON object a line, without end."""
+        return StreamingResponse(verbs.events(), media_type=NDJSON)
+
+    return routes
+
+
+def _mounts(routes: APIRouter, verbs: Verbs) -> None:
+    @routes.get("/mounts", response_model=list[shapes.MountShape])
+    async def list_mounts() -> JSONResponse:
+        return JSONResponse([shapes.mounted(each) for each in await verbs.run(verbs.mounts.mounted)])
+
+    @routes.post("/mounts", response_model=shapes.MountShape)
+    async def mount(body: bodies.Mount) -> JSONResponse:
+        """Mount a workspace, or a snapshot read-only, if it is not mounted."""
+        mounted = await verbs.run(verbs.mounts.mount, body.ref, locks=(workspace_of(body.ref),))
+        verbs.emit("mounted", ref=mounted.ref, path=mounted.path)
+        return JSONResponse(shapes.mounted(mounted))
+
+    @routes.delete("/mounts", status_code=204)
+    async def umount(ref: RefQuery, force: bool = False) -> None:
+        await verbs.run(verbs.mounts.umount, ref, force, locks=(workspace_of(ref),))
+        verbs.emit("unmounted", ref=ref)

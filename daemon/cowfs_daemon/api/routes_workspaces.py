@@ -1,0 +1,202 @@
+"""Routes of workspaces and snapshots: one verb of the engine each."""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from cowfs.errors import Invalid, NotFound
+from cowfs.results import Snapshot, Workspace
+from cowfs_daemon.api import bodies, shapes
+from cowfs_daemon.api.verbs import Verbs
+
+RefQuery = Annotated[str, Query(min_length=1, max_length=1024)]
+NDJSON = "application/x-ndjson"
+
+
+def workspace_of(ref: str) -> str:
+    """The workspace whose lock a verb on ``ref`` takes."""
+    return ref.partition("@")[0]
+
+
+def decode_path(encoded: str) -> bytes:
+    """The path that base64 text means. Raises Invalid."""
+    try:
+        path = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise Invalid(f"not base64: {encoded[:40]!r}") from error
+    if b"\0" in path:
+        raise Invalid("a path cannot contain a NUL byte")
+    return path
+
+
+def router(verbs: Verbs) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1")
+    _workspaces(routes, verbs)
+    _branches(routes, verbs)
+    _snapshots(routes, verbs)
+    return routes
+
+
+def _shape(verbs: Verbs, workspace: Workspace) -> shapes.WorkspaceShape:
+    return shapes.workspace(workspace, verbs.mounts.path_of(workspace.name))
+
+
+def _find(verbs: Verbs, name: str) -> Workspace:
+    for workspace in verbs.engine.list():
+        if workspace.name == name:
+            return workspace
+    raise NotFound(f"no workspace named {name!r}", hint="`cowfs list` shows them")
+
+
+def family(name: str, workspaces: list[Workspace], snapshots: list[Snapshot]) -> tuple[list[Workspace], list[Snapshot]]:
+    """The snapshots of the workspace ``name`` and what descends from them, with the workspaces on top of those."""
+    kept = {each.id for each in snapshots if each.workspace == name}
+    children: dict[str | None, list[str]] = {}
+    for each in snapshots:
+        children.setdefault(each.parent, []).append(each.id)
+    below = list(kept)
+    while below:
+        new = [child for child in children.get(below.pop(), ()) if child not in kept]
+        kept.update(new)
+        below.extend(new)
+    return (
+        [each for each in workspaces if each.name == name or each.head in kept],
+        [each for each in snapshots if each.id in kept],
+    )
+
+
+def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
+    @routes.get("/workspaces", response_model=list[shapes.WorkspaceShape])
+    async def list_workspaces() -> JSONResponse:
+        workspaces = await verbs.run(verbs.engine.list)
+        return JSONResponse([_shape(verbs, each) for each in workspaces])
+
+    @routes.post("/workspaces", response_model=shapes.WorkspaceShape, status_code=201)
+    async def create(body: bodies.Create) -> JSONResponse:
+        made = await verbs.run(verbs.engine.create, body.name, locks=(body.name,))
+        verbs.emit("created", workspace=made.name)
+        return JSONResponse(_shape(verbs, made), status_code=201)
+
+    @routes.post("/imports")
+    async def import_tree(body: bodies.Import) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then `{"workspace": {…}}` or `{"error": {…}}`."""
+        source = decode_path(body.source_b64) if body.source_b64 is not None else os.fsencode(body.source or "")
+        if not source.startswith(b"/"):
+            raise Invalid("source must be an absolute path")
+
+        def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+            made = verbs.engine.import_tree(source, body.name, body.exclude, progress)
+            return {"workspace": _shape(verbs, made)}
+
+        return StreamingResponse(verbs.lines(work, body.name), media_type=NDJSON)
+
+    @routes.get("/tree", response_model=shapes.TreeShape)
+    async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> JSONResponse:
+        """Workspaces and snapshots with their parents: all, or those below the oldest snapshot of `workspace`."""
+
+        def work() -> shapes.TreeShape:
+            workspaces = verbs.engine.list()
+            if workspace is not None:
+                _find(verbs, workspace)
+            snapshots = [each for owner in workspaces for each in verbs.engine.log(owner.name)]
+            if workspace is not None:
+                workspaces, snapshots = family(workspace, workspaces, snapshots)
+            return {
+                "workspaces": [_shape(verbs, each) for each in workspaces],
+                "snapshots": [shapes.snapshot(each) for each in snapshots],
+            }
+
+        return JSONResponse(await verbs.run(work))
+
+    @routes.get("/workspaces/{name}", response_model=shapes.WorkspaceShape)
+    async def workspace(name: str) -> JSONResponse:
+        return JSONResponse(_shape(verbs, await verbs.run(_find, verbs, name)))
+
+    @routes.post("/workspaces/{name}/rename", response_model=shapes.WorkspaceShape)
+    async def rename(name: str, body: bodies.Rename) -> JSONResponse:
+        renamed = await verbs.run(verbs.engine.rename, name, body.name, locks=(name, body.name))
+        verbs.emit("renamed", workspace=renamed.name, old_name=name)
+        return JSONResponse(_shape(verbs, renamed))
+
+
+def _branches(routes: APIRouter, verbs: Verbs) -> None:
+    @routes.post("/workspaces/{name}/checkpoint", response_model=shapes.CheckpointShape)
+    async def checkpoint(name: str, body: bodies.Checkpoint) -> JSONResponse:
+        done = await verbs.run(
+            verbs.engine.checkpoint, name, body.message, body.label, body.allow_empty, body.creator, locks=(name,)
+        )
+        verbs.emit("checkpointed", workspace=name, snapshot=done.snapshot.id, changed=done.changed)
+        return JSONResponse(shapes.checkpointed(done))
+
+    @routes.post("/workspaces/{name}/restore", response_model=shapes.RestoreShape)
+    async def restore(name: str, body: bodies.Restore) -> JSONResponse:
+        if body.ref is None:
+            done = await verbs.run(verbs.engine.undo, name, locks=(name,))
+        else:
+            ref = name + body.ref if body.ref.startswith("@") else body.ref
+            done = await verbs.run(verbs.engine.restore, name, ref, body.discard, body.force, locks=(name,))
+        verbs.emit("restored", workspace=name, snapshot=done.snapshot.id)
+        return JSONResponse(shapes.restored(done))
+
+    @routes.post("/forks", response_model=list[shapes.WorkspaceShape], status_code=201)
+    async def fork(body: bodies.Fork) -> JSONResponse:
+        locks = (workspace_of(body.ref), body.name)
+        made = await verbs.run(verbs.engine.fork, body.ref, body.name, body.count, locks=locks)
+        verbs.emit("forked", ref=body.ref, workspaces=[each.name for each in made])
+        return JSONResponse([_shape(verbs, each) for each in made], status_code=201)
+
+    @routes.get("/workspaces/{name}/log", response_model=list[shapes.SnapshotShape])
+    async def log(name: str) -> JSONResponse:
+        return JSONResponse([shapes.snapshot(each) for each in await verbs.run(verbs.engine.log, name)])
+
+    @routes.get("/diff", response_model=list[shapes.ChangeShape])
+    async def diff(a: RefQuery, b: RefQuery) -> JSONResponse:
+        changes = await verbs.run(verbs.engine.diff, a, b)
+        return JSONResponse([shapes.change(each) for each in changes])
+
+
+def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
+    @routes.get("/snapshots/{ref}", response_model=shapes.SnapshotShape)
+    async def snapshot(ref: str) -> JSONResponse:
+        return JSONResponse(shapes.snapshot(await verbs.run(verbs.engine.snapshot, ref)))
+
+    @routes.post("/snapshots/{ref}/labels", response_model=shapes.SnapshotShape)
+    async def label(ref: str, body: bodies.Label) -> JSONResponse:
+        labelled = await verbs.run(verbs.engine.label, ref, body.label, body.move, locks=(workspace_of(ref),))
+        verbs.emit("labelled", snapshot=labelled.id, label=body.label)
+        return JSONResponse(shapes.snapshot(labelled))
+
+    @routes.delete("/refs", status_code=204)
+    async def remove(ref: RefQuery, force: bool = False) -> None:
+        """Remove a workspace with its snapshots, or one snapshot."""
+
+        def work() -> None:
+            if any(each.ref == ref for each in verbs.mounts.mounted()):
+                verbs.mounts.umount(ref, force)
+            verbs.engine.remove(ref, force)
+
+        await verbs.run(work, locks=(workspace_of(ref),))
+        verbs.emit("removed", ref=ref)
+
+    @routes.get("/files")
+    async def show(
+        ref: RefQuery,
+        path: Annotated[str, Query(max_length=4096)] = "",
+        path_b64: Annotated[str | None, Query(max_length=8192)] = None,
+    ) -> StreamingResponse:
+        """The content of a file; `path` (or `path_b64`, where it is not UTF-8) is relative to the root."""
+        exact = decode_path(path_b64) if path_b64 is not None else path.encode()
+
+        def begin() -> tuple[bytes | None, Any]:
+            pieces = iter(verbs.engine.show(ref, exact))
+            return next(pieces, None), pieces
+
+        # The first piece is read before the answer begins, so that an error has a status of its own.
+        first, rest = await verbs.run(begin)
+        return StreamingResponse(verbs.pieces(first, rest), media_type="application/octet-stream")

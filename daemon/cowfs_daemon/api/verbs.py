@@ -1,0 +1,131 @@
+"""How requests reach the engine: in threads, at most ``MAX_THREADS`` at once, one verb at a time per workspace.
+
+All of it runs on the trio thread, except what ``run`` hands to a thread. The lock of a workspace is held from
+before the thread starts until it has ended, also when the client goes away meanwhile: a verb is never cut short.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+import trio
+
+from cowfs_daemon.api.failures import as_cowfs_error, error_line
+from cowfs_daemon.api.shapes import rfc3339
+from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress
+
+T = TypeVar("T")
+MAX_THREADS = 16
+MAX_UNREAD_EVENTS = 1000
+
+
+class Verbs:
+    """The engine, the mounts and the daemon, as the routes see them. ``clock_ns``: ns since the epoch."""
+
+    def __init__(self, engine: EngineLike, mounts: MountsLike, control: Control, clock_ns: Callable[[], int]) -> None:
+        self.engine = engine
+        self.mounts = mounts
+        self.control = control
+        self._clock_ns = clock_ns
+        self._limiter = trio.CapacityLimiter(MAX_THREADS)
+        self._locks: dict[str, tuple[trio.Lock, int]] = {}
+        self._listeners: set[trio.MemorySendChannel[dict[str, Any]]] = set()
+
+    async def run(self, work: Callable[..., T], *arguments: Any, locks: tuple[str, ...] = ()) -> T:
+        """Call ``work`` in a thread while holding the locks of the workspaces ``locks``.
+
+        Raises CowfsError only.
+        """
+        held: list[str] = []
+        try:
+            for name in sorted(set(locks)):
+                lock, users = self._locks.get(name) or (trio.Lock(), 0)
+                self._locks[name] = (lock, users + 1)
+                held.append(name)
+                await lock.acquire()
+            return await trio.to_thread.run_sync(work, *arguments, limiter=self._limiter)
+        except Exception as error:
+            raise as_cowfs_error(error) from error
+        finally:
+            for name in held:
+                lock, users = self._locks.pop(name)
+                if users > 1:
+                    self._locks[name] = (lock, users - 1)
+                if lock.statistics().owner is trio.lowlevel.current_task():
+                    lock.release()
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell every listener. One that has not read its last 1000 events is cut off."""
+        value = {"event": event, "at": rfc3339(self._clock_ns()), **fields}
+        for channel in list(self._listeners):
+            try:
+                channel.send_nowait(value)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._listeners.discard(channel)
+                channel.close()
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Events from now on, one JSON object a line; ends when the listener is cut off."""
+        sender, receiver = trio.open_memory_channel[dict[str, Any]](MAX_UNREAD_EVENTS)
+        self._listeners.add(sender)
+        try:
+            yield b'{"event": "listening", "at": "%s"}\n' % rfc3339(self._clock_ns()).encode()
+            async for value in receiver:
+                yield json.dumps(value).encode() + b"\n"
+        finally:
+            self._listeners.discard(sender)
+            sender.close()
+            receiver.close()
+
+    def close_events(self) -> None:
+        """End every listener's stream, so that the server can end."""
+        while self._listeners:
+            self._listeners.pop().close()
+
+    async def pieces(self, first: bytes | None, rest: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """``first``, then what the blocking iterator ``rest`` gives."""
+        piece = first
+        while piece is not None:
+            yield piece
+            piece = await self.run(next, rest, None)
+
+    async def lines(self, work: Callable[[Progress], dict[str, Any]], lock: str) -> AsyncIterator[bytes]:
+        """Run ``work(progress)`` in a thread, holding the lock of the workspace ``lock``.
+
+        Lines ``{"progress": …}`` as it calls back, then its result. A failure is the last line, ``{"error": …}``,
+        since the answer has begun by then.
+        """
+        sender, receiver = trio.open_memory_channel[bytes](64)
+
+        def progress(value: dict[str, Any]) -> None:
+            line = json.dumps({"progress": value}).encode() + b"\n"
+            trio.from_thread.run_sync(_offer, sender, line)
+
+        async def job() -> None:
+            with sender:
+                try:
+                    result = await self.run(work, progress, locks=(lock,))
+                    line = json.dumps(result).encode() + b"\n"
+                except Exception as error:
+                    line = error_line(error)
+                await sender.send(line)
+
+        trio.lowlevel.spawn_system_task(_shielded, job)
+        with receiver:
+            async for line in receiver:
+                yield line
+
+
+def _offer(sender: trio.MemorySendChannel[bytes], line: bytes) -> None:
+    """Progress is for showing: dropped when nobody reads it fast enough, or at all."""
+    try:
+        sender.send_nowait(line)
+    except (trio.WouldBlock, trio.BrokenResourceError):
+        return
+
+
+async def _shielded(job: Callable[[], Any]) -> None:
+    try:
+        await job()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return

@@ -1,0 +1,195 @@
+"""The mounts of a store: where each workspace or snapshot is mounted, kept over restarts.
+
+The owner's side: it chooses paths, remembers, and knows who uses a mount; a ``Server`` (the worker) mounts and
+serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes only by mount and umount, so a daemon
+that was stopped or killed mounts the same again.
+
+Thread-safe: ``_lock`` guards the table; mounting and unmounting run outside it, one at a time per workspace thanks
+to the API's locks.
+"""
+
+import json
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from cowfs.errors import Busy, CowfsError, Invalid, NotFound
+from cowfs_daemon.ports import Mounted
+from cowfs_daemon.users import device_of, users_of
+
+log = logging.getLogger("cowfs.mounts")
+_MAX_NAMED = 8
+
+
+class Server(Protocol):
+    """What mounts and serves: a worker."""
+
+    def serve(self, ref: str, path: str, read_only: bool) -> None:
+        """Mount at the directory ``path`` and serve; usable on return."""
+        ...
+
+    def unserve(self, ref: str, path: str, force: bool) -> None:
+        """Unmount ``path`` (lazily with ``force``) and end its session. Raises Busy when the kernel refuses."""
+        ...
+
+    def pids(self) -> frozenset[int]:
+        """The processes that serve."""
+        ...
+
+
+def runtime_dir(store_id: str, environment: dict[str, str], uid: int) -> str:
+    """``/run/cowfs/STORE-ID`` for root, else under XDG_RUNTIME_DIR. Raises Invalid when there is none."""
+    if uid == 0:
+        base = "/run"
+    elif "XDG_RUNTIME_DIR" in environment:
+        base = environment["XDG_RUNTIME_DIR"]
+    else:
+        raise Invalid("no directory for mounts", hint="set XDG_RUNTIME_DIR to a directory of your own")
+    return os.path.join(base, "cowfs", store_id)
+
+
+class Mounts:
+    """``resolve(ref)`` gives ("workspace name or snapshot id", the name of its mount point, read_only)."""
+
+    def __init__(
+        self, server: Server, directory: str, state_path: str, resolve: Callable[[str], tuple[str, str, bool]]
+    ) -> None:
+        self._server = server
+        self._directory = directory
+        self._state_path = state_path
+        self._resolve = resolve
+        self._lock = threading.Lock()
+        self._table: dict[str, Mounted] = {}
+        self._stopping = False
+
+    def mount(self, ref: str) -> Mounted:
+        ref, point, read_only = self._resolve(ref)
+        with self._lock:
+            if self._stopping:
+                raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
+            known = self._table.get(ref)
+        if known is not None and device_of(known.path) is not None:
+            return known
+        mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
+        self._make_private(self._directory)
+        clear_dead(mounted.path)
+        os.makedirs(mounted.path, mode=0o700, exist_ok=True)
+        self._server.serve(ref, mounted.path, read_only)
+        with self._lock:
+            self._table[ref] = mounted
+            self._save()
+        return mounted
+
+    def umount(self, ref: str, force: bool = False) -> None:
+        ref, _, _ = self._resolve(ref)
+        with self._lock:
+            mounted = self._table.get(ref)
+        if mounted is None:
+            raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
+        self._detach(mounted, force)
+        with self._lock:
+            self._table.pop(ref, None)
+            self._save()
+
+    def mounted(self) -> list[Mounted]:
+        with self._lock:
+            return list(self._table.values())
+
+    def path_of(self, name: str) -> str | None:
+        mounted = self._table.get(name)
+        return None if mounted is None else mounted.path
+
+    def restore_all(self) -> None:
+        """Mount what was mounted before. What cannot be is logged, and forgotten when it no longer exists."""
+        for ref in self._load():
+            try:
+                self.mount(ref)
+            except NotFound as error:
+                log.warning("no longer mounted: %s: %s", ref, error)
+            except (CowfsError, OSError) as error:
+                log.error("cannot mount %s again: %s", ref, error)
+
+    def detach_all(self, force: bool) -> None:
+        """Unmount everything before the daemon ends, all or nothing; the list stays for ``restore_all``.
+
+        Raises Busy, naming the processes, when something is in use and not ``force``.
+        """
+        mounts = self.mounted()
+        if not force:
+            for mounted in mounts:
+                self._refuse_if_used(mounted)
+        with self._lock:
+            self._stopping = True
+        try:
+            for mounted in mounts:
+                self._detach(mounted, force)
+        except BaseException:
+            with self._lock:
+                self._stopping = False
+            self.restore_all()
+            raise
+
+    def _detach(self, mounted: Mounted, force: bool) -> None:
+        if not force:
+            self._refuse_if_used(mounted)
+        self._server.unserve(mounted.ref, mounted.path, force)
+        try:
+            os.rmdir(mounted.path)
+        except OSError as error:
+            # With force it may still be mounted elsewhere in the namespace; an empty directory does no harm.
+            log.info("left %s behind: %s", mounted.path, error.strerror)
+
+    def _refuse_if_used(self, mounted: Mounted) -> None:
+        device = device_of(mounted.path)
+        users = [] if device is None else users_of(device, but=self._server.pids())
+        if users:
+            named = ", ".join(f"{user.pid} ({user.name})" for user in users[:_MAX_NAMED])
+            more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
+            raise Busy(f"{mounted.ref} is in use by {named}{more}", hint="stop them, or --force to detach it")
+
+    def _make_private(self, directory: str) -> None:
+        """Make ``directory`` and its parent ours and 0700. Raises Invalid when another user has put them there."""
+        for each in (os.path.dirname(directory), directory):
+            os.makedirs(each, mode=0o700, exist_ok=True)
+            found = os.lstat(each)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                raise Invalid(f"{each} belongs to another user", hint="remove it, or move it away")
+            if stat.S_IMODE(found.st_mode) != 0o700:
+                os.chmod(each, 0o700)
+
+    def _save(self) -> None:
+        new = self._state_path + ".new"
+        with open(new, "w", encoding="utf-8") as file:
+            json.dump({"mounts": sorted(self._table)}, file)
+            file.flush()
+            os.fdatasync(file.fileno())
+        os.replace(new, self._state_path)
+
+    def _load(self) -> list[str]:
+        try:
+            with open(self._state_path, encoding="utf-8") as file:
+                value = json.load(file)
+            refs = value["mounts"]
+            if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):
+                raise ValueError("not a list of references")
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:
+            # Only a convenience is lost: everything can be mounted again by hand.
+            log.error("ignoring %s: %s", self._state_path, error)
+            return []
+        return refs
+
+
+def clear_dead(path: str) -> None:
+    """Detach what a killed daemon left mounted at ``path`` (its connection is gone, so nothing can use it)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    detach = 2  # MNT_DETACH, umount2(2)
+    while device_of(path) is not None:
+        if libc.umount2(os.fsencode(path), detach) != 0:
+            raise Busy(f"cannot unmount what is at {path}: {os.strerror(ctypes.get_errno())}")

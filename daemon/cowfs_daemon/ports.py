@@ -1,0 +1,74 @@
+"""What the API needs from the engine and from the mounts, as protocols.
+
+Every method is synchronous, may block, and is called in a thread; errors are the branches of cowfs.errors.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class EngineLike(Protocol):
+    """The verbs of cowfs.engine.Engine."""
+
+    def create(self, name: str) -> Workspace: ...
+    def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace: ...
+    def checkpoint(
+        self, ws: str, message: str, label: str | None = None, allow_empty: bool = False, creator: str = ""
+    ) -> Checkpointed: ...
+    def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored: ...
+    def undo(self, ws: str) -> Restored: ...
+    def fork(self, ref: str, name: str, count: int | None = None) -> list[Workspace]: ...
+    def diff(self, a: str, b: str) -> list[Change]: ...
+    def log(self, ws: str) -> list[Snapshot]: ...
+    def list(self) -> list[Workspace]: ...
+    def snapshot(self, ref: str) -> Snapshot: ...
+    def label(self, ref: str, label: str, move: bool = False) -> Snapshot: ...
+    def rename(self, ws: str, name: str) -> Workspace: ...
+    def remove(self, ref: str, force: bool = False) -> None: ...
+    def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
+    def stat(self) -> StoreUsage: ...
+    def fsck(self, deep: bool = False) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """Something mounted: ``ref`` is a workspace's name, or a snapshot's id when ``read_only``."""
+
+    ref: str
+    path: str
+    read_only: bool
+
+
+class MountsLike(Protocol):
+    """The mounts of this store."""
+
+    def mount(self, ref: str) -> Mounted:
+        """Mount a workspace, or a snapshot read-only; a no-op when it is mounted."""
+        ...
+
+    def umount(self, ref: str, force: bool = False) -> None:
+        """Raises NotFound when it is not mounted, Busy (naming processes) while in use and not ``force``."""
+        ...
+
+    def mounted(self) -> list[Mounted]: ...
+
+    def path_of(self, name: str) -> str | None:
+        """Where the workspace ``name`` is mounted; never blocks."""
+        ...
+
+
+class Control(Protocol):
+    """The daemon as a whole."""
+
+    def status(self) -> dict[str, Any]:
+        """The object that ``cowfs daemon status --json`` prints; never blocks."""
+        ...
+
+    def stop(self, force: bool) -> None:
+        """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
+        ...

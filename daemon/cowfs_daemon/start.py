@@ -1,0 +1,95 @@
+"""Becoming a daemon: leave the caller, keep a log, say on a pipe when ready, listen on the store's socket."""
+
+import contextlib
+import json
+import os
+import socket
+from typing import Any
+
+from cowfs.client.place import LOG_NAME, SOCKET_NAME, daemon_dir
+
+LOG_LIMIT_BYTES = 4 << 20
+BACKLOG = 128
+
+
+def detach(store: str) -> None:
+    """Go on in a child of init: own session, cwd /, standard streams on /dev/null and the log.
+
+    Call it before any thread starts. The caller's process ends here with status 0. The log is
+    ``STORE/daemon/log``; one of more than 4 MiB becomes ``log.old``.
+    """
+    directory = daemon_dir(store)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, LOG_NAME)
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    os.umask(0o077)
+    if os.path.exists(path) and os.path.getsize(path) > LOG_LIMIT_BYTES:
+        os.replace(path, path + ".old")
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+class Ready:
+    """The pipe on which a starter waits: one JSON object, ``{"pid"}`` or ``{"error"}``, then its end.
+
+    ``fd`` None: nobody waits.
+    """
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Only the first message counts. A starter that has gone away is no error."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            os.write(fd, json.dumps(message).encode())
+        except OSError:
+            return
+        finally:
+            os.close(fd)
+
+
+def listen(store: str) -> socket.socket:
+    """A listening socket, mode 0600, at ``STORE/daemon/sock``. Only the owner of the store may call it.
+
+    It is bound under another name and renamed, so that whoever sees the name can connect; a socket left by a
+    killed daemon is replaced.
+    """
+    directory = daemon_dir(store)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    new = SOCKET_NAME + ".new"
+    at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old_umask = os.umask(0o177)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=at)
+        # Through the descriptor, since sun_path has 108 bytes only.
+        sock.bind(f"/proc/self/fd/{at}/{new}")
+        sock.listen(BACKLOG)
+        os.rename(new, SOCKET_NAME, src_dir_fd=at, dst_dir_fd=at)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(old_umask)
+        os.close(at)
+    return sock
+
+
+def unlisten(store: str) -> None:
+    """Remove the socket's name: from now on, a client that finds none starts a new daemon."""
+    try:
+        os.unlink(os.path.join(daemon_dir(store), SOCKET_NAME))
+    except FileNotFoundError:
+        return

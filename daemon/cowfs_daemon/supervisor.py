@@ -1,0 +1,109 @@
+"""The owner of a store: serves the HTTP API on the store's socket until it is told to stop.
+
+One trio thread runs the server; verbs run in threads of ``cowfs_daemon.api.verbs``. Signals SIGTERM and SIGINT stop
+it as ``daemon stop --force`` does.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+import cowfs
+from cowfs_daemon.api.app import create_app
+from cowfs_daemon.api.shapes import rfc3339
+from cowfs_daemon.api.verbs import Verbs
+from cowfs_daemon.ports import EngineLike, MountsLike
+
+log = logging.getLogger("cowfs.supervisor")
+IDLE_SECONDS = 600
+GRACE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
+    keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
+    takes the socket's name away, so that whoever comes from then on starts a new daemon."""
+
+    engine: EngineLike
+    mounts: MountsLike
+    details: Callable[[], dict[str, Any]]
+    detach_all: Callable[[bool], None]
+    unlisten: Callable[[], None]
+
+
+class Daemon:
+    """The Control of the API."""
+
+    def __init__(self, parts: Parts, started_at_ns: int) -> None:
+        self._parts = parts
+        self._started_at = rfc3339(started_at_ns)
+        self._stopping = trio.Event()
+
+    def status(self) -> dict[str, Any]:
+        supervisor = {"pid": os.getpid(), "version": cowfs.__version__, "started_at": self._started_at}
+        return {"supervisor": supervisor, **self._parts.details()}
+
+    def stop(self, force: bool) -> None:
+        self._parts.detach_all(force)
+        self._parts.unlisten()
+        trio.from_thread.run_sync(self._stopping.set)
+
+    async def wait_stopping(self) -> None:
+        await self._stopping.wait()
+
+
+async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None], signals: bool = True) -> None:
+    """Serve the API on the listening socket ``sock`` until stopped; ``ready`` is called when it answers.
+
+    ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread.
+    """
+    daemon = Daemon(parts, time.time_ns())
+    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns)
+    config = Config()
+    # Hypercorn closes the descriptor it is given.
+    config.bind = [f"fd://{os.dup(sock.fileno())}"]
+    config.keep_alive_timeout = IDLE_SECONDS
+    config.keep_alive_max_requests = 1 << 40
+    config.graceful_timeout = GRACE_SECONDS
+    config.loglevel = "WARNING"
+    config.include_date_header = False
+    config.include_server_header = False
+
+    async def stopping() -> None:
+        await daemon.wait_stopping()
+        verbs.close_events()
+
+    async with trio.open_nursery() as nursery:
+        if signals:
+            nursery.start_soon(_stop_on_signal, daemon)
+        # Hypercorn's own types for ASGI messages are narrower than the protocol's.
+        app: Any = create_app(verbs, cowfs.__version__)
+        await serve(app, config, shutdown_trigger=stopping, task_status=Started(ready))
+        nursery.cancel_scope.cancel()
+
+
+class Started(trio.TaskStatus[Any]):
+    """Hypercorn says here when it listens."""
+
+    def __init__(self, ready: Callable[[], None]) -> None:
+        self._ready = ready
+
+    def started(self, value: Any = None) -> None:
+        self._ready()
+
+
+async def _stop_on_signal(daemon: Daemon) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            await trio.to_thread.run_sync(daemon.stop, True)

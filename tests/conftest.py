@@ -1,0 +1,58 @@
+"""What every test run shares: Hypothesis profiles, skips with reasons, and the check that nothing is left behind."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("default")
+
+NEEDS_MOUNTS = ("fuse", "conformance")
+"""Folders whose tests need a kernel mount."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot mount, saying why."""
+    reason = ""
+    if not os.path.exists("/dev/fuse"):
+        reason = "no /dev/fuse on this machine"
+    elif os.geteuid() != 0:
+        reason = "mounting directly needs root"
+    for item in items:
+        if set(NEEDS_MOUNTS) & set(Path(item.path).parts[-3:-1]):
+            item.add_marker(pytest.mark.fuse)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def mounts_below(folder: str) -> list[str]:
+    """Mount points below ``folder`` in this mount namespace."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        points = [line.split()[4] for line in lines]
+    return [point for point in points if point.startswith(folder.rstrip("/") + "/")]
+
+
+def children() -> list[str]:
+    """``pid name`` of the processes this one has started and not reaped."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            try:
+                found.append(f"{pid} {Path('/proc', pid, 'comm').read_text().strip()}")
+            except FileNotFoundError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the run when a test leaves a mount below its folder, or a process."""
+    before = children()
+    yield
+    mounts = mounts_below(str(tmp_path_factory.getbasetemp()))
+    processes = [child for child in children() if child not in before and "resource_tracker" not in child]
+    assert not mounts, f"mounts left behind: {mounts}"
+    assert not processes, f"processes left behind: {processes}"

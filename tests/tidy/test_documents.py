@@ -1,0 +1,55 @@
+"""Documents are tested: the commands, files and links that they name exist."""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tidy.source import ROOT, below
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *below("docs", ".md"), *below("tests", ".md"), *below("bench", ".md")]
+QUOTED = re.compile(r"`([^`\n]+)`|^(?: {4,}|\$ )(.+)$", re.MULTILINE)
+
+
+def quoted(document: Path) -> list[str]:
+    """What a document sets as code: backticked words and indented lines."""
+    return [a or b for a, b in QUOTED.findall(document.read_text())]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_make_targets_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {m for code in quoted(document) for m in re.findall(r"\bmake ([a-z][\w-]*)", code)}
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_exist(document: Path) -> None:
+    named = {m for code in quoted(document) for m in re.findall(r"(?:^|[;(&|]\s*)cowfs ([a-z][\w-]*)", code)}
+    assert named <= commands()
+
+
+def commands() -> set[str]:
+    """The subcommands of the command line; none before there is one."""
+    if importlib.util.find_spec("cowfs_cli.main") is None:
+        return set()
+    import click
+
+    main = importlib.import_module("cowfs_cli.main").main
+    return set(main.list_commands(click.Context(main)))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_make_target_is_explained() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[1].split())  # type: ignore[index]
+    explained = set(re.findall(r"@echo 'make (\w+)", makefile))
+    assert phony - explained <= {"help", "lint", "clean"}
+    assert explained <= phony
