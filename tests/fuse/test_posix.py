@@ -325,8 +325,9 @@ def test_replaced_while_open(mnt: Path) -> None:
 def test_tmpfile_can_be_linked(mnt: Path) -> None:
     fd = os.open(mnt, os.O_TMPFILE | os.O_RDWR, 0o600)
     os.write(fd, b"data")
-    os.link(f"/proc/self/fd/{fd}", mnt / "named", follow_symlinks=True)
+    linked = libc.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, os.fsencode(mnt / "named"), 0x400)
     os.close(fd)
+    assert linked == 0
     assert (mnt / "named").read_bytes() == b"data"
     assert (mnt / "named").stat().st_nlink == 1
 
@@ -356,7 +357,7 @@ def test_fsync_and_unknown_ioctl(mnt: Path) -> None:
         os.fsync(file.fileno())
         os.fdatasync(file.fileno())
         with pytest.raises(OSError) as caught:
-            fcntl.ioctl(file.fileno(), 0x5401_0001)
+            fcntl.ioctl(file.fileno(), 0xF0F0)
         assert caught.value.errno == errno.ENOTTY
     directory = os.open(mnt, os.O_RDONLY)
     os.fsync(directory)
