@@ -51,23 +51,21 @@ Progress = Callable[[int, int], None]
 """Called with the inodes and bytes of file data imported so far."""
 
 
-_Bytes = bytes  # the name that the field below takes
-
-
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """``files``: inodes; ``bytes``: allocated bytes of file data read; paths are relative to the source.
+    """``logical_bytes``: sum of file sizes; ``data_bytes``: allocated pages of file data, as bytes.
 
-    ``skipped``: (path, reason) of what was left out, or lost an attribute. ``changed``: files taken while they were
-    changing.
+    ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files taken while they were
+    changing. Paths are relative to the source.
     """
 
-    root: _Bytes
-    files: int
-    bytes: int
+    root: bytes
     next_ino: int
-    skipped: tuple[tuple[_Bytes, str], ...] = ()
-    changed: tuple[_Bytes, ...] = ()
+    inodes: int
+    logical_bytes: int
+    data_bytes: int
+    skipped: tuple[tuple[bytes, str], ...] = ()
+    changed: tuple[bytes, ...] = ()
 
 
 def import_directory(
@@ -164,7 +162,7 @@ class _Import:
         self._changed: list[bytes] = []
         self._frames: list[_Frame] = []
         self._device = 0
-        self._files = self._bytes = 0
+        self._files = self._bytes = self._logical = 0
         self._reported = (0, 0)
 
     def run(self, fd: int) -> ImportResult:
@@ -185,7 +183,7 @@ class _Import:
         self._report(force=True)
         table = radix.build(self._writer, sorted(self._table.items()), self._geometry, inline=False)
         return ImportResult(
-            write_root(self._writer, table), self._files, self._bytes, self._numbers.highest + 1,
+            write_root(self._writer, table), self._numbers.highest + 1, self._files, self._logical, self._bytes,
             tuple(self._skipped), tuple(self._changed),
         )  # fmt: skip
 
@@ -385,6 +383,7 @@ class _Import:
         if stat.S_ISREG(mode):
             size, pages = node.size, node.pages
             self._bytes += pages * PAGE
+            self._logical += size
         elif stat.S_ISLNK(mode):
             size = node.size
         elif stat.S_ISDIR(mode):
