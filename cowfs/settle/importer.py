@@ -208,9 +208,10 @@ class _Import:
         frame.names = []
         frame.subdirectories.reverse()
         if len(self._frames) > OPEN_DIRECTORIES:
-            shallow = self._frames[len(self._frames) - 1 - OPEN_DIRECTORIES]
-            os.close(shallow.fd)
-            shallow.fd = -1
+            shallow = self._frames[-1 - OPEN_DIRECTORIES]
+            if shallow.fd >= 0:
+                os.close(shallow.fd)
+                shallow.fd = -1
 
     def _step(self, frame: _Frame) -> None:
         """Enter the next subdirectory, or finish the directory."""
