@@ -8,6 +8,7 @@ except to open a workspace. The engine has no threads of its own: whoever owns i
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,16 @@ from cowfs import usage
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_label, check_workspace_name, fork_names
-from cowfs.catalog.refs import Resolved, resolve
+from cowfs.catalog.names import check_workspace_name, fork_names
+from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
-from cowfs.fsck import Problem, check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
+from cowfs.layers.journal import file_path
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
@@ -59,7 +61,14 @@ class Engine:
         self.catalog = Catalog.open(store.control)
         self.index = BlockIndex(store.index, writable=True)
         self.blocks = BlockReader(self.index, store.segments)
-        self.settler = Settler(store.path, self.index, geometry)
+        self.settler = Settler(
+            store.index,
+            store.tmp,
+            SegmentPool(store.segments),
+            geometry,
+            self.index.commit,
+            reaped=self.index.clear_readers,
+        )
         env = Env(self.blocks, geometry, store.journals, clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._opened: set[str] = set()
@@ -68,7 +77,7 @@ class Engine:
     @classmethod
     def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
         """Make an empty store; ``store_id`` is 16 random bytes. Raises Conflict, Invalid, NoSpace."""
-        StoreDirectory.create(path, Superblock(store_id, geometry or Geometry(), clock()))
+        StoreDirectory.create(path, Superblock(store_id=store_id, created_at=clock(), geometry=geometry or Geometry()))
 
     @classmethod
     def open(cls, path: Path, clock: Clock, ids: Ids, host: Callable[[Env], Host] | None = None) -> Engine:
@@ -107,7 +116,7 @@ class Engine:
         with self._lock:
             if entry.id in self._opened:
                 return
-            line = {snapshot.layer for snapshot in self.catalog.line_of(entry.id)}
+            line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
                 entry.position or (0, 0, 0),
@@ -141,7 +150,7 @@ class Engine:
     def create(self, name: str) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        root = self.settler.mkroot(0o40755, 0, 0, self._clock())
+        root = self.settler.make_root(0o40755, 0, 0, self._clock())
         return self._adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
@@ -150,13 +159,21 @@ class Engine:
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``.
         """
         self._refuse_taken([check_workspace_name(name)])
-        result = self.settler.import_directory(source, list(exclude), progress)
-        return self._adopt(name, result.root, result.next_ino, result.logical_bytes, result.inodes)
+        place = self.store.path.stat()
+
+        def report(files: int, size: int) -> None:
+            progress({"files": files, "bytes": size})
+
+        result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
+        problems = [(path, reason) for path, reason in result.skipped]
+        problems += [(path, "changed while it was read") for path in result.changed]
+        progress({"files": result.files, "bytes": result.bytes, "problems": problems})
+        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
             for name in names:
-                if self.catalog.has_name(name):
+                if name in self.catalog.tables().names:
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
     def _adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
@@ -186,34 +203,24 @@ class Engine:
             raise Invalid(f"a message of more than {MESSAGE_MAX} characters")
         entry = self._ready(ws)
         with self._verbs[entry.id]:
-            if label is not None:
-                self._refuse_label(entry.id, check_label(label), move)
-            order = CheckpointOrder(
-                self._ids("snap"), self._ids("lay"), message, (), creator, False, allow_empty
-            )
-            if label is not None:
-                order = order._replace(labels=(label,))
+            with self._lock:
+                if label is not None:
+                    label_operations(self.catalog, entry.id, label, None, move=move)
+                fresh = allow_empty or self.catalog.workspace(entry.id).head is None
+            order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
             done = self.host.checkpoint(entry.id, order)
-            if label is not None and done.snapshot is not None and move:
-                self._unlabel(entry.id, label)
             self._commit(*done.operations)
-            head = done.snapshot or self._by_name(ws).head
-            if head is None:
-                raise Corrupt(f"workspace {ws} has no head after a checkpoint")
-            if label is not None and done.snapshot is None:
-                self._commit(control.Labelled(entry.id, label, head), sync=True)
-            return Checkpointed(self.snapshot(head), done.snapshot is not None)
+            with self._lock:
+                head = done.snapshot or self._head(entry.id)
+                if label is not None:
+                    self._commit(*label_operations(self.catalog, entry.id, label, head, move=move), sync=True)
+                return Checkpointed(self.snapshot(head), done.snapshot is not None)
 
-    def _refuse_label(self, workspace: str, label: str, move: bool) -> None:
-        with self._lock:
-            taken = self.catalog.labels_of(workspace).get(label)
-        if taken is not None and not move:
-            raise Conflict(f"the label {label} is on {taken} already", hint="Move it with --move, or choose another.")
-
-    def _unlabel(self, workspace: str, label: str) -> None:
-        with self._lock:
-            if label in self.catalog.labels_of(workspace):
-                self.catalog.commit(control.Labelled(workspace, label, None), sync=False)
+    def _head(self, workspace: str) -> str:
+        head = self.catalog.workspace(workspace).head
+        if head is None:
+            raise Corrupt(f"workspace {workspace} has no head after a checkpoint")
+        return head
 
     def _automatic(self, message: str) -> CheckpointOrder:
         return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, automatic=True, creator="cowfs")
@@ -226,9 +233,7 @@ class Engine:
         entry = self._ready(ws)
         with self._verbs[entry.id]:
             with self._lock:
-                found = resolve(self.catalog, ref, entry.name).snapshot
-                if found is None:
-                    raise Invalid(f"{ref} is a live workspace, not a snapshot", hint=f"Name one: {ws}@latest")
+                found = resolve_snapshot(self.catalog, ref, entry.name)
                 if not self.catalog.in_line(entry.id, found):
                     raise Conflict(
                         f"{ref} is not in the line of {ws}", hint=f"Fork it instead: cowfs fork {found.id} NAME"
@@ -245,12 +250,12 @@ class Engine:
         """Take back the last restore (which can be taken back in turn). Raises NotFound."""
         entry = self._by_name(ws)
         with self._lock:
-            value = self.catalog.settings_of(entry.id).get(UNDO)
+            value = self.catalog.settings(entry.id).get(UNDO)
         if value is None:
             raise NotFound(f"{ws} has no restore to take back")
         return self.restore(ws, value.decode())
 
-    def fork(self, ref: str, name: str, count: int | None = None) -> list[Workspace]:
+    def fork(self, ref: str, name: str, count: int | None = None) -> builtins.list[Workspace]:
         """New workspaces that begin as ``ref`` is, all or none. Raises NotFound, Invalid, Conflict."""
         names = fork_names(name, count)
         self._refuse_taken(names)
@@ -276,14 +281,13 @@ class Engine:
             return found.snapshot.workspace, found.snapshot.id
         entry = self._ready(found.workspace.name)
         with self._verbs[entry.id]:
-            done = self.host.checkpoint(entry.id, self._automatic(f"fork of {entry.name}"))
+            order = self._automatic(f"fork of {entry.name}")
+            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
             self._commit(*done.operations)
-            head = done.snapshot or self._by_name(entry.name).head
-        if head is None:
-            raise Corrupt(f"workspace {entry.name} has no head after a checkpoint")
-        return entry.id, head
+            with self._lock:
+                return entry.id, done.snapshot or self._head(entry.id)
 
-    def diff(self, a: str, b: str) -> list[Change]:
+    def diff(self, a: str, b: str) -> builtins.list[Change]:
         """What differs between two references, by path. Raises NotFound, Invalid."""
         with self._lock:
             left, right = resolve(self.catalog, a), resolve(self.catalog, b)
@@ -310,10 +314,10 @@ class Engine:
         at: str | None = a
         while at is not None:
             seen.add(at)
-            at = self.catalog.parent_of(at)
+            at = self.catalog.layer(at).parent
         at = b
         while at is not None and at not in seen:
-            at = self.catalog.parent_of(at)
+            at = self.catalog.layer(at).parent
         return 0 if at is None else self.catalog.layer(at).next_ino
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
@@ -332,12 +336,9 @@ class Engine:
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
-            found = resolve(self.catalog, ref)
-            if found.snapshot is None:
-                raise Invalid(f"{ref} is a live workspace, not a snapshot")
-            self._refuse_label(found.snapshot.workspace, check_label(label), move)
-            self._commit(control.Labelled(found.snapshot.workspace, label, found.snapshot.id), sync=True)
-            return self.snapshot(found.snapshot.id)
+            found = resolve_snapshot(self.catalog, ref)
+            self._commit(*label_operations(self.catalog, found.workspace, label, found.id, move=move), sync=True)
+            return self._result(found)
 
     def rename(self, ws: str, name: str) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
@@ -352,6 +353,7 @@ class Engine:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
+            self._drop_unneeded()
             return
         with self._verbs[found.workspace.id]:
             if not force and self.host.serving(found.workspace.id):
@@ -360,6 +362,16 @@ class Engine:
             with self._lock:
                 self._opened.discard(found.workspace.id)
                 self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+        self._drop_unneeded()
+
+    def _drop_unneeded(self) -> None:
+        """Forget layers that nothing needs any more, and their journals."""
+        with self._lock:
+            dropped = self.catalog.unreachable()
+            if dropped:
+                self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
+        for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
+            self._trim(workspace)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -367,7 +379,7 @@ class Engine:
         """One workspace by name. Raises NotFound."""
         return _workspace(self._by_name(name))
 
-    def list(self) -> list[Workspace]:
+    def list(self) -> builtins.list[Workspace]:
         """Every workspace, by name."""
         with self._lock:
             entries = sorted(self.catalog.workspaces.values(), key=lambda entry: entry.name)
@@ -376,21 +388,18 @@ class Engine:
     def snapshot(self, ref: str) -> Snapshot:
         """One snapshot. Raises NotFound, Invalid."""
         with self._lock:
-            found = resolve(self.catalog, ref).snapshot
-            if found is None:
-                raise Invalid(f"{ref} is a live workspace, not a snapshot")
-            return self._result(found)
+            return self._result(resolve_snapshot(self.catalog, ref))
 
-    def log(self, ws: str) -> list[Snapshot]:
+    def log(self, ws: str) -> builtins.list[Snapshot]:
         """The snapshots of a workspace's own line, newest first. Raises NotFound."""
         with self._lock:
-            return [self._result(entry) for entry in self.catalog.line_of(self.catalog.by_name(ws).id)]
+            return [self._result(entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)]
 
     def _result(self, entry: control.SnapshotEntry) -> Snapshot:
         root = self.catalog.layer(entry.layer).root
         return Snapshot(
-            entry.id, self.catalog.workspace_name(entry.workspace), entry.parent, entry.message,
-            self.catalog.labels_on(entry.id), entry.creator, entry.created_at, entry.automatic,
+            entry.id, self.catalog.workspace(entry.workspace).name, entry.parent, entry.message,
+            self.catalog.labels_of(entry.id), entry.creator, entry.created_at, entry.automatic,
             "frozen" if root is None else "settled", None if root is None else root.hex(),
         )  # fmt: skip
 
@@ -398,32 +407,35 @@ class Engine:
         """What the store holds and what each workspace alone keeps on disk."""
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
 
-    def fsck(self, deep: bool = False) -> Sequence[Problem]:
-        """Check every invariant; ``deep`` re-hashes every block. Empty when all is well."""
-        return list(check_store(self.store, self.catalog, self.index, self.blocks, deep=deep))
-
     # ---- settling --------------------------------------------------------------------------------
 
-    def pending(self) -> list[str]:
-        """Frozen layers that have no root yet, parents first."""
+    def unsettled(self) -> builtins.list[control.LayerEntry]:
+        """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
         with self._lock:
-            return self.catalog.unsettled()
+            layers = self.catalog.layers
+            waiting = [layers[layer] for layer in self.catalog.needed() if layers[layer].root is None]
+        return sorted(waiting, key=lambda entry: (not self._can_settle(entry), entry.next_ino, entry.id))
+
+    def _can_settle(self, entry: control.LayerEntry) -> bool:
+        return entry.parent is not None and self.catalog.layer(entry.parent).root is not None
 
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
         for workspace in self.host.wants_freeze():
             self._commit(*self.host.freeze(workspace, self._ids("lay")).operations)
+        waiting = self.unsettled()
+        if not waiting:
+            return False
+        layer = waiting[0]
         with self._lock:
-            waiting = self.catalog.unsettled()
-            if not waiting:
-                return False
-            layer = self.catalog.layer(waiting[0])
             parent = self.catalog.layer(layer.parent) if layer.parent is not None else None
-            if parent is None or parent.root is None:
-                raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
-            base = parent.root
-        spans = [(self.store.journals / (layer.workspace or ""), span) for span in layer.spans]
-        settled = self.settler.settle(base, spans)
+        if parent is None or parent.root is None:
+            raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
+        spans = [
+            (str(file_path(self.store.journals, layer.workspace or "", span.file_no)), span.start, span.end)
+            for span in layer.spans
+        ]
+        settled = self.settler.settle(parent.root, spans)
         self._commit(
             control.Settled(layer.id, settled.root, parent.logical_bytes + settled.logical_bytes, settled.inodes),
             sync=True,
@@ -435,18 +447,22 @@ class Engine:
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
         while True:
-            with self._lock:
-                waiting = set(self.catalog.unsettled())
-                if ws is not None:
-                    entry = self.catalog.by_name(ws)
-                    waiting &= {layer.id for layer in self.catalog.chain(entry.parent_layer)}
+            waiting = {entry.id for entry in self.unsettled()}
+            if ws is not None:
+                with self._lock:
+                    waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
             if not waiting or not self.settle_next():
                 return
 
     def _trim(self, workspace: str) -> None:
         """Remove journal files that no unsettled or live layer of the workspace needs."""
         with self._lock:
-            keep = [span[0] for entry in self.catalog.layers_of(workspace) if entry.root is None for span in entry.spans]
+            keep = [
+                span[0]
+                for layer in self.catalog.layers.values()
+                if layer.workspace == workspace
+                for span in layer.spans
+            ]
             entry = self.catalog.workspaces.get(workspace)
             if entry is not None:
                 keep.append(entry.position[0] if entry.position is not None else 0)

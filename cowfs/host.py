@@ -118,6 +118,11 @@ class Host:
             raise NotFound(f"workspace {workspace} is not open here")
         return found
 
+    def serving(self, workspace: str) -> bool:
+        """Whether a transport serves the workspace."""
+        found = self.workspaces.get(workspace)
+        return found is not None and found.transport is not None
+
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See :meth:`Workspace.checkpoint`."""
         return self._took(self.workspace(workspace).checkpoint(order))

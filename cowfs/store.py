@@ -1,12 +1,12 @@
 """The store directory: its layout, its superblock, and the lock that makes one process its owner.
 
-    superblock   format version, store id, geometry
-    lock         held (flock) by the owner
-    control/     control log
-    index/       LMDB: block id -> place in a segment
-    segments/    block records
-    journals/    one directory per workspace
-    tmp/         files of running jobs; emptied at open
+superblock   format version, store id, geometry
+lock         held (flock) by the owner
+control/     control log
+index/       LMDB: block id -> place in a segment
+segments/    block records
+journals/    one directory per workspace
+tmp/         files of running jobs; emptied at open
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StoreDirectory:
                 raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
             for part in PARTS:
                 (path / part).mkdir(mode=0o700)
-            Catalog.open(path / "control", create=True).close()
+            Catalog.open(path / "control", create=True, salt=int.from_bytes(superblock.store_id[:8], "little")).close()
             write_durably(path / "superblock", encode_superblock(superblock))
         except OSError as error:
             raise _unusable(path, error) from None
@@ -57,7 +57,9 @@ class StoreDirectory:
         try:
             data = (path / "superblock").read_bytes()
         except FileNotFoundError:
-            raise NotFound(f"there is no cowfs store at {path}", hint="Make one with: cowfs init --store PATH") from None
+            raise NotFound(
+                f"there is no cowfs store at {path}", hint="Make one with: cowfs init --store PATH"
+            ) from None
         except OSError as error:
             raise _unusable(path, error) from None
         store = cls(path, decode_superblock(data))
@@ -77,10 +79,16 @@ class StoreDirectory:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise _unusable(self.path, error) from None
             who = f"process {owner}" if owner.isdigit() else "another process"
-            raise Busy(f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first.") from None
+            raise Busy(
+                f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first."
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         return fd
+
+    def unlock(self, owner: int) -> None:
+        """Give the store up; ``owner`` is what :meth:`lock` returned."""
+        os.close(owner)
 
     def sweep_tmp(self) -> None:
         """Remove what dead jobs left behind. Only the owner may."""

@@ -8,7 +8,9 @@ what a command costs.
 import json
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
@@ -52,6 +54,11 @@ class LazyGroup(click.Group):
         found: click.Command = import_module(f"cowfs_cli.commands.{cmd_name}_").command
         return found
 
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Run the command line and exit."""
+        options.update(standalone_mode=False, prog_name="cowfs")
+        sys.exit(_guarded(lambda: super(LazyGroup, self).main(*arguments, **options)))
+
 
 @click.group(
     cls=LazyGroup,
@@ -59,7 +66,7 @@ class LazyGroup(click.Group):
     epilog="Every command takes --store DIR (or COWFS_STORE), --json and --debug; `cowfs COMMAND --help` has examples.",
 )
 @click.version_option(package_name="cowfs", prog_name="cowfs")
-def group() -> None:
+def main() -> None:
     """Root filesystems for sandboxes that fork, checkpoint and restore instantly.
 
     \b
@@ -77,11 +84,12 @@ def group() -> None:
     """
 
 
-def main() -> None:
-    """Run the command line and exit."""
+def _guarded(run: Callable[[], Any]) -> int:
+    """Call ``run``, report what it raises; the exit code."""
     try:
-        code = group.main(prog_name="cowfs", standalone_mode=False)
+        ended = run()
         sys.stdout.flush()
+        code = ended if isinstance(ended, int) else 0
     except click.exceptions.Exit as end:
         code = end.exit_code
     except click.exceptions.NoArgsIsHelpError as usage:
@@ -99,7 +107,7 @@ def main() -> None:
         code = _report(error)
     except Exception as error:
         code = _report(CowfsError(f"{type(error).__name__}: {error}", hint="this is a defect; --debug shows where"))
-    sys.exit(code)
+    return code
 
 
 def _from_usage(usage: click.ClickException) -> CowfsError:

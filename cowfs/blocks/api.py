@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cowfs.blocks.cache import LruCache
 from cowfs.formats.node import Branch, Leaf
 from cowfs.formats.segment import RAW_MAX
 
-__all__ = ["RAW_MAX", "BlockSink", "BlockSource"]
+__all__ = ["RAW_MAX", "BlockSink", "BlockSource", "Location"]
+
+
+class Location(NamedTuple):
+    """Where a block's record lies: segment id, offset of the record header, lengths in bytes, codec."""
+
+    segment: int
+    offset: int
+    raw_len: int
+    stored_len: int
+    codec: int
 
 
 class BlockSource(Protocol):

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import lmdb
 
-from cowfs.blocks.segments import Location
+from cowfs.blocks.api import Location
 from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
 from cowfs.formats.checksum import ID_BYTES
 

@@ -8,10 +8,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from cowfs.blocks.api import Location
 from cowfs.blocks.cache import CacheStatistics, LruCache
 from cowfs.blocks.codec import decode, verify
 from cowfs.blocks.index import BlockIndex
-from cowfs.blocks.segments import Location, segment_path
+from cowfs.blocks.segments import segment_path
 from cowfs.errors import Corrupt, NotFound
 from cowfs.formats.node import Branch, Leaf
 from cowfs.formats.segment import RECORD_BYTES, RecordHeader, check_lengths, decode_record_header

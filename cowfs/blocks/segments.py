@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from cowfs.blocks.api import Location
 from cowfs.blocks.codec import decode, verify
 from cowfs.errors import Conflict, Corrupt, NoSpace
 from cowfs.formats.segment import (
@@ -36,16 +36,6 @@ SEGMENT_TARGET = 128 * 1024 * 1024
 
 _IOV_MAX = 1024  # buffers in one writev(2)
 _SEARCH = 1 << 20  # bytes read at a time while looking for the next record behind damage
-
-
-class Location(NamedTuple):
-    """Where a block's record lies: segment id, offset of the record header, lengths in bytes, codec."""
-
-    segment: int
-    offset: int
-    raw_len: int
-    stored_len: int
-    codec: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from cowfs.blocks.api import Location
 from cowfs.blocks.codec import encode
 from cowfs.blocks.reader import BlockReader
-from cowfs.blocks.segments import Location, SegmentWriter
+from cowfs.blocks.segments import SegmentWriter
 from cowfs.errors import NotFound
 from cowfs.formats.checksum import block_id
 from cowfs.formats.segment import RAW_MAX, RecordHeader

@@ -30,6 +30,7 @@ def path_bytes(value: dict[str, Any], key: str = "path") -> bytes:
 
 
 def snapshot(value: dict[str, Any]) -> Snapshot:
+    """A SnapshotShape."""
     return Snapshot(
         id=value["id"],
         workspace=value["workspace"],
@@ -45,6 +46,7 @@ def snapshot(value: dict[str, Any]) -> Snapshot:
 
 
 def workspace(value: dict[str, Any]) -> Workspace:
+    """A WorkspaceShape."""
     return Workspace(
         id=value["id"],
         name=value["name"],
@@ -56,21 +58,25 @@ def workspace(value: dict[str, Any]) -> Workspace:
 
 
 def checkpointed(value: dict[str, Any]) -> Checkpointed:
+    """A CheckpointShape."""
     return Checkpointed(snapshot(value["snapshot"]), value["changed"])
 
 
 def restored(value: dict[str, Any]) -> Restored:
+    """A RestoreShape."""
     undo = value["undo"]
     handles = tuple(Handle(each["ino"], each["writable"], each["gone"]) for each in value["handles"])
     return Restored(snapshot(value["snapshot"]), undo and snapshot(undo), value["changed_inodes"], handles)
 
 
 def change(value: dict[str, Any]) -> Change:
+    """A ChangeShape."""
     old = path_bytes(value, "old_path") if "old_path" in value else None
     return Change(value["change"], path_bytes(value), old)
 
 
 def store_usage(value: dict[str, Any]) -> StoreUsage:
+    """A StoreShape."""
     return StoreUsage(
         logical_bytes=value["logical_bytes"],
         stored_bytes=value["stored_bytes"],

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import cowfs
 from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir
 from cowfs.client.wire import error_from
 from cowfs.errors import CowfsError, Invalid, NotFound
@@ -34,10 +33,11 @@ def daemon_environment() -> dict[str, str]:
 
     Raises Invalid when the daemon is not installed.
     """
-    spec = importlib.util.find_spec("cowfs_daemon")
-    if spec is None or not spec.submodule_search_locations:
+    ours, spec = importlib.util.find_spec("cowfs"), importlib.util.find_spec("cowfs_daemon")
+    if ours is None or not ours.submodule_search_locations or spec is None or not spec.submodule_search_locations:
         raise Invalid("the daemon is not installed here", hint="pip install 'cowfs[daemon]'")
-    roots = [os.path.dirname(os.path.abspath(path)) for path in (*cowfs.__path__, *spec.submodule_search_locations)]
+    packages = (*ours.submodule_search_locations, *spec.submodule_search_locations)
+    roots = [os.path.dirname(os.path.abspath(path)) for path in packages]
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(roots))
     return environment

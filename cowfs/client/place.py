@@ -26,6 +26,7 @@ def store_path(store: str | None) -> str:
 
 
 def daemon_dir(store: str) -> str:
+    """The directory of ``store`` that belongs to its daemon."""
     return os.path.join(store, "daemon")
 
 

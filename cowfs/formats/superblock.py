@@ -35,8 +35,8 @@ class Superblock:
     """
 
     store_id: bytes
-    created_at: int
     geometry: Geometry
+    created_at: int
     version: int = FORMAT_VERSION
     reader_version: int = FORMAT_VERSION
 
@@ -73,7 +73,7 @@ def decode_superblock(data: bytes) -> Superblock:
     geometry = Geometry(inline_limit, leaf_limit, key_bits, block_log2)
     if reader_version > version or not _possible(geometry) or any(data[_HEAD.size + 34 : _HEAD.size + 40]):
         raise Corrupt("superblock: impossible version, geometry or reserved bytes")
-    return Superblock(store_id, created_at, geometry, version, reader_version)
+    return Superblock(store_id, geometry, created_at, version, reader_version)
 
 
 def _possible(geometry: Geometry) -> bool:

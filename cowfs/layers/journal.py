@@ -144,7 +144,7 @@ class Journal:
 
     def cut(self) -> tuple[Span, ...]:
         """The spans of everything since the last cut; the next record begins a new layer."""
-        spans = (*self._spans, (self._file_no, self._layer_start, self._end))
+        spans = (*self._spans, Span(self._file_no, self._layer_start, self._end))
         self._spans = []
         self._layer_start = self._end
         return tuple(span for span in spans if span[2] > span[1])
@@ -177,7 +177,7 @@ class Journal:
     def enter(self, file: JournalFile, start: int) -> None:
         """Replay goes on in ``file`` at ``start``."""
         if self._end > self._layer_start:
-            self._spans.append((self._file_no, self._layer_start, self._end))
+            self._spans.append(Span(self._file_no, self._layer_start, self._end))
         self._file, self._file_no, self._records = file, file.file_no, 0
         self._end = self._layer_start = self._written_out = start
         self._unsynced.append(file)
@@ -213,7 +213,7 @@ class Journal:
             path.unlink()
             raise
         if self._end > self._layer_start:
-            self._spans.append((self._file_no, self._layer_start, self._end))
+            self._spans.append(Span(self._file_no, self._layer_start, self._end))
         self._file, self._file_no, self._records = file, number, 0
         self._end = self._layer_start = self._written_out = len(header)
         self._new_names = True

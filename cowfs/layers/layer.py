@@ -6,10 +6,10 @@ the delta goes afterwards, so a reader that looks at ``delta`` first always find
 
 from __future__ import annotations
 
+from cowfs.formats.control_fields import Span
 from cowfs.view.inode import Inode
 
-Span = tuple[int, int, int]
-"""(journal file number, first byte, end byte)."""
+__all__ = ["Layer", "Span"]
 
 
 class Layer:

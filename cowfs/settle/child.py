@@ -139,9 +139,9 @@ class _Job:
             params["numbering"],
         )
         numbers = {
-            "inodes": result.inodes,
+            "files": result.files,
+            "bytes": result.bytes,
             "logical_bytes": result.logical_bytes,
-            "data_bytes": result.data_bytes,
             "next_ino": result.next_ino,
         }
         report = bulk.encode_report(bulk.Report(list(result.skipped), list(result.changed)))

@@ -51,21 +51,24 @@ Progress = Callable[[int, int], None]
 """Called with the inodes and bytes of file data imported so far."""
 
 
+_Bytes = bytes  # the field below takes the name
+
+
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """``logical_bytes``: sum of file sizes; ``data_bytes``: allocated pages of file data, as bytes.
+    """``files``: inodes; ``bytes``: allocated pages of file data, in bytes; ``logical_bytes``: sum of file sizes.
 
     ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files taken while they were
     changing. Paths are relative to the source.
     """
 
-    root: bytes
-    next_ino: int
-    inodes: int
+    root: _Bytes
+    files: int
+    bytes: int
     logical_bytes: int
-    data_bytes: int
-    skipped: tuple[tuple[bytes, str], ...] = ()
-    changed: tuple[bytes, ...] = ()
+    next_ino: int
+    skipped: tuple[tuple[_Bytes, str], ...] = ()
+    changed: tuple[_Bytes, ...] = ()
 
 
 def import_directory(
@@ -183,7 +186,7 @@ class _Import:
         self._report(force=True)
         table = radix.build(self._writer, sorted(self._table.items()), self._geometry, inline=False)
         return ImportResult(
-            write_root(self._writer, table), self._numbers.highest + 1, self._files, self._logical, self._bytes,
+            write_root(self._writer, table), self._files, self._bytes, self._logical, self._numbers.highest + 1,
             tuple(self._skipped), tuple(self._changed),
         )  # fmt: skip
 

@@ -13,13 +13,12 @@ Threads: one thread of its own starts the child and speaks with it, because the 
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,23 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import cowfs
-from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.api import Location
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
-from cowfs.formats.inode import ID_BYTES, Content
+from cowfs.formats.inode import ID_BYTES
 from cowfs.geometry import Geometry
 from cowfs.settle import bulk
-from cowfs.settle.importer import ImportResult
+from cowfs.settle.delta import SettledLayer
+from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.protocol import Channel, Message
 
 IDLE_SECONDS = 60.0
 """A settler without jobs ends after so long."""
-
-PROBLEMS = 1000
-"""Problems of an import that progress reports in full."""
-
-Progress = Callable[[dict[str, Any]], object]
 
 STARTS = 3
 """Children started at most for one job, when they end before they have accepted it."""
@@ -54,19 +49,12 @@ _ERRORS: dict[str, type[CowfsError]] = {
 }
 _jobs = itertools.count(1)  # names of bulk files are unique among the settlers of one owner
 
+Commit = Callable[[Sequence[tuple[bytes, Location]], Sequence[bytes]], list[bytes]]
+"""``BlockIndex.commit``: (new records, ids relied on) -> ids that are gone."""
+
 
 class SettlerDied(Busy):
     """The settler ended in the middle of a job. Nothing was published; the same job can be tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class SettledLayer:
-    """``contents``: what each changed regular file and directory holds at rest now; sizes in bytes."""
-
-    root: bytes
-    contents: list[tuple[int, Content]]
-    logical_bytes: int
-    inodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +68,32 @@ class SettlerStatistics:
 
 
 class Settler:
-    """One settler process of the store in directory ``store``, whose writable index is ``index``.
+    """One settler process of a store.
 
-    ``pool`` is shared when the store has more writers. The index is committed to in this object's thread.
+    ``index``, ``tmp``: directories of the store (segments: the pool's); ``commit`` is called in this object's thread.
     """
 
     def __init__(
         self,
-        store: Path,
-        index: BlockIndex,
+        index: Path,
+        tmp: Path,
+        pool: SegmentPool,
         geometry: Geometry,
-        pool: SegmentPool | None = None,
+        commit: Commit,
         *,
         idle_seconds: float = IDLE_SECONDS,
+        reaped: Callable[[], object] = lambda: None,
     ) -> None:
-        self.pool = pool or SegmentPool(store / "segments")
-        self._store = store
-        self._tmp = store / "tmp"
-        self._index = index
+        """``reaped`` is called after each child's end (``BlockIndex.clear_readers``)."""
+        self._pool = pool
+        self._tmp = tmp
+        self._commit = commit
         self._idle_seconds = idle_seconds
+        self._reaped = reaped
         self._common = {
-            "index": str(index.path),
-            "segments": str(self.pool.directory),
-            "tmp": str(self._tmp),
+            "index": str(index),
+            "segments": str(pool.directory),
+            "tmp": str(tmp),
             "geometry": asdict(geometry),
         }
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cowfs-settler")
@@ -112,7 +103,7 @@ class Settler:
 
     # -- jobs --
 
-    def mkroot(self, mode: int, uid: int, gid: int, time: int) -> bytes:
+    def make_root(self, mode: int, uid: int, gid: int, time: int) -> bytes:
         """The root of an empty filesystem, stored; ``time`` in ns."""
         params = {"mode": mode, "uid": uid, "gid": gid, "time": time}
         return bytes.fromhex(self._run("mkroot", params, None)[0]["root"])
@@ -121,30 +112,23 @@ class Settler:
         self,
         source: str | bytes,
         exclude: Iterable[str] = (),
+        forbidden: Iterable[tuple[int, int]] = (),
         progress: Progress | None = None,
         numbering: str = DEFAULT_NUMBERING,
     ) -> ImportResult:
-        """:func:`cowfs.settle.importer.import_directory` in the child, never entering the store.
-
-        ``progress`` is called in another thread with ``files`` and ``bytes`` so far; when it raises, the import is
-        given up and the exception comes out here. If anything was left out or changed meanwhile, the last call has
-        ``problems``: a list of at most :data:`PROBLEMS` objects with ``path`` (and ``path_b64`` if it is not UTF-8)
-        and ``reason``.
-        """
-        here = os.stat(self._store)
+        """:func:`cowfs.settle.importer.import_directory` in the child. ``progress`` runs in another thread; when it
+        raises, the import is given up and the exception comes out here."""
         params = {
             "source": os.path.abspath(os.fsdecode(source)),
             "exclude": list(exclude),
-            "forbidden": [[here.st_dev, here.st_ino]],
+            "forbidden": [list(identity) for identity in forbidden],
             "numbering": numbering,
         }
         done, report = self._run("import", params, progress, bulk.REPORT)
-        inodes, logical, data, next_ino = _numbers(done, "inodes", "logical_bytes", "data_bytes", "next_ino")
+        files, size, logical, next_ino = _numbers(done, "files", "bytes", "logical_bytes", "next_ino")
         skipped, changed = bulk.decode_report(report)
-        if progress and (skipped or changed):
-            progress({"files": inodes, "bytes": data, "problems": _problems(skipped, changed)})
         root = bytes.fromhex(done["root"])
-        return ImportResult(root, next_ino, inodes, logical, data, tuple(skipped), tuple(changed))
+        return ImportResult(root, files, size, logical, next_ino, tuple(skipped), tuple(changed))
 
     def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
         """Store a frozen layer: journal spans (path, first byte, end byte) over a root."""
@@ -239,17 +223,17 @@ class Settler:
         match message["type"]:
             case "progress":
                 if progress:
-                    progress({"files": message["files"], "bytes": message["bytes"]})
+                    progress(message["files"], message["bytes"])
             case "need_segment":
                 if message["refused"] in self._segments:
-                    self.pool.refuse(message["refused"])
+                    self._pool.refuse(message["refused"])
                     self._segments.remove(message["refused"])
-                segment_id, path = self.pool.take()
+                segment_id, path = self._pool.take()
                 self._segments.append(segment_id)
                 channel.send("segment", id=segment_id, path=str(path))
             case "batch":
                 batch = bulk.decode_batch(bulk.take_file(self._own_file(message["path"], job), bulk.BATCH))
-                gone = self._index.commit(batch.records, batch.relied_on)
+                gone = self._commit(batch.records, batch.relied_on)
                 path = self._tmp / f"{bulk.PREFIX}{job}-gone"
                 if gone:
                     bulk.write_file(path, bulk.IDS, bulk.encode_ids(gone))
@@ -269,7 +253,7 @@ class Settler:
     def _release(self) -> None:
         """Give back the job's segments: the child has closed them, or is gone."""
         for segment_id in self._segments:
-            self.pool.release(segment_id)
+            self._pool.release(segment_id)
         self._segments = []
 
     def _end(self, kill: bool = False) -> str:
@@ -278,7 +262,7 @@ class Settler:
         if child is None:
             return "none running"
         how = child.end(kill)
-        self._index.clear_readers()
+        self._reaped()
         return how
 
 
@@ -342,20 +326,7 @@ class _Child:
         return f"exit code {code}"
 
 
-def _problems(skipped: list[tuple[bytes, str]], changed: list[bytes]) -> list[dict[str, str]]:
-    """What an import could not take as it was, in JSON form."""
-    problems: list[dict[str, str]] = []
-    for path, reason in (*skipped, *((path, "changed while it was read") for path in changed)):
-        problem = {"path": path.decode("utf-8", "replace"), "reason": reason}
-        if problem["path"].encode() != path:
-            problem["path_b64"] = base64.b64encode(path).decode()
-        problems.append(problem)
-        if len(problems) == PROBLEMS:
-            break
-    return problems
-
-
-def _numbers(done: Message, *names: str) -> list[int]:
+def _numbers(done: Message, *names: str) -> list[Any]:
     numbers = [done["numbers"].get(name) for name in names]
     if not all(type(number) is int for number in numbers):
         raise Corrupt("settler: numbers are missing from its result")

@@ -31,12 +31,14 @@ GRACE_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
-    keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy."""
+    keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
+    takes the socket's name away, so that whoever comes from then on starts a new daemon."""
 
     engine: EngineLike
     mounts: MountsLike
     details: Callable[[], dict[str, Any]]
     detach_all: Callable[[bool], None]
+    unlisten: Callable[[], None]
 
 
 class Daemon:
@@ -53,6 +55,7 @@ class Daemon:
 
     def stop(self, force: bool) -> None:
         self._parts.detach_all(force)
+        self._parts.unlisten()
         trio.from_thread.run_sync(self._stopping.set)
 
     async def wait_stopping(self) -> None:

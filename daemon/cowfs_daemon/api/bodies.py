@@ -11,10 +11,14 @@ Base64Path = Annotated[str, Field(max_length=8192, pattern=r"^[A-Za-z0-9+/]*={0,
 
 
 class Body(BaseModel):
+    """What all have in common: strict, closed, immutable."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Create(Body):
+    """An empty workspace."""
+
     name: Name
 
 
@@ -34,6 +38,8 @@ class Import(Body):
 
 
 class Checkpoint(Body):
+    """``label`` is added also when nothing has changed."""
+
     message: Annotated[str, Field(max_length=65536)] = ""
     label: Name | None = None
     allow_empty: bool = False
@@ -56,27 +62,39 @@ class Restore(Body):
 
 
 class Fork(Body):
+    """``count``: make NAME-1 … NAME-COUNT."""
+
     ref: Ref
     name: Name
     count: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class Rename(Body):
+    """``name``: the new one."""
+
     name: Name
 
 
 class Label(Body):
+    """``move``: take it from the snapshot that has it."""
+
     label: Name
     move: bool = False
 
 
 class Mount(Body):
+    """``ref``: a workspace, or a snapshot (read-only)."""
+
     ref: Ref
 
 
 class Stop(Body):
+    """``force``: detach mounts in use."""
+
     force: bool = False
 
 
 class Check(Body):
+    """``deep``: re-hash every block."""
+
     deep: bool = False

@@ -31,6 +31,7 @@ def as_cowfs_error(error: BaseException) -> CowfsError:
 
 
 def error_shape(error: CowfsError) -> dict[str, Any]:
+    """The JSON of an error."""
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
 
 
@@ -51,5 +52,6 @@ async def _respond(_: Request, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
+    """Make every failure of ``app`` answer in that shape."""
     for kind in (CowfsError, RequestValidationError, HTTPException, OSError, Exception):
         app.add_exception_handler(kind, _respond)

@@ -11,6 +11,7 @@ from cowfs_daemon.api.verbs import Verbs
 
 
 def router(verbs: Verbs) -> APIRouter:
+    """The routes."""
     routes = APIRouter(prefix="/v1")
     _mounts(routes, verbs)
 

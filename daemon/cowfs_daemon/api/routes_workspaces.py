@@ -24,6 +24,7 @@ def workspace_of(ref: str) -> str:
 
 
 def decode_path(encoded: str) -> bytes:
+    """The path that base64 text means. Raises Invalid."""
     try:
         path = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
@@ -34,6 +35,7 @@ def decode_path(encoded: str) -> bytes:
 
 
 def router(verbs: Verbs) -> APIRouter:
+    """The routes."""
     routes = APIRouter(prefix="/v1")
     _workspaces(routes, verbs)
     _branches(routes, verbs)

@@ -15,6 +15,8 @@ from cowfs_daemon.ports import Mounted
 
 
 class SnapshotShape(TypedDict):
+    """A snapshot; ``root`` is hex, null until settled."""
+
     id: str
     workspace: str
     parent: str | None
@@ -28,6 +30,8 @@ class SnapshotShape(TypedDict):
 
 
 class WorkspaceShape(TypedDict):
+    """A workspace; ``path`` is null unless mounted."""
+
     id: str
     name: str
     head: str | None
@@ -37,17 +41,23 @@ class WorkspaceShape(TypedDict):
 
 
 class CheckpointShape(TypedDict):
+    """``changed`` is false when the head held everything already."""
+
     snapshot: SnapshotShape
     changed: bool
 
 
 class HandleShape(TypedDict):
+    """An open file that a restore affected."""
+
     ino: int
     writable: bool
     gone: bool
 
 
 class RestoreShape(TypedDict):
+    """``undo`` is the state before, null when none was kept."""
+
     snapshot: SnapshotShape
     undo: SnapshotShape | None
     changed_inodes: int
@@ -55,6 +65,8 @@ class RestoreShape(TypedDict):
 
 
 class ChangeShape(TypedDict):
+    """A difference; ``old_path`` only where renamed."""
+
     change: str
     path: str
     path_b64: NotRequired[str]
@@ -63,11 +75,15 @@ class ChangeShape(TypedDict):
 
 
 class UsageShape(TypedDict):
+    """What one workspace has alone."""
+
     name: str
     exclusive_bytes: int
 
 
 class StoreShape(TypedDict):
+    """What the store holds."""
+
     logical_bytes: int
     stored_bytes: int
     blocks: int
@@ -77,17 +93,22 @@ class StoreShape(TypedDict):
 
 
 class MountShape(TypedDict):
+    """A mount."""
+
     ref: str
     path: str
     read_only: bool
 
 
 class CheckShape(TypedDict):
+    """What fsck found."""
+
     clean: bool
     findings: list[str]
 
 
 def rfc3339(at_ns: int) -> str:
+    """``at_ns`` since the epoch as RFC 3339 UTC with nine decimals."""
     seconds, ns = divmod(at_ns, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{ns:09d}Z"
 
@@ -101,6 +122,7 @@ def path_fields(key: str, path: bytes) -> dict[str, Any]:
 
 
 def snapshot(value: Snapshot) -> SnapshotShape:
+    """The JSON of a snapshot."""
     return {
         "id": value.id,
         "workspace": value.workspace,
@@ -128,10 +150,12 @@ def workspace(value: Workspace, path: str | None) -> WorkspaceShape:
 
 
 def checkpointed(value: Checkpointed) -> CheckpointShape:
+    """The JSON of a checkpoint."""
     return {"snapshot": snapshot(value.snapshot), "changed": value.changed}
 
 
 def restored(value: Restored) -> RestoreShape:
+    """The JSON of a restore."""
     return {
         "snapshot": snapshot(value.snapshot),
         "undo": None if value.undo is None else snapshot(value.undo),
@@ -149,6 +173,7 @@ def change(value: Change) -> dict[str, Any]:
 
 
 def store_usage(value: StoreUsage) -> StoreShape:
+    """The JSON of the usage."""
     return {
         "logical_bytes": value.logical_bytes,
         "stored_bytes": value.stored_bytes,
@@ -160,9 +185,12 @@ def store_usage(value: StoreUsage) -> StoreShape:
 
 
 def mounted(value: Mounted) -> MountShape:
+    """The JSON of a mount."""
     return {"ref": value.ref, "path": value.path, "read_only": value.read_only}
 
 
 class TreeShape(TypedDict):
+    """Snapshots point at their parents, workspaces at their heads."""
+
     workspaces: list[WorkspaceShape]
     snapshots: list[SnapshotShape]

@@ -120,7 +120,7 @@ def test_everything_comes_back(tree: Path) -> None:
     assert result.changed == ()
     paths = {os.fsencode(path.relative_to(tree)) for path in tree.rglob("*")}
     assert imported.inos.keys() - {b""} == paths
-    assert result.inodes == len(set(imported.inos.values()))
+    assert result.files == len(set(imported.inos.values()))
     assert result.next_ino == max(imported.inos.values()) + 1
     names = expected_links(tree)
     for raw in paths:
@@ -396,7 +396,7 @@ def test_equal_directory_keys_get_discriminators_up_to_the_limit(tmp_path: Path)
     imported, result = take(root, geometry=narrow)
     cookies = [cookie for cookie, _ in radix.scan(imported.blocks, imported[""].content.data)]
     assert cookies == list(range(256, 512))
-    assert len(imported.inos) == result.inodes == 257
+    assert len(imported.inos) == result.files == 257
     (root / "one-more").touch()
     with pytest.raises(NoSpace):
         take(root, geometry=narrow)
@@ -405,7 +405,7 @@ def test_equal_directory_keys_get_discriminators_up_to_the_limit(tmp_path: Path)
 def test_progress_ends_with_the_sums(tree: Path) -> None:
     calls: list[tuple[int, int]] = []
     _, result = take(tree, progress=lambda files, size: calls.append((files, size)))
-    assert calls[-1] == (result.inodes, result.data_bytes)
+    assert calls[-1] == (result.files, result.bytes)
 
 
 def test_numbers_of_siblings_are_neighbours_and_small(tree: Path) -> None:

@@ -1,0 +1,52 @@
+"""What a store holds, and what each workspace alone keeps on disk."""
+
+from __future__ import annotations
+
+from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.reader import BlockReader
+from cowfs.catalog.catalog import Catalog
+from cowfs.results import StoreUsage, WorkspaceUsage
+from cowfs.store import StoreDirectory
+from cowfs.tree.walk import walk
+
+_SHARED = ""
+
+
+def measure(store: StoreDirectory, catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> StoreUsage:
+    """Usage as of what is settled; time depends on the number of tree blocks. Raises Corrupt."""
+    found = index.statistics()
+    entries = sorted(catalog.workspaces.values(), key=lambda entry: entry.name)
+    exclusive = _exclusive(catalog, index, blocks)
+    logical = 0
+    for entry in entries:
+        logical += catalog.chain(entry.parent_layer)[-1].logical_bytes
+    journal = sum(path.stat().st_size for path in store.journals.glob("*/*.journal"))
+    return StoreUsage(
+        logical, found.stored_bytes, found.blocks, found.segments, journal,
+        tuple(WorkspaceUsage(entry.name, exclusive.get(entry.id, 0)) for entry in entries),
+    )  # fmt: skip
+
+
+def _exclusive(catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> dict[str, int]:
+    """Stored bytes of the blocks that only one workspace (and its snapshots) needs, by workspace id."""
+    owner: dict[bytes, str] = {}
+
+    for entry in catalog.workspaces.values():
+
+        def enter(block: bytes, me: str = entry.id) -> bool:
+            before = owner.get(block)
+            if before in (me, _SHARED):
+                return False
+            owner[block] = me if before is None else _SHARED
+            return True
+
+        layers = {snapshot.layer for snapshot in catalog.snapshots_of(entry.id)} | {entry.parent_layer}
+        for root in {catalog.chain(layer)[-1].root for layer in layers}:
+            if root is not None:
+                walk(blocks, root, enter)
+    sums: dict[str, int] = {}
+    for block, workspace in owner.items():
+        if workspace != _SHARED:
+            location = index.get(block)
+            sums[workspace] = sums.get(workspace, 0) + (location.stored_len if location is not None else 0)
+    return sums

@@ -1,0 +1,162 @@
+"""Each command against a served engine in memory: output, JSON shapes, errors and exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cowfs_cli.main import COMMANDS, main
+
+from tests.api.conftest import Served
+from tests.cli.conftest import Cowfs
+
+SNAPSHOT_KEYS = {
+    "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root",
+}  # fmt: skip
+
+
+def test_the_session_of_the_readme(cowfs: Cowfs, served: Served) -> None:
+    assert cowfs("import", "/some", "ws-1").code == 0
+    assert cowfs("path", "ws-1").out == "/mounts/ws-1\n"
+    made = cowfs("checkpoint", "ws-1", "-m", "before the edit", "--label", "good").out.strip()
+    assert made in served.engine.snapshots
+    served.engine.live["ws-1"][b"new"] = b"x"
+    assert "--undo" in cowfs("restore", "ws-1", "@good").out
+    assert b"new" not in served.engine.live["ws-1"]
+    assert cowfs("restore", "ws-1", "ws-1@good").code == 0
+    assert cowfs("restore", "ws-1", "--undo").code == 0
+    assert cowfs("fork", "ws-1", "ws-2").out == "ws-2\n"
+    assert cowfs("fork", "ws-1@good", "try", "--count", "8").out.split() == [f"try-{i}" for i in range(1, 9)]
+    served.engine.live["ws-2"][b"etc/hostname"] = b"two\n"
+    assert json.loads(cowfs("diff", "ws-1@good", "ws-2", "--json").out) == [{"change": "added", "path": "etc/hostname"}]
+    assert cowfs("mount", "ws-1@good").out.endswith("ws-1@good\n")
+    assert cowfs("show", "ws-2:etc/hostname").out == "two\n"
+
+
+def test_json_shapes(cowfs: Cowfs) -> None:
+    cowfs("create", "ws")
+    done = json.loads(cowfs("checkpoint", "ws", "--label", "a", "--json").out)
+    assert done["changed"] is True
+    log = json.loads(cowfs("log", "ws", "--json").out)
+    assert [each["id"] for each in log] == [done["snapshot"]["id"]]
+    assert set(log[0]) == SNAPSHOT_KEYS
+    assert log[0]["created_at"].endswith("Z")
+    (listed,) = json.loads(cowfs("list", "--json").out)
+    assert (listed["name"], listed["mounted"], listed["path"], listed["head"]) == ("ws", False, None, log[0]["id"])
+    stat = json.loads(cowfs("stat", "--json").out)
+    assert stat["workspaces"] == [{"name": "ws", "exclusive_bytes": 1}]
+    assert {"logical_bytes", "stored_bytes", "blocks"} <= set(stat)
+    status = json.loads(cowfs("daemon", "status", "--json").out)
+    assert set(status) == {"supervisor", "keeper", "workers", "settlers", "queues"}
+    assert isinstance(status["supervisor"]["pid"], int)
+
+
+def test_text_output(cowfs: Cowfs, served: Served) -> None:
+    cowfs("create", "ws")
+    cowfs("checkpoint", "ws", "-m", "first\x1b[31m", "--label", "a")
+    assert "first\N{REPLACEMENT CHARACTER}[31m" in cowfs("log", "ws").out
+    assert cowfs("list").out.splitlines()[1].startswith("ws ")
+    cowfs("fork", "ws@a", "try", "--count", "2")
+    assert cowfs("tree").out.splitlines() == [
+        "snap-2 @a  first\N{REPLACEMENT CHARACTER}[31m", "├─ [ws]", "├─ [try-1]", "└─ [try-2]",
+    ]  # fmt: skip
+    assert cowfs("tree", "try-1").out == "[try-1]\n"
+    assert "stored   5 B in 2 blocks" in cowfs("stat").out
+    assert cowfs("set", "ws@a", "--label", "b").code == 0
+    assert "labels: a, b" in cowfs("show", "ws@b").out
+    assert cowfs("rename", "try-1", "winner").code == 0
+    assert cowfs("rm", "winner", "try-2").out == "removed winner\nremoved try-2\n"
+    assert [*served.engine.live] == ["ws"]
+    assert cowfs("mount", "ws").out == "/mounts/ws\n"
+    assert cowfs("mount").out.splitlines()[1].split() == ["ws", "rw", "/mounts/ws"]
+    assert cowfs("umount", "ws").code == 0
+    assert cowfs("mount").out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("log", "nothing"), 3),
+        (("create", "a/b"), 2),
+        (("create", "ws"), 4),
+        (("umount", "ws"), 5),
+        (("fsck", "--deep"), 6),
+        (("restore", "ws"), 2),
+        (("restore", "ws", "@x", "--undo"), 2),
+        (("fork", "ws", "new", "--count", "0"), 2),
+        (("nonsense",), 2),
+        (("log",), 2),
+        (("show", ":x"), 2),
+        (("show", "ws:none"), 3),
+        (("import", "/vanished", "new"), 3),
+        (("log", "../../etc"), 2),
+        (("log", "\udcff"), 2),
+        (("list", "--store", "/nonexistent/store"), 3),
+    ],
+)
+def test_errors_are_one_line_or_json_with_their_exit_code(
+    cowfs: Cowfs, served: Served, words: tuple[str, ...], code: int
+) -> None:
+    cowfs("create", "ws")
+    cowfs("mount", "ws")
+    served.mounts.busy = True
+    plain = cowfs(*words)
+    assert plain.code == code
+    assert plain.err.startswith("cowfs: ")
+    assert plain.err.count("\n") == 1
+    error = json.loads(cowfs(*words, "--json").err)["error"]
+    assert set(error) == {"code", "message", "hint"}
+
+
+def test_debug_shows_a_traceback(cowfs: Cowfs) -> None:
+    assert "Traceback" not in cowfs("log", "nothing").err
+    assert "Traceback" in cowfs("log", "nothing", "--debug").err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches(cowfs: Cowfs, name: str) -> None:
+    ran = cowfs(name, "--help")
+    assert ran.code == 0
+    assert "Example" in ran.out or name == "daemon"
+
+
+def test_help_lists_every_command(cowfs: Cowfs) -> None:
+    ran = cowfs("--help")
+    assert all(f"  {name} " in ran.out for name in COMMANDS)
+    assert main.get_command(None, "../x") is None  # type: ignore[arg-type]
+
+
+def test_without_a_store(cowfs: Cowfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COWFS_STORE")
+    ran = cowfs("list")
+    assert (ran.code, "--store" in ran.err) == (2, True)
+
+
+def test_status_and_stop_without_a_daemon(cowfs: Cowfs, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = str(tmp_path_factory.mktemp("idle"))
+    assert cowfs("daemon", "status", "--store", store).code == 3
+    assert cowfs("daemon", "stop", "--store", store).out == "no daemon is running\n"
+
+
+def test_completion_offers_workspaces_and_labels(cowfs: Cowfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    cowfs("create", "ws-1")
+    cowfs("checkpoint", "ws-1", "--label", "good")
+    monkeypatch.setenv("_COWFS_COMPLETE", "bash_complete")
+    for typed, offered in (("ws", ["ws-1"]), ("ws-1@g", ["ws-1@good"]), ("none@", [])):
+        monkeypatch.setenv("COMP_WORDS", f"cowfs log {typed}")
+        monkeypatch.setenv("COMP_CWORD", "2")
+        assert [line.partition(",")[2] for line in cowfs().out.split()] == offered
+
+
+def test_a_command_imports_no_framework() -> None:
+    code = (
+        "import sys; sys.argv = ['cowfs', 'checkpoint', 'x', '--store', '/nonexistent']\n"
+        "from cowfs_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'http.client', 'dataclasses', 'pydantic', 'trio', 'fastapi', 'subprocess', 'cowfs.results', 'lmdb'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    path = ":".join(each for each in sys.path if each)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path})
+    assert ran.stdout == "[]\n", ran.stderr
