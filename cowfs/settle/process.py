@@ -110,7 +110,7 @@ class Settler:
 
     def import_directory(
         self,
-        source: str | bytes,
+        source: str | bytes | os.PathLike[str],
         exclude: Iterable[str] = (),
         forbidden: Iterable[tuple[int, int]] = (),
         progress: Progress | None = None,
