@@ -1,0 +1,191 @@
+"""Requests about names: lookup, everything that makes or removes a name, directory listings."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+from cowfs.errors import CowfsError
+from cowfs.view.inode import Inode, SetAttr
+from cowfs.view.view import View
+from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.callers import caller
+from cowfs_daemon.fuse.served import Served, is_writable
+
+_FORGET = struct.Struct("<Q")
+_BATCH = struct.Struct("<II")
+_FORGET_ONE = struct.Struct("<QQ")
+_MKNOD = struct.Struct("<IIII")
+_MKDIR = struct.Struct("<II")
+_LINK = struct.Struct("<Q")
+_RENAME = struct.Struct("<Q")
+_RENAME2 = struct.Struct("<QII")
+_CREATE = struct.Struct("<IIII")
+_READDIR = struct.Struct("<QQI")
+_AT = protocol.HEADER_BYTES
+
+
+def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A name -> its inode; unknown names are remembered by the kernel too."""
+    inode = view.lookup(nodeid, protocol.name_at(request, size))
+    if inode is None:
+        return protocol.negative_entry(unique, served.valid)
+    return _entry(served, unique, inode)
+
+
+def _entry(served: Served, unique: int, inode: Inode) -> bytes:
+    lookups, ino = served.lookups, inode.ino
+    lookups[ino] = lookups.get(ino, 0) + 1
+    return protocol.entry(unique, inode, served.valid)
+
+
+def forget(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> None:
+    """The kernel drops an inode from its cache; not answered."""
+    (count,) = protocol.unpack(_FORGET, request, size)
+    if served.forget(nodeid, count):
+        view.forget(nodeid)
+
+
+def batch_forget(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> None:
+    """Many forgets at once; not answered."""
+    count, _ = protocol.unpack(_BATCH, request, size)
+    for at in range(_AT + _BATCH.size, _AT + _BATCH.size + count * _FORGET_ONE.size, _FORGET_ONE.size):
+        ino, lookups = protocol.unpack(_FORGET_ONE, request, size, at)
+        if served.forget(ino, lookups):
+            view.forget(ino)
+
+
+def mknod(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A file, device, pipe or socket."""
+    mode, rdev, umask, _ = protocol.unpack(_MKNOD, request, size)
+    name = protocol.name_at(request, size, _AT + _MKNOD.size)
+    return _entry(served, unique, view.mknod(nodeid, name, mode, rdev, caller(served, request, unique, umask)))
+
+
+def mkdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A directory."""
+    mode, umask = protocol.unpack(_MKDIR, request, size)
+    name = protocol.name_at(request, size, _AT + _MKDIR.size)
+    return _entry(served, unique, view.mkdir(nodeid, name, mode, caller(served, request, unique, umask)))
+
+
+def symlink(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A symbolic link."""
+    name, target = protocol.names_at(request, size)
+    return _entry(served, unique, view.symlink(nodeid, name, target, caller(served, request, unique)))
+
+
+def link(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """One more name for an inode."""
+    (ino,) = protocol.unpack(_LINK, request, size)
+    name = protocol.name_at(request, size, _AT + _LINK.size)
+    return _entry(served, unique, view.link(ino, nodeid, name, caller(served, request, unique)))
+
+
+def unlink(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A name of a file goes."""
+    view.unlink(nodeid, protocol.name_at(request, size), caller(served, request, unique))
+    return protocol.error(unique, 0)
+
+
+def rmdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """An empty directory goes."""
+    view.rmdir(nodeid, protocol.name_at(request, size), caller(served, request, unique))
+    return protocol.error(unique, 0)
+
+
+def rename(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A name moves."""
+    (target,) = protocol.unpack(_RENAME, request, size)
+    old, new = protocol.names_at(request, size, _AT + _RENAME.size)
+    view.rename(nodeid, old, target, new, 0, caller(served, request, unique))
+    return protocol.error(unique, 0)
+
+
+def rename2(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A name moves, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT."""
+    target, flags, _ = protocol.unpack(_RENAME2, request, size)
+    old, new = protocol.names_at(request, size, _AT + _RENAME2.size)
+    view.rename(nodeid, old, target, new, flags, caller(served, request, unique))
+    return protocol.error(unique, 0)
+
+
+def create(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A regular file, made and opened; one that is already there is opened, unless O_EXCL."""
+    flags, mode, umask, open_flags = protocol.unpack(_CREATE, request, size)
+    name = protocol.name_at(request, size, _AT + _CREATE.size)
+    who = caller(served, request, unique, umask)
+    inode = view.lookup(nodeid, name)
+    if inode is None:
+        inode = view.mknod(nodeid, name, stat.S_IFREG | (mode & 0o7777), 0, who)
+    elif flags & os.O_EXCL:
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+    elif not stat.S_ISREG(inode.mode) or who.uid not in (0, inode.uid):
+        # The kernel did not know this name, so it checked no permission on it: ESTALE makes it look again.
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    elif flags & os.O_TRUNC:
+        kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+        inode = view.setattr(inode.ino, SetAttr(size=0, kill_priv=kill), who)
+    writable = is_writable(flags)
+    view.opened(inode.ino, writable, who)
+    served.told(inode.ino)
+    served.opened(inode.ino, writable)
+    return protocol.created(unique, inode, served.valid, protocol.FOPEN_KEEP_CACHE)
+
+
+def tmpfile(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A regular file without a name, made and opened (O_TMPFILE)."""
+    flags, mode, umask, _ = protocol.unpack(_CREATE, request, size)
+    who = caller(served, request, unique, umask)
+    inode = view.tmpfile(nodeid, stat.S_IFREG | (mode & 0o7777), who)
+    writable = is_writable(flags)
+    view.opened(inode.ino, writable, who)
+    served.told(inode.ino)
+    served.opened(inode.ino, writable)
+    return protocol.created(unique, inode, served.valid, protocol.FOPEN_KEEP_CACHE)
+
+
+def readdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """Entries behind a cookie. Nothing is kept between calls, so that each shows the view of its moment."""
+    _, cookie, room = protocol.unpack(_READDIR, request, size)
+    parts: list[bytes] = [b""]
+    used = 0
+    for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
+        record = protocol.dirent(ino, entry_cookie, name, kind)
+        used += len(record)
+        if used > room:
+            used -= len(record)
+            break
+        parts.append(record)
+    parts[0] = protocol.data_head(unique, used)
+    return b"".join(parts)
+
+
+def readdirplus(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """The same with attributes: each entry but ``.`` and ``..`` counts as a lookup."""
+    _, cookie, room = protocol.unpack(_READDIR, request, size)
+    parts: list[bytes] = [b""]
+    used = 0
+    for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
+        record = protocol.dirent(ino, entry_cookie, name, kind)
+        used += 128 + len(record)
+        if used > room:
+            used -= 128 + len(record)
+            break
+        inode = _listed(served, view, name, ino)
+        parts += (protocol.direntplus(inode, served.valid), record)
+    parts[0] = protocol.data_head(unique, used)
+    return b"".join(parts)
+
+
+def _listed(served: Served, view: View, name: bytes, ino: int) -> Inode | None:
+    if name in (b".", b".."):
+        return None
+    try:
+        inode = view.inode(ino)
+    except (OSError, CowfsError):
+        return None  # A damaged inode must not hide its neighbours: its own lookup will tell.
+    served.told(ino)
+    return inode

@@ -1,0 +1,110 @@
+"""What the transport knows about one mount: lookup counts, open counts, and a restore under way.
+
+All of it belongs to the mount, not to a view: it outlives every restore. File handles are not kept;
+requests carry the inode number and the open flags, and the handle number is always 0, so that another
+process can go on serving the mount.
+
+Changed only under the workspace's lock, except where a method says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
+
+
+class Served:
+    """The state of one mount.
+
+    ``lookups``: inode -> how often the kernel was told of it and has not forgotten it.
+    ``opens``, ``writers``: inode -> open files, and those of them open for writing.
+    ``complete``: False in a process that took over a mount and so does not know every lookup.
+    ``valid``: seconds for which names and attributes given by LOOKUP may be cached: 0 during a restore.
+    ``invalidating``: inodes whose pages the kernel has yet to drop; page-cache writes to them are
+    discarded, and ``discarded`` collects where that happened.
+    ``stale``: inodes whose size the kernel has not asked for since a restore changed them.
+    ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
+    our end of file, whatever offset the kernel believed in.
+    ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
+    ``refresh(inode)`` makes the kernel drop what it cached of an inode and ask for its size, likewise.
+    """
+
+    __slots__ = (
+        "appending", "complete", "connection_id", "discarded", "invalidating", "lookups", "opens", "refresh",
+        "setxattr_ext", "stale", "sync_later", "valid", "writers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection_id: int,
+        init: Negotiated,
+        *,
+        complete: bool,
+        sync_later: Callable[[int], None],
+        refresh: Callable[[int], None],
+    ) -> None:
+        self.connection_id = connection_id
+        self.setxattr_ext = init.has(SETXATTR_EXT)
+        self.complete = complete
+        self.sync_later: Final = sync_later
+        self.refresh: Final = refresh
+        self.valid = protocol.FOREVER
+        self.lookups: dict[int, int] = {}
+        self.opens: dict[int, int] = {}
+        self.writers: dict[int, int] = {}
+        self.invalidating: set[int] = set()
+        self.discarded: set[int] = set()
+        self.stale: set[int] = set()
+        self.appending: set[int] = set()
+
+    def told(self, ino: int) -> None:
+        """The kernel is about to be told of ``ino`` by an entry reply."""
+        self.lookups[ino] = self.lookups.get(ino, 0) + 1
+
+    def forget(self, ino: int, count: int) -> bool:
+        """The kernel takes back ``count`` lookups; True when it no longer knows ``ino``."""
+        left = self.lookups.get(ino, 0) - count
+        if left > 0:
+            self.lookups[ino] = left
+            return False
+        self.lookups.pop(ino, None)
+        self.stale.discard(ino)
+        return True
+
+    def known(self, ino: int) -> bool:
+        """Whether the kernel may know ``ino``. Callable without the lock."""
+        return ino in self.lookups or not self.complete or ino == 1
+
+    def opened(self, ino: int, writable: bool) -> None:
+        """One more open file."""
+        self.opens[ino] = self.opens.get(ino, 0) + 1
+        if writable:
+            self.writers[ino] = self.writers.get(ino, 0) + 1
+        if ino in self.stale:
+            if writable:
+                self.appending.add(ino)
+            self.refresh(ino)
+
+    def released(self, ino: int, writable: bool) -> None:
+        """One open file less."""
+        _decrement(self.opens, ino)
+        if writable and not _decrement(self.writers, ino):
+            self.appending.discard(ino)
+
+
+def _decrement(counts: dict[int, int], ino: int) -> int:
+    left = counts.get(ino, 0) - 1
+    if left > 0:
+        counts[ino] = left
+        return left
+    counts.pop(ino, None)
+    return 0
+
+
+def is_writable(flags: int) -> bool:
+    """Whether open flags allow writing."""
+    return flags & os.O_ACCMODE != os.O_RDONLY

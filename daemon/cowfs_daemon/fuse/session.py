@@ -1,0 +1,226 @@
+"""One mounted workspace: reads requests, answers them, and tells the kernel what changed.
+
+Concurrency: the reader holds ``workspace.lock`` from loading ``workspace.view`` until the reply has been
+written, so that after a swap of views no reply from the old one can follow. fsync waits outside the lock,
+in a worker; its reply carries nothing of a view. Notifications are written by :mod:`.transport`, by threads
+that hold no lock and serve no request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from cowfs.errors import CowfsError
+from cowfs.view.view import View
+from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
+from cowfs_daemon.fuse.mount import Connection
+from cowfs_daemon.fuse.served import Served
+from cowfs_daemon.fuse.server import Reader, Server
+
+log = logging.getLogger("cowfs.fuse")
+
+_SPIN_CREDIT = 8
+"""Fruitless spins in a row before a mount stops spinning, until spinning would have paid again."""
+
+
+class ServedWorkspace(Protocol):
+    """What a session needs of ``cowfs.workspace.Workspace``."""
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Covers the view and its swap."""
+
+    @property
+    def view(self) -> View:
+        """The filesystem state to serve; loaded anew for every request."""
+
+    def sync(self) -> None:
+        """Make the journal durable; called without the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """``known``: inodes the kernel may ask for by number; ``opens``, ``writers``: open files."""
+
+    requests: int
+    known: int
+    opens: int
+    writers: int
+    ended: bool
+
+
+class Session:
+    """Serves one connection from a workspace. ``complete``: no other process served it before.
+
+    ``on_end`` is called once, by a reader, when the mount is gone (unmounted or aborted).
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        connection: Connection,
+        workspace: ServedWorkspace,
+        *,
+        refresh: Callable[[int], None],
+        complete: bool = True,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self.fd = connection.fd
+        self.connection = connection
+        self.workspace = workspace
+        self.served = Served(
+            connection.connection_id, connection.init, complete=complete, sync_later=self._sync_later, refresh=refresh
+        )
+        self._server = server
+        self._on_end = on_end
+        self._stopping = False
+        self._spin_credit = _SPIN_CREDIT
+        self._requests = 0
+        self._jobs = 0
+        self._jobs_done = threading.Condition()
+        self.ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.add(self)
+
+    def stop(self) -> None:
+        """Stop answering (the kernel queues requests, callers wait): for hand-over, or after unmounting."""
+        self._stopping = True
+        self._server.remove(self)
+        with self._jobs_done:
+            self._jobs_done.wait_for(lambda: self._jobs == 0)
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it."""
+        with self._jobs_done:
+            self._jobs += 1
+
+        def run() -> None:
+            try:
+                job()
+            except Exception:
+                log.exception("a background job for %s failed", self.connection.mountpoint)
+            finally:
+                with self._jobs_done:
+                    self._jobs -= 1
+                    self._jobs_done.notify_all()
+
+        self._server.submit(run)
+
+    def statistics(self) -> SessionStatistics:
+        """Counts of this moment."""
+        served = self.served
+        opens, writers = sum(served.opens.values()), sum(served.writers.values())
+        return SessionStatistics(self._requests, len(served.lookups), opens, writers, self.ended.is_set())
+
+    def serve(self, reader: Reader) -> bool:
+        """Answer requests in the calling thread; see :class:`.server.Served`."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        poller.register(reader.wake, select.POLLIN)
+        request, workspace = reader.request, self.workspace
+        fd, buffers, lock = self.fd, [request], workspace.lock
+        readv, answer = os.readv, self._answer
+        while not self._stopping:
+            try:
+                size = readv(fd, buffers)
+            except BlockingIOError:
+                if self._wait(poller, reader):
+                    continue
+                return not self._stopping
+            except OSError as error:
+                if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
+                    continue
+                self._end()
+                if error.errno not in (errno.ENODEV, errno.ECONNABORTED):
+                    raise
+                return False
+            with lock:
+                answer(workspace.view, request, size)
+        return False
+
+    def _answer(self, view: View, request: bytearray, size: int) -> None:
+        self._requests += 1
+        length, opcode, unique, nodeid = protocol.header(request)
+        try:
+            protocol.check_header(size, length)
+            handler = HANDLERS[opcode] if opcode < protocol.OPCODES else HANDLERS[0]
+            reply: Reply = handler(self.served, view, request, size, unique, nodeid)
+        except OSError as error:
+            reply = protocol.error(unique, error.errno or errno.EIO)
+        except CowfsError as error:
+            log.error("request %d on inode %d: %s", opcode, nodeid, error)
+            reply = protocol.error(unique, error.errno)
+        except Exception:
+            log.exception("request %d on inode %d failed", opcode, nodeid)
+            reply = protocol.error(unique, errno.EIO)
+        if reply is None or opcode in _UNANSWERED:
+            return
+        try:
+            if reply.__class__ is bytes:
+                os.write(self.fd, reply)
+            else:
+                os.writev(self.fd, reply)
+        except OSError as error:
+            # ENOENT: nobody waits for this reply any more; ENODEV: the next read tells.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.error("the kernel refused the reply to request %d: %s", opcode, error)
+                with contextlib.suppress(OSError):
+                    os.write(self.fd, protocol.error(unique, errno.EIO))
+
+    def _wait(self, poller: select.poll, reader: Reader) -> bool:
+        """Wait for a request: spin for a moment, then sleep. False when idle for long or told to stop."""
+        if self._spin_credit > 0:
+            until = perf_counter() + self._server.spin_s
+            while perf_counter() < until:
+                if poller.poll(0):
+                    self._spin_credit = _SPIN_CREDIT
+                    return not self._stopping
+                os.sched_yield()
+            self._spin_credit -= 1
+        began = perf_counter()
+        events = poller.poll(self._server.idle_s * 1000)
+        if perf_counter() - began < self._server.spin_s:
+            self._spin_credit = _SPIN_CREDIT
+        for fd, _ in events:
+            if fd == reader.wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(reader.wake)
+        return bool(events) and not self._stopping
+
+    def _sync_later(self, unique: int) -> None:
+        def job() -> None:
+            number = 0
+            try:
+                self.workspace.sync()
+            except (OSError, CowfsError) as error:
+                log.error("%s: fsync failed: %s", self.connection.mountpoint, error)
+                number = error.errno or errno.EIO
+            except Exception:
+                log.exception("%s: fsync failed", self.connection.mountpoint)
+                number = errno.EIO
+            with contextlib.suppress(FileNotFoundError):
+                os.write(self.fd, protocol.error(unique, number))
+
+        self.submit(job)
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            self.ended.set()
+            if self._on_end is not None:
+                self._on_end()
+
+
+_UNANSWERED = frozenset((protocol.FORGET, protocol.BATCH_FORGET, protocol.INTERRUPT, protocol.DESTROY))

@@ -1,0 +1,286 @@
+"""What checkpoint and restore ask of a mount: flush what mappings dirtied, and take back what the kernel cached.
+
+Concurrency: everything but :meth:`Transport.begin_restore` is called without any engine lock, by a thread
+that is no reader: opening a file, a notification and fstat wait for requests to be answered meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Protocol
+
+from cowfs.results import Handle
+from cowfs_daemon.fuse import mount, protocol
+from cowfs_daemon.fuse.mount import Connection
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.session import ServedWorkspace, Session, SessionStatistics
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WAIT_WRITE_WAIT = 7
+_HANDLE = struct.Struct("<IiIII")
+_FILEID_FUSE = 0x81
+_UNHEARD_TRIES, _UNHEARD_PAUSE_S = 20, 0.001
+
+
+class Changes(Protocol):
+    """What a restore changes: ``gone`` are the inodes that are not in the new view, a part of ``inodes``."""
+
+    @property
+    def inodes(self) -> Collection[int]:
+        """Every inode whose content or attributes differ."""
+
+    @property
+    def names(self) -> Iterable[tuple[int, bytes]]:
+        """(parent inode, name) of every directory entry that differs."""
+
+    @property
+    def gone(self) -> Collection[int]:
+        """The inodes that do not exist any more."""
+
+
+class Transport:
+    """The mount of one workspace, served by ``server``. Serves from :meth:`start` on."""
+
+    def __init__(
+        self,
+        server: Server,
+        connection: Connection,
+        workspace: ServedWorkspace,
+        *,
+        complete: bool = True,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.session = Session(
+            server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end
+        )
+        self._served = self.session.served
+        self._workspace = workspace
+        self._root_fd = -1
+        self._pending: list[int] = []
+        self._flush_by_fsync = _kernel_version() < (6, 16)
+
+    def start(self) -> None:
+        """Begin to serve, and keep a descriptor of the mount's root for flushing."""
+        with self._workspace.lock:
+            self._workspace.view.state.pinned = self._served.lookups
+        self.session.start()
+        self._open_root()
+
+    def _open_root(self) -> None:
+        self._root_fd = os.open(self.connection.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def statistics(self) -> SessionStatistics:
+        """Counts of this moment."""
+        return self.session.statistics()
+
+    def unmount(self, *, force: bool = False) -> None:
+        """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
+        self._close_root()
+        try:
+            mount.unmount(self.connection.mountpoint, force=force)
+        except BaseException:
+            if not self.session.ended.is_set():
+                self._open_root()
+            raise
+        if force:
+            with contextlib.suppress(OSError, Exception):
+                mount.abort(self.connection.number)
+        self.session.stop()
+        os.close(self.connection.fd)
+
+    def detach(self) -> Connection:
+        """Stop serving and leave the mount as it is, to be served by another process."""
+        self._close_root()
+        self.session.stop()
+        return self.connection
+
+    def _close_root(self) -> None:
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
+
+    # Checkpoint
+
+    def flush_writable(self) -> None:
+        """Have every page written that a mapping dirtied. Raises OSError when the kernel could not write one."""
+        with self._workspace.lock:
+            writers = list(self._served.writers)
+        for ino in writers:
+            try:
+                fd = self._open_inode(ino, os.O_RDONLY)
+            except OSError as error:
+                if error.errno == errno.ESTALE and ino not in self._served.writers:
+                    continue
+                raise
+            try:
+                if self._flush_by_fsync:
+                    os.fsync(fd)
+                elif _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
+                    number = ctypes.get_errno()
+                    if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
+                        raise OSError(number, os.strerror(number))
+            finally:
+                os.close(fd)
+
+    def _open_inode(self, ino: int, flags: int) -> int:
+        """Open an inode by number, whatever its names: through a forged file handle."""
+        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, 0))
+        fd = _libc.open_by_handle_at(self._root_fd, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return int(fd)
+
+    # Restore
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Around a whole restore, from before the flush: names and attributes are handed out uncached.
+
+        An answer that the kernel has not yet taken in when its notification arrives must not stay for ever.
+        """
+        self._served.valid = 0
+        try:
+            yield
+        finally:
+            self._served.valid = protocol.FOREVER
+
+    def begin_restore(self, changes: Changes) -> None:
+        """At the swap of views, under the workspace's lock: from now on the kernel's old pages are refused."""
+        served = self._served
+        changed = changes.inodes
+        served.valid = 0
+        pending = {ino for ino in changed if ino in served.lookups} if served.complete else set(changed)
+        pending.update(served.writers)
+        pending.update(ino for ino in served.invalidating)
+        served.invalidating = pending
+        served.stale.update(pending)
+        served.appending.update(ino for ino in served.writers if ino in pending)
+        self._pending = list(pending)
+
+    def invalidate(self, changes: Changes) -> list[Handle]:
+        """After the swap: make the kernel drop every page, attribute and name that changed.
+
+        Returns the open files whose inode is gone, and those still open for writing.
+        """
+        served, lock = self._served, self._workspace.lock
+        unheard: list[int] = []
+        for ino in self._pending:
+            self._invalidate_inode(ino, unheard)
+            served.invalidating.discard(ino)
+        with lock:
+            again, served.discarded = served.discarded, set()
+        for ino in again:
+            # Pages whose writing was acknowledged but discarded may be left in the cache as clean.
+            self._invalidate_inode(ino, unheard)
+        complete, lookups = served.complete, served.lookups
+        for parent, name in changes.names:
+            if parent in lookups or parent == 1 or not complete:
+                self._notify(protocol.expire_entry(parent, name))
+        self._repeat(unheard)
+        with lock:
+            opens = [ino for ino in self._pending if ino in served.opens]
+        for ino in opens:
+            self._ask_size(ino)
+        with lock:
+            served.valid = protocol.FOREVER
+            handles = [Handle(ino, ino in served.writers, ino in changes.gone) for ino in sorted(served.opens)]
+        self._pending = []
+        return [handle for handle in handles if handle.gone or handle.writable]
+
+    def _invalidate_inode(self, ino: int, unheard: list[int]) -> None:
+        if not self._notify(protocol.invalidate_inode(ino)) and ino in self._served.lookups:
+            unheard.append(ino)
+
+    def _repeat(self, unheard: list[int]) -> None:
+        """Tell the kernel once more of inodes it did not know: it may not have taken in our answer by then."""
+        for _ in range(_UNHEARD_TRIES):
+            if not unheard:
+                return
+            time.sleep(_UNHEARD_PAUSE_S)
+            again: list[int] = []
+            for ino in unheard:
+                self._invalidate_inode(ino, again)
+            unheard = again
+
+    def _notify(self, message: bytes) -> bool:
+        """Write a notification; False when the kernel does not know what it is about."""
+        try:
+            os.write(self.connection.fd, message)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN):
+                raise
+            return False
+        return True
+
+    def _ask_size(self, ino: int) -> None:
+        """Make the kernel ask for the attributes: nothing else changes the size it holds."""
+        try:
+            fd = self._open_inode(ino, os.O_PATH)
+        except OSError as error:
+            if error.errno in (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED):
+                return
+            raise
+        try:
+            with contextlib.suppress(OSError):  # ESTALE: gone in the restore.
+                os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def _refresh_later(self, ino: int) -> None:
+        def job() -> None:
+            self._notify(protocol.invalidate_inode(ino))
+            self._ask_size(ino)
+
+        self.session.submit(job)
+
+    # Mount points
+
+    def mount_points(self) -> list[tuple[str, int]]:
+        """(path within the workspace, inode it covers) of what is mounted on the workspace's directories.
+
+        Only mounts of this process's mount namespace can be seen.
+        """
+        table = mount.mount_table()
+        device = os.makedev(0, self.connection.number)
+        own = {mounted.mount_id: mounted for mounted in table if mounted.device == device}
+        points: list[tuple[str, int]] = []
+        for mounted in table:
+            parent = own.get(mounted.parent_id)
+            if parent is None or mounted.mount_id in own:
+                continue
+            below = os.path.relpath(mounted.path, parent.path)
+            path = os.fsencode(os.path.normpath(os.path.join(parent.root, below)).lstrip("/"))
+            ino = self._resolve(path)
+            if ino is not None:
+                points.append((os.fsdecode(path), ino))
+        return points
+
+    def _resolve(self, path: bytes) -> int | None:
+        with self._workspace.lock:
+            view = self._workspace.view
+            ino = 1
+            for name in path.split(b"/"):
+                inode = view.lookup(ino, name)
+                if inode is None:
+                    return None
+                ino = inode.ino
+                if not stat.S_ISDIR(inode.mode) and name is not path.rsplit(b"/", 1)[-1]:
+                    return None
+            return ino
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
