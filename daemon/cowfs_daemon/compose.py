@@ -126,7 +126,7 @@ class Owner:
             "keeper": None,
             "workers": [{"pid": self._host.worker.pid, "workspaces": names}],
             "settlers": [] if settler is None else [{"pid": settler}],
-            "queues": {"settle": len(self.engine.pending())},
+            "queues": {"settle": len(self.engine.unsettled())},
         }
 
     def parts(self) -> Parts:
