@@ -24,10 +24,11 @@ from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, res
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
-from cowfs.fsck import Problem, check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
+from cowfs.layers.journal import file_path
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
@@ -60,7 +61,14 @@ class Engine:
         self.catalog = Catalog.open(store.control)
         self.index = BlockIndex(store.index, writable=True)
         self.blocks = BlockReader(self.index, store.segments)
-        self.settler = Settler(store.path, self.index, geometry)
+        self.settler = Settler(
+            store.index,
+            store.tmp,
+            SegmentPool(store.segments),
+            geometry,
+            self.index.commit,
+            reaped=self.index.clear_readers,
+        )
         env = Env(self.blocks, geometry, store.journals, clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._opened: set[str] = set()
@@ -142,7 +150,7 @@ class Engine:
     def create(self, name: str) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        root = self.settler.mkroot(0o40755, 0, 0, self._clock())
+        root = self.settler.make_root(0o40755, 0, 0, self._clock())
         return self._adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
@@ -151,8 +159,16 @@ class Engine:
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``.
         """
         self._refuse_taken([check_workspace_name(name)])
-        result = self.settler.import_directory(source, list(exclude), progress)
-        return self._adopt(name, result.root, result.next_ino, result.logical_bytes, result.inodes)
+        place = self.store.path.stat()
+
+        def report(files: int, size: int) -> None:
+            progress({"files": files, "bytes": size})
+
+        result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
+        problems = [(path, reason) for path, reason in result.skipped]
+        problems += [(path, "changed while it was read") for path in result.changed]
+        progress({"files": result.files, "bytes": result.bytes, "problems": problems})
+        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -397,10 +413,6 @@ class Engine:
         """What the store holds and what each workspace alone keeps on disk."""
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
 
-    def fsck(self, deep: bool = False) -> Sequence[Problem]:
-        """Check every invariant; ``deep`` re-hashes every block. Empty when all is well."""
-        return list(check_store(self.store, self.catalog, self.index, self.blocks, deep=deep))
-
     # ---- settling --------------------------------------------------------------------------------
 
     def unsettled(self) -> builtins.list[control.LayerEntry]:
@@ -425,7 +437,10 @@ class Engine:
             parent = self.catalog.layer(layer.parent) if layer.parent is not None else None
         if parent is None or parent.root is None:
             raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
-        spans = [(self.store.journals / (layer.workspace or ""), span) for span in layer.spans]
+        spans = [
+            (str(file_path(self.store.journals, layer.workspace or "", span.file_no)), span.start, span.end)
+            for span in layer.spans
+        ]
         settled = self.settler.settle(parent.root, spans)
         self._commit(
             control.Settled(layer.id, settled.root, parent.logical_bytes + settled.logical_bytes, settled.inodes),

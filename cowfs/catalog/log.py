@@ -81,7 +81,7 @@ class ControlLog:
         return log, entries
 
     def _cut(self, data: bytes) -> None:
-        if any(_good_behind(self._salt, data, self.size + 1, self.last + 1)):
+        if next(_good_behind(self._salt, data, self.size + 1, self.last + 1), None) is not None:
             _write_file(self.directory / f"cut-{self.last + 1}", (data[self.size :],))
         os.ftruncate(self._fd, self.size)
         self.cut_bytes = len(data) - self.size

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from cowfs.blocks.segments import Location
+from cowfs.blocks.api import Location
 from cowfs.errors import Corrupt
 from cowfs.formats.inode import ID_BYTES, TREE, Content
 

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import cowfs
-from cowfs.blocks.segments import Location
+from cowfs.blocks.api import Location
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
-from cowfs.formats.inode import ID_BYTES, Content
+from cowfs.formats.inode import ID_BYTES
 from cowfs.geometry import Geometry
 from cowfs.settle import bulk
+from cowfs.settle.delta import SettledLayer
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
 from cowfs.settle.pool import SegmentPool
@@ -54,16 +55,6 @@ Commit = Callable[[Sequence[tuple[bytes, Location]], Sequence[bytes]], list[byte
 
 class SettlerDied(Busy):
     """The settler ended in the middle of a job. Nothing was published; the same job can be tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class SettledLayer:
-    """``contents``: what each changed regular file and directory holds at rest now; sizes in bytes."""
-
-    root: bytes
-    contents: list[tuple[int, Content]]
-    logical_bytes: int
-    inodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +125,9 @@ class Settler:
             "numbering": numbering,
         }
         done, report = self._run("import", params, progress, bulk.REPORT)
-        numbers = _numbers(done, "files", "bytes", "next_ino")
+        files, size, next_ino = _numbers(done, "files", "bytes", "next_ino")
         skipped, changed = bulk.decode_report(report)
-        return ImportResult(bytes.fromhex(done["root"]), *numbers, tuple(skipped), tuple(changed))
+        return ImportResult(bytes.fromhex(done["root"]), files, size, next_ino, tuple(skipped), tuple(changed))
 
     def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
         """Store a frozen layer: journal spans (path, first byte, end byte) over a root."""

@@ -21,7 +21,7 @@ from cowfs.errors import Corrupt
 from cowfs.formats import inode as fmt
 from cowfs.formats.inode import Content, InodeRecord
 from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, Geometry
-from cowfs.layers.layer import Layer
+from cowfs.layers.layer import Layer, Span
 from cowfs.tree import content as contents
 from cowfs.tree import radix
 from cowfs.view.directory import Directory, OverlayDirectory, StoredDirectory
@@ -190,7 +190,7 @@ class State:
         inode.data = mine
         return mine
 
-    def freeze(self, layer_id: str, workspace: str, spans: tuple[tuple[int, int, int], ...]) -> Layer:
+    def freeze(self, layer_id: str, workspace: str, spans: tuple[Span, ...]) -> Layer:
         """The live delta becomes a layer; this state goes on with an empty delta on top of it."""
         layer = Layer(layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files)
         self.parent = layer
