@@ -15,6 +15,7 @@ from cowfs.engine import Engine
 from cowfs.errors import Busy
 from cowfs.workspace import Env
 from cowfs_daemon.mounts import Mounts, runtime_dir
+from cowfs_daemon.offline import new_id
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import listen, unlisten
@@ -23,27 +24,6 @@ from cowfs_daemon.supervisor import Parts, supervise
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
 _OWNER_POLL_SECONDS = 0.05
-
-
-def new_id(prefix: str) -> str:
-    """``PREFIX-`` and 16 random hexadecimal digits."""
-    return f"{prefix}-{secrets.token_hex(8)}"
-
-
-def create_store(store: str) -> dict[str, Any]:
-    """Make an empty store; raises what Engine.create_store does."""
-    Engine.create_store(Path(store), time.time_ns, secrets.token_bytes(16))
-    return {"store": store}
-
-
-def check_store(store: str, deep: bool) -> dict[str, Any]:
-    """Check a store that no daemon has; the shape of ``/v1/store/check``."""
-    engine = Engine.open(Path(store), time.time_ns, new_id)
-    try:
-        findings = [str(each) for each in engine.fsck(deep)]
-    finally:
-        engine.close()
-    return {"clean": not findings, "findings": findings}
 
 
 class WorkerServer:

@@ -108,10 +108,12 @@ class Verbs:
         since the answer has begun by then.
         """
         sender, receiver = trio.open_memory_channel[bytes](64)
+        token = trio.lowlevel.current_trio_token()
 
         def progress(value: dict[str, Any]) -> None:
+            # Any thread may call, also one that the engine has made.
             line = json.dumps({"progress": value}).encode() + b"\n"
-            trio.from_thread.run_sync(_offer, sender, line)
+            token.run_sync_soon(_offer, sender, line)
 
         async def job() -> None:
             with sender:
@@ -132,7 +134,7 @@ def _offer(sender: trio.MemorySendChannel[bytes], line: bytes) -> None:
     """Progress is for showing: dropped when nobody reads it fast enough, or at all."""
     try:
         sender.send_nowait(line)
-    except (trio.WouldBlock, trio.BrokenResourceError):
+    except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
         return
 
 
