@@ -8,6 +8,7 @@ Thread-safe: ``_lock`` guards the table; mounting and unmounting run outside it,
 to the API's locks.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -141,6 +142,8 @@ class Mounts:
         except OSError as error:
             # With force it may still be mounted elsewhere in the namespace; an empty directory does no harm.
             log.info("left %s behind: %s", mounted.path, error.strerror)
+        with contextlib.suppress(OSError):  # not empty: others are mounted
+            os.rmdir(self._directory)
 
     def _refuse_if_used(self, mounted: Mounted) -> None:
         point = mounted_at(mounted.path)
