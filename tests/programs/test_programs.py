@@ -178,7 +178,8 @@ def test_copies_of_a_rich_tree(pair: Pair, rich_tree: Path, need: Callable[..., 
     )
     assert_same_tree(pair, "copy")
     pair.both("find copy | sort; find copy -type f | wc -l; du -s --apparent-size copy/big copy/sparse")
-    assert (pair.mounted / "copy/sparse").stat().st_blocks <= 16 * 8
+    if program != "rsync":
+        assert (pair.mounted / "copy/sparse").stat().st_blocks <= 16 * 8
     pair.both("rm -rf copy; ls -A")
 
 
