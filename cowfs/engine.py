@@ -334,6 +334,12 @@ class Engine:
             if offset >= size or not data:
                 return
 
+    def look(self, ref: str) -> tuple[str, Point]:
+        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot. Raises NotFound."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        return (found.workspace if found.snapshot is None else found.snapshot).id, self._point(found)
+
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
