@@ -371,5 +371,5 @@ def named(catalog: Catalog, reference: str) -> str | None:
 
 TestCatalogMachine = CatalogMachine.TestCase
 TestCatalogMachine.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
