@@ -193,6 +193,7 @@ def test_the_nearest_fork_point_bounds_every_ancestor(store: "Store") -> None:
     first = store.checkpoint(workspace)
     second = store.checkpoint(workspace)
     fork = store.fork(workspace, second, "fork")
+    third = store.checkpoint(workspace)
     own = store.checkpoint(fork)
     early = store.fork(fork, first, "early")
     late = store.fork(fork, own, "late")
@@ -200,7 +201,6 @@ def test_the_nearest_fork_point_bounds_every_ancestor(store: "Store") -> None:
     def line(workspace: str) -> list[str]:
         return [snapshot.id for snapshot in line_of(store.catalog, workspace)]
 
-    third = store.checkpoint(workspace)
     assert line(early) == [first]
     assert line(late) == [own, second, first]
     store.catalog.commit(WorkspaceRemoved(fork), sync=False)
