@@ -61,10 +61,11 @@ class Engine:
         self.catalog = Catalog.open(store.control)
         self.index = BlockIndex(store.index, writable=True)
         self.blocks = BlockReader(self.index, store.segments)
+        self.segments = SegmentPool(store.segments)
         self.settler = Settler(
             store.index,
             store.tmp,
-            SegmentPool(store.segments),
+            self.segments,
             geometry,
             self.index.commit,
             reaped=self.index.clear_readers,
@@ -151,7 +152,7 @@ class Engine:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
         root = self.settler.make_root(0o40755, 0, 0, self._clock())
-        return self._adopt(name, root, 2, 0, 1)
+        return self.adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
@@ -168,7 +169,7 @@ class Engine:
         problems = [(path, reason) for path, reason in result.skipped]
         problems += [(path, "changed while it was read") for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
+        return self.adopt(name, result.root, result.next_ino, result.bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -176,8 +177,8 @@ class Engine:
                 if name in self.catalog.tables().names:
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
-    def _adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
-        """Publish a root as the base of a new workspace."""
+    def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
+        """A new workspace whose base is a root that is stored already. Raises Invalid, Conflict."""
         layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
         self._commit(
             control.LayerImported(layer, None, root, next_ino, logical, inodes),
@@ -332,6 +333,12 @@ class Engine:
             offset += len(data)
             if offset >= size or not data:
                 return
+
+    def look(self, ref: str) -> tuple[str, Point]:
+        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot. Raises NotFound."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        return (found.workspace if found.snapshot is None else found.snapshot).id, self._point(found)
 
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""

@@ -191,12 +191,16 @@ class Host:
         """Counts of every open workspace, by id."""
         return {workspace.id: workspace.statistics() for workspace in list(self.workspaces.values())}
 
+    def state(self, chain: Chain) -> State:
+        """A frozen state to serve read-only; ``chain`` begins with its layer. Nothing may change it."""
+        with self._lock:
+            return State(self.env.blocks, self.env.geometry, self._layer(chain))
+
     def _frozen_view(self, point: Point) -> _Look:
         if not point.chain:
             workspace = self.workspace(point.workspace)
             return _Look(workspace.view.state, workspace.lock)
-        with self._lock:
-            return _Look(State(self.env.blocks, self.env.geometry, self._layer(point.chain)), None)
+        return _Look(self.state(point.chain), None)
 
     def _layer(self, chain: Chain) -> Layer:
         """The newest layer of ``chain``; what is not in memory is read from roots and journals."""

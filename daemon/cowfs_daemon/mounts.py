@@ -8,6 +8,7 @@ Thread-safe: ``_lock`` guards the table; mounting and unmounting run outside it,
 to the API's locks.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Protocol
 
 from cowfs.errors import Busy, CowfsError, Invalid, NotFound
 from cowfs_daemon.ports import Mounted
-from cowfs_daemon.users import device_of, users_of
+from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
 _MAX_NAMED = 8
@@ -71,7 +72,7 @@ class Mounts:
             if self._stopping:
                 raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
             known = self._table.get(ref)
-        if known is not None and device_of(known.path) is not None:
+        if known is not None and mounted_at(known.path) is not None:
             return known
         mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
         self._make_private(self._directory)
@@ -141,10 +142,16 @@ class Mounts:
         except OSError as error:
             # With force it may still be mounted elsewhere in the namespace; an empty directory does no harm.
             log.info("left %s behind: %s", mounted.path, error.strerror)
+        with contextlib.suppress(OSError):  # not empty: others are mounted
+            os.rmdir(self._directory)
 
     def _refuse_if_used(self, mounted: Mounted) -> None:
-        device = device_of(mounted.path)
-        users = [] if device is None else users_of(device, but=self._server.pids())
+        point = mounted_at(mounted.path)
+        if point is None:
+            return
+        if places := other_places(point):
+            raise Busy(f"{mounted.ref} is mounted at {', '.join(places)} too", hint="unmount it there, or --force")
+        users = users_of(point, but=self._server.pids())
         if users:
             named = ", ".join(f"{user.pid} ({user.name})" for user in users[:_MAX_NAMED])
             more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
@@ -190,6 +197,6 @@ def clear_dead(path: str) -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     detach = 2  # MNT_DETACH, umount2(2)
-    while device_of(path) is not None:
+    while mounted_at(path) is not None:
         if libc.umount2(os.fsencode(path), detach) != 0:
             raise Busy(f"cannot unmount what is at {path}: {os.strerror(ctypes.get_errno())}")

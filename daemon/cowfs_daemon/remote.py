@@ -117,15 +117,26 @@ class RemoteHost(Host):
         super().__init__(env)
         self.worker = worker
         self._settling = threading.Lock()
+        self._opened: set[str] = set()
+
+    def opened(self) -> frozenset[str]:
+        """Ids of the workspaces that it serves."""
+        return frozenset(self._opened)
+
+    def serving(self, workspace: str) -> bool:
+        """See Host.serving."""
+        return bool(self.worker.call("serving", workspace))
 
     def open(self, spec: BranchSpec, known: Mapping[str, Chain]) -> Done:
         """See Host.open."""
         done: Done = self.worker.call("open", spec, dict(known))
+        self._opened.add(spec.id)
         return done
 
     def close(self, workspace: str) -> None:
         """See Host.close."""
         self.worker.call("close", workspace)
+        self._opened.discard(workspace)
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See Host.checkpoint."""

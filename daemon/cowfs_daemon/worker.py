@@ -53,7 +53,16 @@ class Worker:
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
         host = self.host
-        plain = (host.open, host.close, host.freeze, host.wants_freeze, host.diff, host.read, host.statistics)
+        plain = (
+            host.open,
+            host.close,
+            host.freeze,
+            host.wants_freeze,
+            host.diff,
+            host.read,
+            host.statistics,
+            host.serving,
+        )
         own = (self.checkpoint, self.restore, self.contents, self.settled, self.mount, self.mount_frozen, self.unmount)
         return {call.__name__: call for call in (*plain, *own)}
 

@@ -104,7 +104,9 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
             workspaces = verbs.engine.list()
             if workspace is not None:
                 _find(verbs, workspace)
-            snapshots = [each for owner in workspaces for each in verbs.engine.log(owner.name)]
+            # A log has the snapshots of the ancestors too: each counts once.
+            lines = (each for owner in workspaces for each in verbs.engine.log(owner.name))
+            snapshots = list({each.id: each for each in lines}.values())
             if workspace is not None:
                 workspaces, snapshots = family(workspace, workspaces, snapshots)
             return {

@@ -64,9 +64,7 @@ def _time(given: int, now: int, seconds: int, ns: int) -> int | type[NOW] | None
 def statfs(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """Sizes of the workspace."""
     sizes = view.statfs()
-    return protocol.statfs(
-        unique, sizes.block_size, sizes.blocks, sizes.blocks_free, sizes.files, sizes.files_free
-    )
+    return protocol.statfs(unique, sizes.block_size, sizes.blocks, sizes.blocks_free, sizes.files, sizes.files_free)
 
 
 def readlink(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
