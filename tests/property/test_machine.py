@@ -45,7 +45,7 @@ class EngineWorld(World):
         self.store = store
         self.name = name
         self.line: list[str] = []
-        self.undo: dict[int, Node] | None = None
+        self.made: set[str] = set()
         self.touched: set[int] = set()
 
     @property
@@ -124,6 +124,7 @@ class EngineMachine(FilesystemMachine):
         """A snapshot was made of the workspace's present state."""
         self.snapshots[snapshot] = state
         world.line.append(snapshot)
+        world.made.add(snapshot)
 
     @rule(w=ranks, rank=ranks, discard=st.booleans())
     def restore(self, w: int, rank: int, discard: bool) -> None:
@@ -142,7 +143,6 @@ class EngineMachine(FilesystemMachine):
             else:
                 self.remember(world, done.undo.id, before)
         world.model.restore(self.snapshots[target])
-        world.undo = before if done.undo is not None else world.undo
         world.compare()
         for ino in before.keys() - world.model.nodes.keys():
             assert outcome(world.subject, "inode", ino) == ("errno", "ESTALE")
@@ -219,7 +219,26 @@ class EngineMachine(FilesystemMachine):
             return
         self.store.engine.remove(world.name, force=True)
         self.worlds.remove(world)
+        self.forget_snapshots(world.made)
         self.compare_all()
+
+    def forget_snapshots(self, gone: set[str]) -> None:
+        """These snapshots were removed; what forks need of them stays, unnamed."""
+        for world in self.worlds:
+            assert isinstance(world, EngineWorld)
+            world.line = [snapshot for snapshot in world.line if snapshot not in gone]
+            world.made -= gone
+        for snapshot in gone:
+            del self.snapshots[snapshot]
+
+    @rule(w=ranks, rank=ranks)
+    def remove_snapshot(self, w: int, rank: int) -> None:
+        world = self.engine_world(w)
+        if world.line:
+            snapshot = world.line[rank % len(world.line)]
+            self.store.engine.remove(snapshot)
+            self.forget_snapshots({snapshot})
+            self.compare_all()
 
     @rule(w=ranks, a=ranks, b=ranks, live=st.booleans())
     def diff(self, w: int, a: int, b: int, live: bool) -> None:
