@@ -120,7 +120,7 @@ class Engine:
             line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
-                entry.position or (0, 0, 0),
+                entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
             if done.operations:
