@@ -1,4 +1,6 @@
 import os
+
+
 def test_it(mnt):
     (mnt/"a").write_text("x")
     assert (mnt/"a").read_text()=="x"
