@@ -61,17 +61,17 @@ class Engine:
         self.catalog = Catalog.open(store.control)
         self.index = BlockIndex(store.index, writable=True)
         self.blocks = BlockReader(self.index, store.segments)
+        self.segments = SegmentPool(store.segments)
         self.settler = Settler(
             store.index,
             store.tmp,
-            SegmentPool(store.segments),
+            self.segments,
             geometry,
             self.index.commit,
             reaped=self.index.clear_readers,
         )
         env = Env(self.blocks, geometry, store.journals, clock, store.space)
         self.host = Host(env) if host is None else host(env)
-        self._opened: set[str] = set()
         self._catch_up()
 
     @classmethod
@@ -86,9 +86,8 @@ class Engine:
 
     def close(self) -> None:
         """Let go of everything; what was answered is in the journals."""
-        for workspace in list(self._opened):
+        for workspace in self.host.opened():
             self.host.close(workspace)
-        self._opened.clear()
         self.settler.close()
         with self._lock:
             self.catalog.sync()
@@ -114,7 +113,7 @@ class Engine:
     def _open(self, entry: control.WorkspaceEntry) -> None:
         """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
         with self._lock:
-            if entry.id in self._opened:
+            if self.host.is_open(entry.id):
                 return
             line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
@@ -122,7 +121,6 @@ class Engine:
                 entry.position or (0, 0, 0),
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            self._opened.add(entry.id)
             if done.operations:
                 self.catalog.commit(*done.operations, sync=True)
 
@@ -151,7 +149,7 @@ class Engine:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
         root = self.settler.make_root(0o40755, 0, 0, self._clock())
-        return self._adopt(name, root, 2, 0, 1)
+        return self.adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
@@ -168,7 +166,7 @@ class Engine:
         problems = [(path, reason) for path, reason in result.skipped]
         problems += [(path, "changed while it was read") for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
+        return self.adopt(name, result.root, result.next_ino, result.bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -176,8 +174,8 @@ class Engine:
                 if name in self.catalog.tables().names:
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
-    def _adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
-        """Publish a root as the base of a new workspace."""
+    def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
+        """A new workspace whose base is a root that is stored already. Raises Invalid, Conflict."""
         layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
         self._commit(
             control.LayerImported(layer, None, root, next_ino, logical, inodes),
@@ -241,7 +239,9 @@ class Engine:
                 chain = self._chain(found.layer)
             undo = None if discard else self._automatic(f"before the restore of {found.id}")
             done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
-            extra = () if done.snapshot is None else (control.Set(entry.id, UNDO, done.snapshot.encode()),)
+            # A restore that changed nothing leaves alone what --undo takes back.
+            moved = done.snapshot is not None and done.changed
+            extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._commit(*done.operations, *extra)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
@@ -333,6 +333,12 @@ class Engine:
             if offset >= size or not data:
                 return
 
+    def look(self, ref: str) -> tuple[str, Point]:
+        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot. Raises NotFound."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        return (found.workspace if found.snapshot is None else found.snapshot).id, self._point(found)
+
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
@@ -360,7 +366,6 @@ class Engine:
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
             with self._lock:
-                self._opened.discard(found.workspace.id)
                 self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
         self._drop_unneeded()
 

@@ -118,6 +118,14 @@ class Host:
             raise NotFound(f"workspace {workspace} is not open here")
         return found
 
+    def is_open(self, workspace: str) -> bool:
+        """Whether the workspace is open."""
+        return workspace in self.workspaces
+
+    def opened(self) -> list[str]:
+        """Ids of the open workspaces."""
+        return list(self.workspaces)
+
     def serving(self, workspace: str) -> bool:
         """Whether a transport serves the workspace."""
         found = self.workspaces.get(workspace)
@@ -191,12 +199,16 @@ class Host:
         """Counts of every open workspace, by id."""
         return {workspace.id: workspace.statistics() for workspace in list(self.workspaces.values())}
 
+    def state(self, chain: Chain) -> State:
+        """A frozen state to serve read-only; ``chain`` begins with its layer. Nothing may change it."""
+        with self._lock:
+            return State(self.env.blocks, self.env.geometry, self._layer(chain))
+
     def _frozen_view(self, point: Point) -> _Look:
         if not point.chain:
             workspace = self.workspace(point.workspace)
             return _Look(workspace.view.state, workspace.lock)
-        with self._lock:
-            return _Look(State(self.env.blocks, self.env.geometry, self._layer(point.chain)), None)
+        return _Look(self.state(point.chain), None)
 
     def _layer(self, chain: Chain) -> Layer:
         """The newest layer of ``chain``; what is not in memory is read from roots and journals."""
