@@ -24,6 +24,8 @@ from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, res
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
+from cowfs.fsck.problem import Problem
+from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
 from cowfs.layers.journal import file_path
@@ -61,17 +63,17 @@ class Engine:
         self.catalog = Catalog.open(store.control)
         self.index = BlockIndex(store.index, writable=True)
         self.blocks = BlockReader(self.index, store.segments)
+        self.segments = SegmentPool(store.segments)
         self.settler = Settler(
             store.index,
             store.tmp,
-            SegmentPool(store.segments),
+            self.segments,
             geometry,
             self.index.commit,
             reaped=self.index.clear_readers,
         )
         env = Env(self.blocks, geometry, store.journals, clock, store.space)
         self.host = Host(env) if host is None else host(env)
-        self._opened: set[str] = set()
         self._catch_up()
 
     @classmethod
@@ -86,9 +88,8 @@ class Engine:
 
     def close(self) -> None:
         """Let go of everything; what was answered is in the journals."""
-        for workspace in list(self._opened):
+        for workspace in self.host.opened():
             self.host.close(workspace)
-        self._opened.clear()
         self.settler.close()
         with self._lock:
             self.catalog.sync()
@@ -114,15 +115,14 @@ class Engine:
     def _open(self, entry: control.WorkspaceEntry) -> None:
         """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
         with self._lock:
-            if entry.id in self._opened:
+            if self.host.is_open(entry.id):
                 return
             line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
-                entry.position or (0, 0, 0),
+                entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            self._opened.add(entry.id)
             if done.operations:
                 self.catalog.commit(*done.operations, sync=True)
 
@@ -151,7 +151,7 @@ class Engine:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
         root = self.settler.make_root(0o40755, 0, 0, self._clock())
-        return self._adopt(name, root, 2, 0, 1)
+        return self.adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
@@ -168,7 +168,7 @@ class Engine:
         problems = [(path, reason) for path, reason in result.skipped]
         problems += [(path, "changed while it was read") for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self._adopt(name, result.root, result.next_ino, result.bytes, result.files)
+        return self.adopt(name, result.root, result.next_ino, result.bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -176,8 +176,8 @@ class Engine:
                 if name in self.catalog.tables().names:
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
-    def _adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
-        """Publish a root as the base of a new workspace."""
+    def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
+        """A new workspace whose base is a root that is stored already. Raises Invalid, Conflict."""
         layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
         self._commit(
             control.LayerImported(layer, None, root, next_ino, logical, inodes),
@@ -241,7 +241,9 @@ class Engine:
                 chain = self._chain(found.layer)
             undo = None if discard else self._automatic(f"before the restore of {found.id}")
             done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
-            extra = () if done.snapshot is None else (control.Set(entry.id, UNDO, done.snapshot.encode()),)
+            # A restore that changed nothing leaves alone what --undo takes back.
+            moved = done.snapshot is not None and done.changed
+            extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._commit(*done.operations, *extra)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
@@ -333,6 +335,12 @@ class Engine:
             if offset >= size or not data:
                 return
 
+    def look(self, ref: str) -> tuple[str, Point]:
+        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot. Raises NotFound."""
+        with self._lock:
+            found = resolve(self.catalog, ref)
+        return (found.workspace if found.snapshot is None else found.snapshot).id, self._point(found)
+
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
@@ -360,7 +368,6 @@ class Engine:
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
             with self._lock:
-                self._opened.discard(found.workspace.id)
                 self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
         self._drop_unneeded()
 
@@ -406,6 +413,14 @@ class Engine:
     def stat(self) -> StoreUsage:
         """What the store holds and what each workspace alone keeps on disk."""
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
+
+    def fsck(self, deep: bool = False) -> Sequence[Problem]:
+        """Check every invariant of the catalog and of everything settled; empty when all is well.
+
+        ``deep`` also reads every block of file data. Unsettled layers are checked when they are replayed.
+        """
+        with self._lock:
+            return builtins.list(check_store(self.catalog, self.blocks, self.store.superblock.geometry, deep=deep))
 
     # ---- settling --------------------------------------------------------------------------------
 

@@ -47,7 +47,10 @@ Chain = tuple[LayerSpec, ...]
 
 
 class BranchSpec(NamedTuple):
-    """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer."""
+    """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer.
+
+    ``head_layer`` is the layer of the snapshot ``head``.
+    """
 
     id: str
     live: str
@@ -55,6 +58,7 @@ class BranchSpec(NamedTuple):
     head: str | None
     next_ino: int
     position: tuple[int, int, int]
+    head_layer: str | None = None
 
 
 class Point(NamedTuple):
@@ -91,7 +95,13 @@ class Host:
             if spec.id in self.workspaces:
                 return Done(())
             branch = Branch(
-                spec.id, spec.live, self._layer(spec.chain), spec.head, spec.next_ino, Position(*spec.position)
+                spec.id,
+                spec.live,
+                self._layer(spec.chain),
+                spec.head,
+                spec.next_ino,
+                Position(*spec.position),
+                spec.head_layer,
             )
             workspace, outcome = Workspace.open(self.env, branch, lambda layer: self._known(layer, known))
             self.workspaces[spec.id] = workspace
@@ -117,6 +127,14 @@ class Host:
         if found is None:
             raise NotFound(f"workspace {workspace} is not open here")
         return found
+
+    def is_open(self, workspace: str) -> bool:
+        """Whether the workspace is open."""
+        return workspace in self.workspaces
+
+    def opened(self) -> list[str]:
+        """Ids of the open workspaces."""
+        return list(self.workspaces)
 
     def serving(self, workspace: str) -> bool:
         """Whether a transport serves the workspace."""
@@ -191,12 +209,16 @@ class Host:
         """Counts of every open workspace, by id."""
         return {workspace.id: workspace.statistics() for workspace in list(self.workspaces.values())}
 
+    def state(self, chain: Chain) -> State:
+        """A frozen state to serve read-only; ``chain`` begins with its layer. Nothing may change it."""
+        with self._lock:
+            return State(self.env.blocks, self.env.geometry, self._layer(chain))
+
     def _frozen_view(self, point: Point) -> _Look:
         if not point.chain:
             workspace = self.workspace(point.workspace)
             return _Look(workspace.view.state, workspace.lock)
-        with self._lock:
-            return _Look(State(self.env.blocks, self.env.geometry, self._layer(point.chain)), None)
+        return _Look(self.state(point.chain), None)
 
     def _layer(self, chain: Chain) -> Layer:
         """The newest layer of ``chain``; what is not in memory is read from roots and journals."""

@@ -27,7 +27,7 @@ class BlockSource(Protocol):
 
     nodes: LruCache[Leaf | Branch]
 
-    def get(self, id: bytes) -> bytes:
+    def get(self, id_: bytes) -> bytes:
         """The raw bytes. Raises NotFound (unknown id) and Corrupt (damaged)."""
         ...
 

@@ -19,17 +19,17 @@ class MemoryBlocks:
         self.reads: list[bytes] = []
         self.nodes: LruCache[Leaf | Branch] = LruCache(32 << 20)
 
-    def get(self, id: bytes) -> bytes:
+    def get(self, id_: bytes) -> bytes:
         """The raw bytes. Raises NotFound."""
-        self.reads.append(id)
+        self.reads.append(id_)
         try:
-            return self.blocks[id]
+            return self.blocks[id_]
         except KeyError:
-            raise NotFound(f"no block {id.hex()}") from None
+            raise NotFound(f"no block {id_.hex()}") from None
 
-    def has(self, id: bytes) -> bool:
+    def has(self, id_: bytes) -> bool:
         """Whether the block is there."""
-        return id in self.blocks
+        return id_ in self.blocks
 
     def put(self, raw: bytes) -> bytes:
         """Store one block."""

@@ -133,7 +133,9 @@ class Tables:
         belong to the line (None: all)."""
         entry: WorkspaceEntry | None = self.workspace(workspace)
         bound: int | None = None
-        while entry is not None:
+        seen: set[str] = set()  # only a damaged log has a circle
+        while entry is not None and entry.id not in seen:
+            seen.add(entry.id)
             yield entry, bound
             bound = entry.fork_ordinal if bound is None else min(bound, entry.fork_ordinal)
             entry = self.workspaces.get(entry.origin_workspace) if entry.origin_workspace else None

@@ -220,6 +220,13 @@ def decode_pointer(pointer: bytes) -> Leaf | Ref | None:
     return Ref(LEAF if tag == _LEAF_REF else BRANCH, count, size, id_)
 
 
+def ref_id(pointer: bytes) -> bytes:
+    """The block id in a pointer that is neither empty nor an inline leaf. Raises :class:`Corrupt`."""
+    if len(pointer) != _REF.size or pointer[0] not in (_LEAF_REF, _BRANCH_REF):
+        raise Corrupt("tree pointer: unknown kind or wrong length")
+    return pointer[-ID_BYTES:]
+
+
 @dataclass(frozen=True, slots=True)
 class Root:
     """One complete filesystem state. ``table`` is the pointer to its inode table."""

@@ -138,7 +138,12 @@ class _Job:
             lambda files, size: self._channel.send("progress", files=files, bytes=size),
             params["numbering"],
         )
-        numbers = {"files": result.files, "bytes": result.bytes, "next_ino": result.next_ino}
+        numbers = {
+            "files": result.files,
+            "bytes": result.bytes,
+            "logical_bytes": result.logical_bytes,
+            "next_ino": result.next_ino,
+        }
         report = bulk.encode_report(bulk.Report(list(result.skipped), list(result.changed)))
         return result.root, numbers, bulk.REPORT, report
 

@@ -19,13 +19,15 @@ from collections.abc import Iterable
 
 from cowfs.errors import Invalid
 
+_Rule = tuple[re.Pattern[bytes], bool]  # the pattern, and whether it is for directories only
+
 
 class Excludes:
     """Compiled patterns. Raises :class:`Invalid` for one that is empty or malformed."""
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self._names: list[re.Pattern[bytes]] = []
-        self._paths: list[re.Pattern[bytes]] = []
+        self._names: list[_Rule] = []
+        self._paths: list[_Rule] = []
         for pattern in patterns:
             self._add(pattern)
         self._none = not self._names and not self._paths
@@ -35,22 +37,22 @@ class Excludes:
         body = raw.strip(b"/") if raw.endswith(b"/") else raw.lstrip(b"/")
         if not body or b"\0" in body:
             raise Invalid(f"exclude pattern {pattern!r}: matches nothing", hint="give a name or a relative path")
-        # A directory is offered with a slash behind it, so that this end decides what may match.
-        end = b"/" if raw.endswith(b"/") else b"/?"
-        anchored = b"/" in body or raw.startswith(b"/")
         try:
-            compiled = re.compile(translate(body) + end, re.DOTALL)
+            compiled = re.compile(translate(body), re.DOTALL)
         except re.error as error:
             raise Invalid(f"exclude pattern {pattern!r}: {error}") from None
-        (self._paths if anchored else self._names).append(compiled)
+        anchored = b"/" in body or raw.startswith(b"/")
+        (self._paths if anchored else self._names).append((compiled, raw.endswith(b"/")))
 
     def match(self, path: bytes, is_directory: bool) -> bool:
         """Whether the entry at this relative path (no slash at either end) is left out."""
         if self._none:
             return False
-        offered = path + b"/" if is_directory else path
-        name = offered[path.rfind(b"/") + 1 :]
-        return any(p.fullmatch(name) for p in self._names) or any(p.fullmatch(offered) for p in self._paths)
+        return _any(self._names, path[path.rfind(b"/") + 1 :], is_directory) or _any(self._paths, path, is_directory)
+
+
+def _any(rules: list[_Rule], offered: bytes, is_directory: bool) -> bool:
+    return any((is_directory or not directories) and rule.fullmatch(offered) for rule, directories in rules)
 
 
 def translate(pattern: bytes) -> bytes:

@@ -51,20 +51,21 @@ Progress = Callable[[int, int], None]
 """Called with the inodes and bytes of file data imported so far."""
 
 
-_Bytes = bytes  # the name that the field below takes
+_Bytes = bytes  # the field below takes the name
 
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """``files``: inodes; ``bytes``: allocated bytes of file data read; paths are relative to the source.
+    """``files``: inodes; ``bytes``: allocated pages of file data, in bytes; ``logical_bytes``: sum of file sizes.
 
-    ``skipped``: (path, reason) of what was left out, or lost an attribute. ``changed``: files taken while they were
-    changing.
+    ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files taken while they were
+    changing. Paths are relative to the source.
     """
 
     root: _Bytes
     files: int
     bytes: int
+    logical_bytes: int
     next_ino: int
     skipped: tuple[tuple[_Bytes, str], ...] = ()
     changed: tuple[_Bytes, ...] = ()
@@ -164,7 +165,7 @@ class _Import:
         self._changed: list[bytes] = []
         self._frames: list[_Frame] = []
         self._device = 0
-        self._files = self._bytes = 0
+        self._files = self._bytes = self._logical = 0
         self._reported = (0, 0)
 
     def run(self, fd: int) -> ImportResult:
@@ -185,7 +186,7 @@ class _Import:
         self._report(force=True)
         table = radix.build(self._writer, sorted(self._table.items()), self._geometry, inline=False)
         return ImportResult(
-            write_root(self._writer, table), self._files, self._bytes, self._numbers.highest + 1,
+            write_root(self._writer, table), self._files, self._bytes, self._logical, self._numbers.highest + 1,
             tuple(self._skipped), tuple(self._changed),
         )  # fmt: skip
 
@@ -210,9 +211,10 @@ class _Import:
         frame.names = []
         frame.subdirectories.reverse()
         if len(self._frames) > OPEN_DIRECTORIES:
-            shallow = self._frames[len(self._frames) - 1 - OPEN_DIRECTORIES]
-            os.close(shallow.fd)
-            shallow.fd = -1
+            shallow = self._frames[-1 - OPEN_DIRECTORIES]
+            if shallow.fd >= 0:
+                os.close(shallow.fd)
+                shallow.fd = -1
 
     def _step(self, frame: _Frame) -> None:
         """Enter the next subdirectory, or finish the directory."""
@@ -385,6 +387,7 @@ class _Import:
         if stat.S_ISREG(mode):
             size, pages = node.size, node.pages
             self._bytes += pages * PAGE
+            self._logical += size
         elif stat.S_ISLNK(mode):
             size = node.size
         elif stat.S_ISDIR(mode):

@@ -110,7 +110,7 @@ class Settler:
 
     def import_directory(
         self,
-        source: str | bytes,
+        source: str | bytes | os.PathLike[str],
         exclude: Iterable[str] = (),
         forbidden: Iterable[tuple[int, int]] = (),
         progress: Progress | None = None,
@@ -125,9 +125,10 @@ class Settler:
             "numbering": numbering,
         }
         done, report = self._run("import", params, progress, bulk.REPORT)
-        files, size, next_ino = _numbers(done, "files", "bytes", "next_ino")
+        files, size, logical, next_ino = _numbers(done, "files", "bytes", "logical_bytes", "next_ino")
         skipped, changed = bulk.decode_report(report)
-        return ImportResult(bytes.fromhex(done["root"]), files, size, next_ino, tuple(skipped), tuple(changed))
+        root = bytes.fromhex(done["root"])
+        return ImportResult(root, files, size, logical, next_ino, tuple(skipped), tuple(changed))
 
     def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
         """Store a frozen layer: journal spans (path, first byte, end byte) over a root."""

@@ -20,7 +20,18 @@ from collections.abc import Iterator
 
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import Corrupt
-from cowfs.formats.node import BRANCH, DIGIT_BITS, VALUE_MAX, Leaf, Ref, decode_leaf, decode_pointer
+from cowfs.formats.node import (
+    BRANCH,
+    DIGIT_BITS,
+    LEAF,
+    VALUE_MAX,
+    Branch,
+    Leaf,
+    Ref,
+    decode_leaf,
+    decode_pointer,
+    ref_id,
+)
 from cowfs.tree.check import check, walk
 from cowfs.tree.diff import diff
 from cowfs.tree.nodes import KEY_LIMIT, child_range, load, load_branch, load_leaf
@@ -35,27 +46,28 @@ def lookup(blocks: BlockSource, pointer: bytes, key: int) -> bytes | None:
     """The value of ``key``, or None."""
     if not pointer:
         return None
-    node: Leaf | object
-    if pointer[0] == 1:
-        node = decode_leaf(pointer)
+    if pointer[0] == LEAF:
+        node: Leaf | Branch = decode_leaf(pointer)
     else:
-        ref = decode_pointer(pointer)
-        assert isinstance(ref, Ref)
+        id_ = ref_id(pointer)
         cached = blocks.nodes.get
-        shift = KEY_LIMIT
+        above = KEY_LIMIT
         while True:
-            node = cached(ref.id) or load(blocks, ref.id)
-            if isinstance(node, Leaf):
+            node = cached(id_) or load(blocks, id_)
+            if node.__class__ is Leaf:
                 break
-            if node.shift >= shift:
-                raise Corrupt(f"block {ref.id.hex()}: a branch that is not below its parent")
+            assert isinstance(node, Branch)
             shift = node.shift
+            if shift >= above:
+                raise Corrupt(f"block {id_.hex()}: a branch that is not below its parent")
+            above = shift
             if (key ^ node.base) >> (shift + DIGIT_BITS):
                 return None
             child = node.table[(key >> shift) & _MASK]
             if child is None:
                 return None
-            ref = child.ref
+            id_ = child[2][3]  # .ref.id, by position: this is the hottest loop of all
+    assert isinstance(node, Leaf)
     keys = node.keys
     index = bisect_left(keys, key)
     return node.value(index) if index < len(keys) and keys[index] == key else None

@@ -130,6 +130,8 @@ class _Shaper:
             keys += more.keys
             values += more.values
             size += more.size
+        if keys != sorted(keys):
+            raise Corrupt("tree leaves: keys outside of what their parent describes")
         return Small(keys, values, size)
 
     def close(self, key: int, shift: int, pieces: Pieces) -> Item:

@@ -52,9 +52,9 @@ def run(store: str, *, background: bool, ready: Ready) -> int:
 
 def tool(verb: str, store: str, *, deep: bool) -> dict[str, Any]:
     """The result of ``init`` or ``fsck``."""
-    from cowfs_daemon import compose
+    from cowfs_daemon import offline
 
-    return compose.create_store(store) if verb == "init" else compose.check_store(store, deep)
+    return offline.create_store(store) if verb == "init" else offline.check_store(store, deep)
 
 
 def _shape(error: CowfsError) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _OPERATIONS = (
     control.LayersDropped,
     control.Set,
     control.Idempotency,
+    control.Span,
 )
 _RECORDS: tuple[type, ...] = (
     BranchSpec,

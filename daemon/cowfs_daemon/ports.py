@@ -66,7 +66,7 @@ class Control(Protocol):
     """The daemon as a whole."""
 
     def status(self) -> dict[str, Any]:
-        """The object that ``cowfs daemon status --json`` prints; never blocks."""
+        """The object that ``cowfs daemon status --json`` prints."""
         ...
 
     def stop(self, force: bool) -> None:

@@ -32,13 +32,15 @@ GRACE_SECONDS = 2.0
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
-    takes the socket's name away, so that whoever comes from then on starts a new daemon."""
+    takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
+    every verb that may have frozen a layer."""
 
     engine: EngineLike
     mounts: MountsLike
     details: Callable[[], dict[str, Any]]
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
+    changed: Callable[[], None]
 
 
 class Daemon:
@@ -68,7 +70,7 @@ async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None]
     ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread.
     """
     daemon = Daemon(parts, time.time_ns())
-    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns)
+    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed)
     config = Config()
     # Hypercorn closes the descriptor it is given.
     config.bind = [f"fd://{os.dup(sock.fileno())}"]

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MountPoint:
-    """One line of mountinfo (proc(5)): ``device`` is "major:minor"."""
+    """One line of mountinfo (proc(5)): ``device`` is "major:minor"; ``peers`` are the numbers of the groups that it
+    shares mounts with, or receives them from."""
 
     mount_id: int
     device: str
     path: str
+    peers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +39,43 @@ def mount_points(pid: str = "self") -> list[MountPoint]:
     for line in lines:
         fields = line.split(b" ")
         path = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), fields[4])
-        points.append(MountPoint(int(fields[0]), fields[2].decode(), os.fsdecode(path)))
+        options = fields[6 : fields.index(b"-", 6)]
+        peers = frozenset(option.partition(b":")[2].decode() for option in options if b":" in option)
+        points.append(MountPoint(int(fields[0]), fields[2].decode(), os.fsdecode(path), peers))
     return points
 
 
-def device_of(path: str) -> str | None:
-    """The device of what is mounted at ``path`` (the topmost), or None when nothing is."""
-    at = [point.device for point in mount_points() if point.path == path]
+def mounted_at(path: str) -> MountPoint | None:
+    """What is mounted at ``path`` (the topmost), or None."""
+    at = [point for point in mount_points() if point.path == path]
     return at[-1] if at else None
 
 
-def users_of(device: str, *, but: frozenset[int] = frozenset()) -> list[User]:
-    """The processes that use the filesystem ``device``, or have it mounted in a namespace of their own.
+def other_places(mount: MountPoint) -> list[str]:
+    """Where else in this namespace the filesystem of ``mount`` is mounted."""
+    return [each.path for each in mount_points() if each.device == mount.device and each.mount_id != mount.mount_id]
 
-    ``but``: pids left out (the servers themselves).
+
+def users_of(mount: MountPoint, *, but: frozenset[int] = frozenset()) -> list[User]:
+    """The processes that use the filesystem of ``mount``, or have it mounted in a namespace of their own.
+
+    A mount there that came by propagation does not count: it goes as it came. ``but``: pids left out (the servers
+    themselves).
     """
-    ours = _namespace("self")
-    mounts: dict[str, frozenset[int]] = {}
+    # Mount ids are the kernel's own, the same in every namespace that can see them.
+    ours = {each.mount_id for each in mount_points()}
+    mounts: dict[str, list[MountPoint]] = {}
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) in but:
             continue
-        namespace = _namespace(entry)
+        namespace = _namespace(entry) or entry
         if namespace not in mounts:
-            mounts[namespace] = frozenset(p.mount_id for p in mount_points(entry) if p.device == device)
-        ids = mounts[namespace]
-        foreign = bool(ids) and namespace != ours
-        if foreign or (ids and _uses(entry, ids, device)):
+            mounts[namespace] = [each for each in mount_points(entry) if each.device == mount.device]
+        there = mounts[namespace]
+        foreign = [each for each in there if each.mount_id not in ours]
+        own = any(each.path != mount.path or not each.peers & mount.peers for each in foreign)
+        if own or (there and _uses(entry, frozenset(each.mount_id for each in there), mount.device)):
             found.append(User(int(entry), _name(entry)))
     return sorted(found, key=lambda user: user.pid)
 

@@ -48,12 +48,21 @@ class Worker:
         self._server = Server()
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
-        self._contents: list[tuple[int, Content]] = []
+        self._contents: dict[str, list[tuple[int, Content]]] = {}
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
         host = self.host
-        plain = (host.open, host.close, host.freeze, host.wants_freeze, host.diff, host.read, host.statistics)
+        plain = (
+            host.open,
+            host.close,
+            host.freeze,
+            host.wants_freeze,
+            host.diff,
+            host.read,
+            host.statistics,
+            host.serving,
+        )
         own = (self.checkpoint, self.restore, self.contents, self.settled, self.mount, self.mount_frozen, self.unmount)
         return {call.__name__: call for call in (*plain, *own)}
 
@@ -71,14 +80,13 @@ class Worker:
         with transport.restoring():
             return self.host.restore(workspace, snapshot, chain, live, undo, force)
 
-    def contents(self, pairs: tuple[tuple[int, Content], ...]) -> None:
+    def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""
-        self._contents.extend(pairs)
+        self._contents.setdefault(layer, []).extend(pairs)
 
     def settled(self, layer: str, root: bytes) -> None:
         """See Host.settled, with the contents sent before."""
-        contents, self._contents = self._contents, []
-        self.host.settled(layer, root, contents)
+        self.host.settled(layer, root, self._contents.pop(layer, ()))
 
     def mount(self, workspace: str, path: str, connection_id: int) -> None:
         """Mount an open workspace at the directory ``path`` and serve it. Raises Conflict when it is mounted."""

@@ -32,6 +32,7 @@ class Served:
             lambda: {"keeper": None, "workers": [], "settlers": [], "queues": {}},
             self.mounts.detach_all,
             lambda: unlisten(str(self.path)),
+            lambda: None,
         )
         with listen(str(self.path)) as sock:
             trio.run(supervise, sock, parts, self._ready.set, False)

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -152,4 +153,4 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         if time.monotonic() > until:
             raise AssertionError("the condition did not come true")
         with contextlib.suppress(InterruptedError):
-            time.sleep(0.002)
+            threading.Event().wait(0.002)

@@ -1,7 +1,5 @@
 """Routes of the store, its mounts and its daemon."""
 
-from typing import Any
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -25,8 +23,8 @@ def router(verbs: Verbs) -> APIRouter:
         return JSONResponse({"clean": not findings, "findings": findings})
 
     @routes.get("/daemon")
-    async def daemon() -> dict[str, Any]:
-        return verbs.control.status()
+    async def daemon() -> JSONResponse:
+        return JSONResponse(await verbs.run(verbs.control.status))
 
     @routes.post("/daemon/stop", status_code=204)
     async def stop(body: bodies.Stop) -> None:

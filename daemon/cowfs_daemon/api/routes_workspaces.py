@@ -4,12 +4,13 @@ import base64
 import binascii
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cowfs.errors import Invalid, NotFound
+from cowfs.errors import Busy, Invalid, NotFound
 from cowfs.results import Snapshot, Workspace
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.verbs import Verbs
@@ -104,7 +105,9 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
             workspaces = verbs.engine.list()
             if workspace is not None:
                 _find(verbs, workspace)
-            snapshots = [each for owner in workspaces for each in verbs.engine.log(owner.name)]
+            # A log has the snapshots of the ancestors too: each counts once.
+            lines = (each for owner in workspaces for each in verbs.engine.log(owner.name))
+            snapshots = list({each.id: each for each in lines}.values())
             if workspace is not None:
                 workspaces, snapshots = family(workspace, workspaces, snapshots)
             return {
@@ -120,7 +123,13 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.post("/workspaces/{name}/rename", response_model=shapes.WorkspaceShape)
     async def rename(name: str, body: bodies.Rename) -> JSONResponse:
-        renamed = await verbs.run(verbs.engine.rename, name, body.name, locks=(name, body.name))
+
+        def work() -> Workspace:
+            if verbs.mounts.path_of(name) is not None:
+                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
+            return verbs.engine.rename(name, body.name)
+
+        renamed = await verbs.run(work, locks=(name, body.name))
         verbs.emit("renamed", workspace=renamed.name, old_name=name)
         return JSONResponse(_shape(verbs, renamed))
 
@@ -177,7 +186,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            if any(each.ref == ref for each in verbs.mounts.mounted()):
+            with suppress(NotFound):  # not mounted
                 verbs.mounts.umount(ref, force)
             verbs.engine.remove(ref, force)
 

@@ -20,13 +20,24 @@ MAX_UNREAD_EVENTS = 1000
 
 
 class Verbs:
-    """The engine, the mounts and the daemon, as the routes see them. ``clock_ns``: ns since the epoch."""
+    """The engine, the mounts and the daemon, as the routes see them. ``clock_ns``: ns since the epoch.
 
-    def __init__(self, engine: EngineLike, mounts: MountsLike, control: Control, clock_ns: Callable[[], int]) -> None:
+    ``changed`` is called after every verb that may have frozen a layer.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        mounts: MountsLike,
+        control: Control,
+        clock_ns: Callable[[], int],
+        changed: Callable[[], None],
+    ) -> None:
         self.engine = engine
         self.mounts = mounts
         self.control = control
         self._clock_ns = clock_ns
+        self._changed = changed
         self._limiter = trio.CapacityLimiter(MAX_THREADS)
         self._locks: dict[str, tuple[trio.Lock, int]] = {}
         self._listeners: set[trio.MemorySendChannel[dict[str, Any]]] = set()
@@ -55,7 +66,8 @@ class Verbs:
                     lock.release()
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Tell every listener. One that has not read its last 1000 events is cut off."""
+        """Tell the settler and every listener. A listener that has not read its last 1000 events is cut off."""
+        self._changed()
         value = {"event": event, "at": rfc3339(self._clock_ns()), **fields}
         for channel in list(self._listeners):
             try:
@@ -96,10 +108,12 @@ class Verbs:
         since the answer has begun by then.
         """
         sender, receiver = trio.open_memory_channel[bytes](64)
+        token = trio.lowlevel.current_trio_token()
 
         def progress(value: dict[str, Any]) -> None:
+            # Any thread may call, also one that the engine has made.
             line = json.dumps({"progress": value}).encode() + b"\n"
-            trio.from_thread.run_sync(_offer, sender, line)
+            token.run_sync_soon(_offer, sender, line)
 
         async def job() -> None:
             with sender:
@@ -120,7 +134,7 @@ def _offer(sender: trio.MemorySendChannel[bytes], line: bytes) -> None:
     """Progress is for showing: dropped when nobody reads it fast enough, or at all."""
     try:
         sender.send_nowait(line)
-    except (trio.WouldBlock, trio.BrokenResourceError):
+    except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
         return
 
 

@@ -1,0 +1,166 @@
+"""How a daemon is put together from engine, worker, mounts and API; the only module that knows them all."""
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cowfs.client.place import daemon_dir
+from cowfs.engine import Engine
+from cowfs.errors import Busy, CowfsError
+from cowfs.workspace import Env
+from cowfs_daemon.mounts import Mounts, runtime_dir
+from cowfs_daemon.offline import new_id
+from cowfs_daemon.remote import RemoteHost, WorkerProcess
+from cowfs_daemon.settling import Settling
+from cowfs_daemon.start import listen, unlisten
+from cowfs_daemon.supervisor import Parts, supervise
+
+log = logging.getLogger("cowfs.daemon")
+OWNER_WAIT_SECONDS = 10.0
+LOSSES_MAX, LOSSES_SECONDS = 3, 60
+"""So many workers may end by themselves within so long; then something is wrong with the store or the machine."""
+
+_OWNER_POLL_SECONDS = 0.05
+
+
+class WorkerServer:
+    """The Server of the mounts: serves them in the worker."""
+
+    def __init__(self, engine: Engine, host: RemoteHost) -> None:
+        self._engine = engine
+        self._host = host
+        self._ids: dict[str, str] = {}
+
+    def serve(self, ref: str, path: str, read_only: bool) -> None:
+        """See cowfs_daemon.mounts.Server."""
+        served, point = self._engine.look(ref)
+        # Unique for ever: it is part of the journaled request keys.
+        connection_id = secrets.randbits(63)
+        if read_only:
+            self._host.call("mount_frozen", served, point.chain, path, connection_id)
+        else:
+            self._host.call("mount", served, path, connection_id)
+        self._ids[ref] = served
+
+    def unserve(self, ref: str, path: str, force: bool) -> None:
+        """See cowfs_daemon.mounts.Server."""
+        served = self._ids.get(ref)
+        if served is not None:
+            self._host.call("unmount", served, force)
+            self._ids.pop(ref, None)
+
+    def pids(self) -> frozenset[int]:
+        """The supervisor and the worker."""
+        worker = self._host.pid
+        return frozenset((os.getpid(),) if worker is None else (os.getpid(), worker))
+
+
+class Owner:
+    """An open store with its worker, its mounts and its settling thread."""
+
+    def __init__(self, store: str) -> None:
+        """Raises what Engine.open does, and what the worker's start fails with."""
+        self._store = store
+        self._losses: list[float] = []
+        self.engine = self._open()
+        self.settling = Settling(self.engine)
+        directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
+        state = os.path.join(daemon_dir(store), "mounts.json")
+        self.mounts = Mounts(WorkerServer(self.engine, self._host), directory, state, self._resolve)
+
+    def _open(self) -> Engine:
+        """Become the owner, waiting for a moment for one that is ending."""
+        until = time.monotonic() + OWNER_WAIT_SECONDS
+        while True:
+            try:
+                return Engine.open(Path(self._store), time.time_ns, new_id, self._start_host)
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_OWNER_POLL_SECONDS)
+
+    def _start_host(self, env: Env) -> RemoteHost:
+        store = Path(self._store)
+        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, on_end), self._worker_lost)
+        return self._host
+
+    def _worker_lost(self) -> None:
+        """In the thread that read its answers: let another one start the next."""
+        log.error("worker %s ended by itself", self._host.pid)
+        self.mounts.lost()
+        threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
+
+    def _recover(self) -> None:
+        """Start a worker and mount everything again; programs that had files open get ENOTCONN."""
+        now = time.monotonic()
+        self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
+        if len(self._losses) > LOSSES_MAX:
+            log.error("%d workers ended within %d s: giving up", LOSSES_MAX, LOSSES_SECONDS)
+            return
+        try:
+            self._host.replace()
+        except (CowfsError, OSError):
+            log.exception("no worker can be started")
+            return
+        self.mounts.restore_all()
+        log.info("worker %s serves again", self._host.pid)
+
+    def _resolve(self, ref: str) -> tuple[str, str, bool]:
+        """(workspace name or snapshot id, name of its mount point, read-only)."""
+        if any(each.name == ref for each in self.engine.list()):
+            return ref, ref, False
+        snapshot = self.engine.snapshot(ref)
+        # "@" is in no workspace's name, so the two kinds cannot meet.
+        return snapshot.id, f"{snapshot.workspace}@{snapshot.id}", True
+
+    def details(self) -> dict[str, Any]:
+        """Their part of the daemon's status."""
+        opened = self._host.opened()
+        names = [each.name for each in self.engine.list() if each.id in opened]
+        worker = self._host.pid
+        settler = self.engine.settler.statistics().pid
+        return {
+            "keeper": None,
+            "workers": [] if worker is None else [{"pid": worker, "workspaces": names}],
+            "settlers": [] if settler is None else [{"pid": settler}],
+            "queues": {"settle": len(self.engine.unsettled())},
+        }
+
+    def parts(self) -> Parts:
+        """What the supervisor runs."""
+        return Parts(
+            engine=self.engine,
+            mounts=self.mounts,
+            details=self.details,
+            detach_all=self.mounts.detach_all,
+            unlisten=lambda: unlisten(self._store),
+            changed=self.settling.nudge,
+        )
+
+    def close(self) -> None:
+        """Make everything durable and let go of the store; the worker ends, and unmounts what is left."""
+        self.settling.stop()
+        try:
+            self.engine.close()
+        finally:
+            self._host.shut()
+
+
+def serve_store(store: str, ready: Callable[[], None]) -> None:
+    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers."""
+    owner = Owner(store)
+    try:
+        with listen(store) as sock:
+            owner.mounts.restore_all()
+            owner.settling.start()
+            trio.run(supervise, sock, owner.parts(), ready)
+    finally:
+        unlisten(store)
+        owner.close()

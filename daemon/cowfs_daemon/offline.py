@@ -1,0 +1,29 @@
+"""What is done to a store that no daemon has: making it, checking it."""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from cowfs.engine import Engine
+
+
+def new_id(prefix: str) -> str:
+    """``PREFIX-`` and 16 random hexadecimal digits."""
+    return f"{prefix}-{secrets.token_hex(8)}"
+
+
+def create_store(store: str) -> dict[str, Any]:
+    """Make an empty store; raises what Engine.create_store does."""
+    Engine.create_store(Path(store), time.time_ns, secrets.token_bytes(16))
+    return {"store": store}
+
+
+def check_store(store: str, deep: bool) -> dict[str, Any]:
+    """Check a store that no daemon has; the shape of ``/v1/store/check``."""
+    engine = Engine.open(Path(store), time.time_ns, new_id)
+    try:
+        findings = [str(each) for each in engine.fsck(deep)]
+    finally:
+        engine.close()
+    return {"clean": not findings, "findings": findings}
