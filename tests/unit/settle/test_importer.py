@@ -356,6 +356,7 @@ def test_a_directory_that_becomes_a_symlink_is_not_followed(tmp_path: Path) -> N
     blocks = Meddler(act)
     result = import_directory(blocks, str(root), GEOMETRY)
     assert [path for path, _ in result.skipped] == [b"aaa"]
+    assert result.changed == (b"",)  # the directory that it was in
     assert b"secret" not in blocks.blocks.values()
     assert Imported(blocks, result).inos.keys() == {b"", b"big"}
 
