@@ -72,7 +72,6 @@ class Engine:
         )
         env = Env(self.blocks, geometry, store.journals, clock, store.space)
         self.host = Host(env) if host is None else host(env)
-        self._opened: set[str] = set()
         self._catch_up()
 
     @classmethod
@@ -87,9 +86,8 @@ class Engine:
 
     def close(self) -> None:
         """Let go of everything; what was answered is in the journals."""
-        for workspace in list(self._opened):
+        for workspace in self.host.opened():
             self.host.close(workspace)
-        self._opened.clear()
         self.settler.close()
         with self._lock:
             self.catalog.sync()
@@ -115,7 +113,7 @@ class Engine:
     def _open(self, entry: control.WorkspaceEntry) -> None:
         """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
         with self._lock:
-            if entry.id in self._opened:
+            if self.host.is_open(entry.id):
                 return
             line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
@@ -123,7 +121,6 @@ class Engine:
                 entry.position or (0, 0, 0),
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            self._opened.add(entry.id)
             if done.operations:
                 self.catalog.commit(*done.operations, sync=True)
 
@@ -242,7 +239,9 @@ class Engine:
                 chain = self._chain(found.layer)
             undo = None if discard else self._automatic(f"before the restore of {found.id}")
             done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
-            extra = () if done.snapshot is None else (control.Set(entry.id, UNDO, done.snapshot.encode()),)
+            # A restore that changed nothing leaves alone what --undo takes back.
+            moved = done.snapshot is not None and done.changed
+            extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._commit(*done.operations, *extra)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
@@ -367,7 +366,6 @@ class Engine:
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
             with self._lock:
-                self._opened.discard(found.workspace.id)
                 self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
         self._drop_unneeded()
 

@@ -118,6 +118,14 @@ class Host:
             raise NotFound(f"workspace {workspace} is not open here")
         return found
 
+    def is_open(self, workspace: str) -> bool:
+        """Whether the workspace is open."""
+        return workspace in self.workspaces
+
+    def opened(self) -> list[str]:
+        """Ids of the open workspaces."""
+        return list(self.workspaces)
+
     def serving(self, workspace: str) -> bool:
         """Whether a transport serves the workspace."""
         found = self.workspaces.get(workspace)

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import trio
 
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
-from cowfs.errors import Busy
+from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
@@ -23,6 +24,9 @@ from cowfs_daemon.supervisor import Parts, supervise
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
+LOSSES_MAX, LOSSES_SECONDS = 3, 60
+"""So many workers may end by themselves within so long; then something is wrong with the store or the machine."""
+
 _OWNER_POLL_SECONDS = 0.05
 
 
@@ -40,21 +44,22 @@ class WorkerServer:
         # Unique for ever: it is part of the journaled request keys.
         connection_id = secrets.randbits(63)
         if read_only:
-            self._host.worker.call("mount_frozen", served, point.chain, path, connection_id)
+            self._host.call("mount_frozen", served, point.chain, path, connection_id)
         else:
-            self._host.worker.call("mount", served, path, connection_id)
+            self._host.call("mount", served, path, connection_id)
         self._ids[ref] = served
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
         """See cowfs_daemon.mounts.Server."""
         served = self._ids.get(ref)
         if served is not None:
-            self._host.worker.call("unmount", served, force)
+            self._host.call("unmount", served, force)
             self._ids.pop(ref, None)
 
     def pids(self) -> frozenset[int]:
         """The supervisor and the worker."""
-        return frozenset((os.getpid(), self._host.worker.pid))
+        worker = self._host.pid
+        return frozenset((os.getpid(),) if worker is None else (os.getpid(), worker))
 
 
 class Owner:
@@ -63,7 +68,7 @@ class Owner:
     def __init__(self, store: str) -> None:
         """Raises what Engine.open does, and what the worker's start fails with."""
         self._store = store
-        self._closing = False
+        self._losses: list[float] = []
         self.engine = self._open()
         self.settling = Settling(self.engine)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
@@ -82,12 +87,30 @@ class Owner:
                 time.sleep(_OWNER_POLL_SECONDS)
 
     def _start_host(self, env: Env) -> RemoteHost:
-        self._host = RemoteHost(env, WorkerProcess(Path(self._store), self._worker_ended))
+        store = Path(self._store)
+        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, on_end), self._worker_lost)
         return self._host
 
-    def _worker_ended(self) -> None:
-        if not self._closing:
-            log.error("worker %d ended by itself", self._host.worker.pid)
+    def _worker_lost(self) -> None:
+        """In the thread that read its answers: let another one start the next."""
+        log.error("worker %s ended by itself", self._host.pid)
+        self.mounts.lost()
+        threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
+
+    def _recover(self) -> None:
+        """Start a worker and mount everything again; programs that had files open get ENOTCONN."""
+        now = time.monotonic()
+        self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
+        if len(self._losses) > LOSSES_MAX:
+            log.error("%d workers ended within %d s: giving up", LOSSES_MAX, LOSSES_SECONDS)
+            return
+        try:
+            self._host.replace()
+        except (CowfsError, OSError):
+            log.exception("no worker can be started")
+            return
+        self.mounts.restore_all()
+        log.info("worker %s serves again", self._host.pid)
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
         """(workspace name or snapshot id, name of its mount point, read-only)."""
@@ -101,10 +124,11 @@ class Owner:
         """Their part of the daemon's status."""
         opened = self._host.opened()
         names = [each.name for each in self.engine.list() if each.id in opened]
+        worker = self._host.pid
         settler = self.engine.settler.statistics().pid
         return {
             "keeper": None,
-            "workers": [{"pid": self._host.worker.pid, "workspaces": names}],
+            "workers": [] if worker is None else [{"pid": worker, "workspaces": names}],
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
         }
@@ -122,12 +146,11 @@ class Owner:
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the worker ends, and unmounts what is left."""
-        self._closing = True
         self.settling.stop()
         try:
             self.engine.close()
         finally:
-            self._host.worker.close()
+            self._host.shut()
 
 
 def serve_store(store: str, ready: Callable[[], None]) -> None:

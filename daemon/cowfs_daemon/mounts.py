@@ -4,8 +4,7 @@ The owner's side: it chooses paths, remembers, and knows who uses a mount; a ``S
 serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes only by mount and umount, so a daemon
 that was stopped or killed mounts the same again.
 
-Thread-safe: ``_lock`` guards the table; mounting and unmounting run outside it, one at a time per workspace thanks
-to the API's locks.
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while something is being mounted.
 """
 
 import contextlib
@@ -63,7 +62,9 @@ class Mounts:
         self._state_path = state_path
         self._resolve = resolve
         self._lock = threading.Lock()
+        self._mounting = threading.Lock()
         self._table: dict[str, Mounted] = {}
+        self._wanted = set(self._load())
         self._stopping = False
 
     def mount(self, ref: str) -> Mounted:
@@ -75,14 +76,27 @@ class Mounts:
         if known is not None and mounted_at(known.path) is not None:
             return known
         mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
+        with self._mounting:
+            with self._lock:
+                known = self._table.get(ref)
+            if known is None or mounted_at(known.path) is None:
+                self._mount(mounted)
+        return mounted
+
+    def _mount(self, mounted: Mounted) -> None:
         self._make_private(self._directory)
         clear_dead(mounted.path)
         os.makedirs(mounted.path, mode=0o700, exist_ok=True)
-        self._server.serve(ref, mounted.path, read_only)
+        self._server.serve(mounted.ref, mounted.path, mounted.read_only)
         with self._lock:
-            self._table[ref] = mounted
+            self._table[mounted.ref] = mounted
+            self._wanted.add(mounted.ref)
             self._save()
-        return mounted
+
+    def lost(self) -> None:
+        """The server is gone: nothing is mounted any more, but should be (``restore_all``)."""
+        with self._lock:
+            self._table.clear()
 
     def umount(self, ref: str, force: bool = False) -> None:
         ref, _, _ = self._resolve(ref)
@@ -93,6 +107,7 @@ class Mounts:
         self._detach(mounted, force)
         with self._lock:
             self._table.pop(ref, None)
+            self._wanted.discard(ref)
             self._save()
 
     def mounted(self) -> list[Mounted]:
@@ -105,11 +120,16 @@ class Mounts:
 
     def restore_all(self) -> None:
         """Mount what was mounted before. What cannot be is logged, and forgotten when it no longer exists."""
-        for ref in self._load():
+        with self._lock:
+            refs = sorted(self._wanted)
+        for ref in refs:
             try:
                 self.mount(ref)
             except NotFound as error:
                 log.warning("no longer mounted: %s: %s", ref, error)
+                with self._lock:
+                    self._wanted.discard(ref)
+                    self._save()
             except (CowfsError, OSError) as error:
                 log.error("cannot mount %s again: %s", ref, error)
 
@@ -170,7 +190,7 @@ class Mounts:
     def _save(self) -> None:
         new = self._state_path + ".new"
         with open(new, "w", encoding="utf-8") as file:
-            json.dump({"mounts": sorted(self._table)}, file)
+            json.dump({"mounts": sorted(self._wanted)}, file)
             file.flush()
             os.fdatasync(file.fileno())
         os.replace(new, self._state_path)

@@ -26,6 +26,7 @@ from cowfs_daemon.channel import Channel, unpack_error
 log = logging.getLogger("cowfs.remote")
 CONTENTS_PER_MESSAGE = 1000
 END_SECONDS = 30.0
+START_SECONDS = 30.0
 
 
 class WorkerProcess:
@@ -51,6 +52,11 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="cowfs-worker-answers", daemon=True)
         self._thread.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether it still answers."""
+        return self._waiting is not None
 
     @property
     def pid(self) -> int:
@@ -87,9 +93,10 @@ class WorkerProcess:
             log.exception("worker %d", self.pid)
         with self._lock:
             waiting, self._waiting = self._waiting, None
+        # Before anyone is told: who sees the failure must find no workspace open.
+        self._on_end()
         for future in (waiting or {}).values():
             future.set_exception(_gone())
-        self._on_end()
 
     def close(self) -> int:
         """Let it end cleanly (killing it after 30 s), and reap it; its exit code."""
@@ -111,72 +118,137 @@ def _gone() -> Busy:
 
 
 class RemoteHost(Host):
-    """A Host whose workspaces live in a worker; see cowfs.host for every method."""
+    """A Host whose workspaces live in a worker; see cowfs.host for every method.
 
-    def __init__(self, env: Env, worker: WorkerProcess) -> None:
+    When the worker ends by itself, no workspace is open any more, and calls wait for the next one, which ``start``
+    makes: the engine opens workspaces again when it needs them, and their journals are replayed.
+    """
+
+    def __init__(
+        self, env: Env, start: Callable[[Callable[[], None]], WorkerProcess], on_loss: Callable[[], None]
+    ) -> None:
+        """``start(on_end)`` makes a worker. ``on_loss`` is called when one has ended by itself."""
         super().__init__(env)
-        self.worker = worker
+        self._start = start
+        self._on_loss = on_loss
         self._settling = threading.Lock()
+        self._changed = threading.Condition()
+        self._worker: WorkerProcess | None = None
         self._opened: set[str] = set()
+        self._closed = False
+        self.replace()
 
-    def opened(self) -> frozenset[str]:
-        """Ids of the workspaces that it serves."""
-        return frozenset(self._opened)
+    def replace(self) -> None:
+        """Start a worker in the place of one that has ended. Raises what its start failed with."""
+        with self._changed:
+            old, self._worker = self._worker, None
+        if old is not None:
+            old.close()
+        new = self._start(self._ended)
+        with self._changed:
+            self._worker = new
+            self._changed.notify_all()
+
+    def _ended(self) -> None:
+        with self._changed:
+            self._opened.clear()
+            closed = self._closed
+        if not closed:
+            self._on_loss()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id; None while there is none."""
+        worker = self._worker
+        return None if worker is None else worker.pid
+
+    def call(self, name: str, *arguments: object, workspace: str | None = None) -> Any:
+        """A call of the worker, waiting for one to start if need be. Raises Busy when it ends meanwhile.
+
+        ``workspace``: one that must be open; in a new worker it is not.
+        """
+        with self._changed:
+            live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
+            worker = self._worker
+            if not live or worker is None or (workspace is not None and workspace not in self._opened):
+                raise _gone()
+        return worker.call(name, *arguments)
+
+    def _live(self) -> bool:
+        return self._worker is not None and self._worker.live
+
+    def shut(self) -> int:
+        """End the worker; its exit code."""
+        with self._changed:
+            self._closed = True
+            worker = self._worker
+            self._changed.notify_all()
+        return 0 if worker is None else worker.close()
+
+    def is_open(self, workspace: str) -> bool:
+        """See Host.is_open."""
+        return workspace in self._opened
+
+    def opened(self) -> list[str]:
+        """See Host.opened."""
+        return list(self._opened)
 
     def serving(self, workspace: str) -> bool:
         """See Host.serving."""
-        return bool(self.worker.call("serving", workspace))
+        return self.is_open(workspace) and bool(self.call("serving", workspace))
 
     def open(self, spec: BranchSpec, known: Mapping[str, Chain]) -> Done:
         """See Host.open."""
-        done: Done = self.worker.call("open", spec, dict(known))
-        self._opened.add(spec.id)
+        done: Done = self.call("open", spec, dict(known))
+        with self._changed:
+            self._opened.add(spec.id)
         return done
 
     def close(self, workspace: str) -> None:
         """See Host.close."""
-        self.worker.call("close", workspace)
-        self._opened.discard(workspace)
+        with self._changed:
+            self._opened.discard(workspace)
+        self.call("close", workspace)
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See Host.checkpoint."""
-        done: Done = self.worker.call("checkpoint", workspace, order)
+        done: Done = self.call("checkpoint", workspace, order, workspace=workspace)
         return done
 
     def freeze(self, workspace: str, live: str) -> Done:
         """See Host.freeze."""
-        done: Done = self.worker.call("freeze", workspace, live)
+        done: Done = self.call("freeze", workspace, live, workspace=workspace)
         return done
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
     ) -> Done:
         """See Host.restore."""
-        done: Done = self.worker.call("restore", workspace, snapshot, chain, live, undo, force)
+        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, workspace=workspace)
         return done
 
     def wants_freeze(self) -> list[str]:
         """See Host.wants_freeze."""
-        return list(self.worker.call("wants_freeze"))
+        return list(self.call("wants_freeze"))
 
     def settled(self, layer_id: str, root: bytes, contents: Iterable[tuple[int, Content]]) -> None:
         """See Host.settled; one layer at a time."""
         with self._settling:
             pairs = iter(contents)
             while piece := tuple(itertools.islice(pairs, CONTENTS_PER_MESSAGE)):
-                self.worker.call("contents", piece)
-            self.worker.call("settled", layer_id, root)
+                self.call("contents", layer_id, piece)
+            self.call("settled", layer_id, root)
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""
-        return list(self.worker.call("diff", old, new, horizon))
+        return list(self.call("diff", old, new, horizon))
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """See Host.read."""
-        data, whole = self.worker.call("read", point, path, offset, size)
+        data, whole = self.call("read", point, path, offset, size)
         return data, whole
 
     def statistics(self) -> dict[str, WorkspaceStatistics]:
         """See Host.statistics."""
-        found: dict[str, WorkspaceStatistics] = self.worker.call("statistics")
+        found: dict[str, WorkspaceStatistics] = self.call("statistics")
         return found

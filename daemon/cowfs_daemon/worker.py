@@ -48,7 +48,7 @@ class Worker:
         self._server = Server()
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
-        self._contents: list[tuple[int, Content]] = []
+        self._contents: dict[str, list[tuple[int, Content]]] = {}
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
@@ -80,14 +80,13 @@ class Worker:
         with transport.restoring():
             return self.host.restore(workspace, snapshot, chain, live, undo, force)
 
-    def contents(self, pairs: tuple[tuple[int, Content], ...]) -> None:
+    def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""
-        self._contents.extend(pairs)
+        self._contents.setdefault(layer, []).extend(pairs)
 
     def settled(self, layer: str, root: bytes) -> None:
         """See Host.settled, with the contents sent before."""
-        contents, self._contents = self._contents, []
-        self.host.settled(layer, root, contents)
+        self.host.settled(layer, root, self._contents.pop(layer, ()))
 
     def mount(self, workspace: str, path: str, connection_id: int) -> None:
         """Mount an open workspace at the directory ``path`` and serve it. Raises Conflict when it is mounted."""

@@ -175,7 +175,8 @@ class FakeMounts:
     def umount(self, ref: str, force: bool = False) -> None:
         if self.busy and not force:
             raise Busy(f"{ref} is in use by 12 (bash)", hint="--force")
-        del self.table[ref]
+        if self.table.pop(ref, None) is None:
+            raise NotFound(f"{ref} is not mounted")
 
     def mounted(self) -> list[Mounted]:
         return list(self.table.values())

@@ -4,12 +4,13 @@ import base64
 import binascii
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cowfs.errors import Invalid, NotFound
+from cowfs.errors import Busy, Invalid, NotFound
 from cowfs.results import Snapshot, Workspace
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.verbs import Verbs
@@ -122,7 +123,13 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.post("/workspaces/{name}/rename", response_model=shapes.WorkspaceShape)
     async def rename(name: str, body: bodies.Rename) -> JSONResponse:
-        renamed = await verbs.run(verbs.engine.rename, name, body.name, locks=(name, body.name))
+
+        def work() -> Workspace:
+            if verbs.mounts.path_of(name) is not None:
+                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
+            return verbs.engine.rename(name, body.name)
+
+        renamed = await verbs.run(work, locks=(name, body.name))
         verbs.emit("renamed", workspace=renamed.name, old_name=name)
         return JSONResponse(_shape(verbs, renamed))
 
@@ -179,7 +186,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            if any(each.ref == ref for each in verbs.mounts.mounted()):
+            with suppress(NotFound):  # not mounted
                 verbs.mounts.umount(ref, force)
             verbs.engine.remove(ref, force)
 

@@ -1,0 +1,236 @@
+"""The command line from end to end on real mounts: the session of the README, then what can go wrong."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cowfs.client import connect
+from cowfs.errors import Busy
+from tests.cli.live import Live
+from tests.support.treehash import hash_directory as tree_hash
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
+]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    live = Live(tmp_path / "s")
+    yield live
+    live.end()
+    if live.store.exists():
+        assert live.mounts() == []
+        assert "Traceback" not in live.log()
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Path:
+    root = tmp_path / "rootfs"
+    (root / "etc").mkdir(parents=True)
+    (root / "usr" / "bin").mkdir(parents=True)
+    (root / "etc" / "hostname").write_text("box\n")
+    (root / "usr" / "bin" / "tool").write_bytes(bytes(range(256)) * 1200)
+    (root / "usr" / "bin" / "tool").chmod(0o755)
+    (root / "usr" / "bin" / "alias").symlink_to("tool")
+    os.link(root / "usr" / "bin" / "tool", root / "usr" / "bin" / "hard")
+    os.setxattr(root / "etc", b"user.note", b"\xff\x00")
+    return root
+
+
+@pytest.fixture
+def ready(live: Live, rootfs: Path) -> Live:
+    """A store with ``rootfs`` imported as ws-1."""
+    live.cowfs("init")
+    live.cowfs("import", str(rootfs), "ws-1")
+    return live
+
+
+def test_the_session(live: Live, rootfs: Path) -> None:
+    before = tree_hash(rootfs)
+    del live.env["COWFS_STORE"]
+    live.cowfs("init", "--store", str(live.store))
+    live.env["COWFS_STORE"] = str(live.store)
+    live.cowfs("import", str(rootfs), "ws-1")
+    p = Path(live.cowfs("path", "ws-1"))
+    assert tree_hash(p) == before
+    made = live.cowfs("checkpoint", "ws-1", "-m", "before the edit", "--label", "good")
+    subprocess.run(["rm", "-rf", str(p / "usr")], check=True)
+    assert not (p / "usr").exists()
+    live.cowfs("restore", "ws-1", "@good")
+    assert tree_hash(p) == before
+    live.cowfs("restore", "ws-1", "--undo")
+    assert not (p / "usr").exists()
+    live.cowfs("restore", "ws-1", "ws-1@good")
+    assert tree_hash(p) == before
+    live.cowfs("fork", "ws-1", "ws-2")
+    assert live.cowfs("fork", "ws-1@good", "try", "--count", "8").split() == [f"try-{i}" for i in range(1, 9)]
+    q = Path(live.cowfs("path", "ws-2"))
+    assert tree_hash(q) == before
+    (q / "etc" / "hostname").write_text("two\n")
+    (q / "usr" / "bin" / "alias").rename(q / "usr" / "bin" / "other")
+    (q / "new").write_text("new")
+    assert live.json("diff", "ws-1@good", "ws-2") == [
+        {"change": "modified", "path": "etc/hostname"},
+        {"change": "added", "path": "new"},
+        {"change": "renamed", "path": "usr/bin/other", "old_path": "usr/bin/alias"},
+    ]
+    assert (p / "etc" / "hostname").read_text() == "box\n"
+    frozen = Path(live.cowfs("mount", "ws-1@good"))
+    assert tree_hash(frozen) == before
+    with pytest.raises(OSError, match="Read-only"):
+        (frozen / "x").touch()
+    assert live.cowfs("show", "ws-1@good:etc/hostname") == "box"
+    log = live.json("log", "ws-1")
+    assert [each["id"] for each in log if not each["automatic"]] == [made]
+    assert log == sorted(log, key=lambda each: each["created_at"], reverse=True)
+    listed = {each["name"]: each for each in live.json("list")}
+    assert set(listed) == {"ws-1", "ws-2", *(f"try-{i}" for i in range(1, 9))}
+    assert (listed["ws-1"]["mounted"], listed["ws-1"]["path"]) == (True, str(p))
+    assert listed["try-1"]["head"] == made
+    usage = live.json("stat")
+    assert usage["logical_bytes"] > usage["stored_bytes"] > 0
+    assert {each["name"] for each in usage["workspaces"]} == set(listed)
+    status = live.json("daemon", "status")
+    assert [sorted(worker["workspaces"]) for worker in status["workers"]] == [["ws-1", "ws-2"]]
+    assert live.cowfs("fsck") == "clean"
+
+
+def test_a_busy_mount_is_neither_unmounted_nor_stopped_without_force(ready: Live) -> None:
+    p = ready.cowfs("path", "ws-1")
+    with subprocess.Popen(["cat"], cwd=p, stdin=subprocess.PIPE) as inside:
+        for words in (("umount", "ws-1"), ("daemon", "stop"), ("rm", "ws-1")):
+            refused = ready.run(*words)
+            assert refused.code == 5
+            assert f"{inside.pid} (cat)" in refused.err
+        assert ready.mounts() == [p]
+        assert ready.run("rename", "ws-1", "other").code == 5
+        ready.cowfs("umount", "ws-1", "--force")
+        assert ready.mounts() == []
+    assert ready.cowfs("path", "ws-1") == p
+    assert Path(p, "etc/hostname").read_text() == "box\n"
+
+
+def test_a_restart_finds_everything_and_mounts_it_again(ready: Live) -> None:
+    p = Path(ready.cowfs("path", "ws-1"))
+    (p / "etc" / "hostname").write_text("changed\n")
+    ready.cowfs("checkpoint", "ws-1", "--label", "a")
+    (p / "unsaved").write_text("live")
+    frozen = Path(ready.cowfs("mount", "ws-1@a"))
+    before = tree_hash(p)
+    assert ready.cowfs("daemon", "stop") == "stopped"
+    assert ready.mounts() == []
+    assert ready.run("daemon", "status").code == 3
+    ready.cowfs("list")
+    assert sorted(ready.mounts()) == sorted([str(p), str(frozen)])
+    assert tree_hash(p) == before
+    assert not (frozen / "unsaved").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_was_killed_comes_back_with_everything(ready: Live, number: int) -> None:
+    p = Path(ready.cowfs("path", "ws-1"))
+    (p / "unsaved").write_text("live")
+    made = ready.cowfs("checkpoint", "ws-1", "--label", "a")
+    (p / "later").write_text("later")
+    before = tree_hash(p)
+    supervisor, worker, *_ = ready.pids()
+    watched = [os.pidfd_open(supervisor), os.pidfd_open(worker)]
+    os.kill(supervisor, number)
+    for each in watched:
+        assert wait_readable(each)
+        os.close(each)
+    assert ready.cowfs("path", "ws-1") == str(p)
+    assert tree_hash(p) == before
+    assert ready.json("list")[0]["head"] == made
+
+
+def test_a_worker_that_was_killed_is_replaced(ready: Live) -> None:
+    p = Path(ready.cowfs("path", "ws-1"))
+    (p / "unsaved").write_text("live")
+    before = tree_hash(p)
+    supervisor, worker, *_ = ready.pids()
+    os.kill(worker, signal.SIGKILL)
+    with connect(ready.store) as client:
+        made = client.workspace("ws-1").checkpoint("after")
+        assert made.snapshot.id
+    assert ready.cowfs("path", "ws-1") == str(p)
+    assert tree_hash(p) == before
+    assert ready.pids()[0] == supervisor
+    assert ready.pids()[1] != worker
+
+
+def wait_readable(descriptor: int) -> bool:
+    import select
+
+    return bool(select.select([descriptor], [], [], 30)[0])
+
+
+def test_racing_starters_give_one_daemon(live: Live) -> None:
+    live.cowfs("init")
+    with ThreadPoolExecutor(4) as pool:
+        started = list(pool.map(lambda _: live.run("list"), range(4)))
+    assert [each.code for each in started] == [0] * 4, [each.err for each in started]
+    second = live.run("daemon", "run")
+    assert second.code == 5
+    assert str(live.pids()[0]) in second.err
+
+
+def test_a_started_daemon_keeps_nothing_of_its_caller(ready: Live, tmp_path: Path) -> None:
+    supervisor, worker, *_ = ready.pids()
+    for pid in (supervisor, worker):
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert os.getsid(pid) != os.getsid(0)
+        assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+        assert "COWFS_STORE" not in Path(f"/proc/{pid}/environ").read_text()
+    assert (ready.store / "daemon" / "sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_store_with_a_very_long_path(tmp_path: Path) -> None:
+    live = Live(tmp_path / ("x" * 120) / "s")
+    live.store.parent.mkdir()
+    try:
+        live.cowfs("init")
+        assert live.json("list") == []
+    finally:
+        live.end()
+
+
+def test_a_start_that_fails_says_why(live: Live) -> None:
+    live.cowfs("init")
+    superblock = live.store / "superblock"
+    good = superblock.read_bytes()
+    superblock.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    failed = live.run("list")
+    assert failed.code == 6
+    assert failed.err.startswith("cowfs: superblock")
+    assert failed.err.count("\n") == 1
+    superblock.write_bytes(good)
+    assert live.json("list") == []
+
+
+def test_the_python_client(ready: Live) -> None:
+    with connect(ready.store) as c:
+        ws = c.workspace("ws-1")
+        hostname = Path(ws.path, "etc/hostname")
+        first = ws.checkpoint("msg", label="good").snapshot
+        hostname.write_text("other\n")
+        assert [each.path for each in ws.diff("@good")] == [b"etc/hostname"]
+        with hostname.open("r+") as still_open:
+            restored = ws.restore("@good")
+            assert restored.snapshot.id == first.id
+            assert [handle.gone for handle in restored.handles if handle.writable] == [False]
+            assert still_open.read() == "box\n"
+        assert [each.name for each in ws.fork("try", count=3)] == ["try-1", "try-2", "try-3"]
+        assert ws.log()[-1].id == first.id
+        with open(Path(ws.path, "etc/hostname")), pytest.raises(Busy):
+            ws.umount()
+        ws.umount()
+        assert not ws.info().mounted
