@@ -14,11 +14,12 @@ import pytest
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.errors import Invalid, NoSpace, NotFound
 from cowfs.formats.inode import InodeRecord, decode_dirent, decode_inode
+from cowfs.fsck.root import check_root
 from cowfs.geometry import Geometry
 from cowfs.settle import importer, scan
 from cowfs.settle.importer import ImportResult, import_directory, make_root
 from cowfs.settle.numbering import NUMBERINGS
-from cowfs.tree import check, content, radix
+from cowfs.tree import content, radix
 from cowfs.tree.root import read_root
 
 GEOMETRY = Geometry(block_log2=13)
@@ -32,12 +33,12 @@ class Imported:
         self.blocks = blocks
         self.table = read_root(blocks, result.root)
         self.geometry = geometry
+        assert list(check_root(blocks, result.root, geometry, next_ino=result.next_ino)) == []
         self.inos: dict[bytes, int] = {b"": 1}
         self._walk(1, b"")
 
     def _walk(self, ino: int, prefix: bytes) -> None:
         pointer = content.directory_pointer(self.record(ino).content)
-        assert list(check.check(self.blocks, pointer, self.geometry, inline=True)) == []
         for cookie, value in radix.scan(self.blocks, pointer):
             name, entry = decode_dirent(cookie, value)
             self.inos[prefix + name] = entry.ino
