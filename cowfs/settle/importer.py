@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cowfs.blocks.api import BlockSink
-from cowfs.errors import Invalid, NoSpace, NotFound
+from cowfs.errors import CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import (
     EMPTY,
     NAME_MAX,
@@ -114,6 +114,25 @@ def make_root(writer: BlockSink, geometry: Geometry, mode: int, uid: int, gid: i
     return write_root(writer, radix.build(writer, [(ROOT_INO, encode_inode(record))], geometry, inline=False))
 
 
+class _Sink:
+    """The writer, whose OSErrors must never be taken for those of the source."""
+
+    def __init__(self, writer: BlockSink) -> None:
+        self._writer = writer
+
+    def put(self, raw: bytes) -> bytes:
+        try:
+            return self._writer.put(raw)
+        except OSError as error:
+            raise CowfsError(f"blocks cannot be written: {error}") from error
+
+    def put_many(self, raws: Sequence[bytes]) -> list[bytes]:
+        try:
+            return self._writer.put_many(raws)
+        except OSError as error:
+            raise CowfsError(f"blocks cannot be written: {error}") from error
+
+
 class _Node:
     """What is known of an inode whose content is not stored yet."""
 
@@ -156,13 +175,13 @@ class _Import:
         progress: Progress | None,
         rule: str,
     ) -> None:
-        self._writer = writer
+        self._writer = _Sink(writer)
         self._geometry = geometry
         self._excludes = excludes
         self._forbidden = forbidden
         self._progress = progress
         self._numbers = numbering(rule)
-        self._batch: ContentBatch[_Node] = ContentBatch(writer, geometry, self._stored)
+        self._batch: ContentBatch[_Node] = ContentBatch(self._writer, geometry, self._stored)
         self._block_size = 1 << geometry.block_log2
         self._table: dict[int, bytes] = {}
         self._linked: dict[tuple[int, int], _Node] = {}  # inodes with more names in the source

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cowfs.blocks.memory import MemoryBlocks
-from cowfs.errors import Invalid, NoSpace, NotFound
+from cowfs.errors import CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import InodeRecord, decode_dirent, decode_inode
 from cowfs.fsck.root import check_root
 from cowfs.geometry import Geometry
@@ -298,6 +298,19 @@ def big_file(tmp_path: Path) -> tuple[Path, Path]:
     root.mkdir()
     (root / "big").write_bytes(b"x" * (content.BATCH_BYTES + 5))  # stored in two batches
     return root, root / "big"
+
+
+@pytest.mark.parametrize("broken", ["put", "put_many"])
+def test_an_error_of_the_store_is_not_one_of_the_source(tree: Path, broken: str) -> None:
+    class Broken(MemoryBlocks):
+        pass
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    setattr(Broken, broken, fail)
+    with pytest.raises(CowfsError, match="blocks cannot be written"):
+        import_directory(Broken(), str(tree), GEOMETRY)
 
 
 def test_a_file_that_changes_once_is_read_again(tmp_path: Path) -> None:
