@@ -9,18 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
+from cowfs_daemon.ports import Parts
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.settling import Settling
-from cowfs_daemon.start import listen, unlisten
-from cowfs_daemon.supervisor import Parts, supervise
+from cowfs_daemon.start import answers, listen, unlisten
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
@@ -82,7 +80,7 @@ class Owner:
             try:
                 return Engine.open(Path(self._store), time.time_ns, new_id, self._start_host)
             except Busy:
-                if time.monotonic() > until:
+                if time.monotonic() > until or answers(self._store):
                     raise
                 time.sleep(_OWNER_POLL_SECONDS)
 
@@ -106,6 +104,7 @@ class Owner:
             return
         try:
             self._host.replace()
+            self._host.wait_started()
         except (CowfsError, OSError):
             log.exception("no worker can be started")
             return
@@ -119,6 +118,10 @@ class Owner:
         snapshot = self.engine.snapshot(ref)
         # "@" is in no workspace's name, so the two kinds cannot meet.
         return snapshot.id, f"{snapshot.workspace}@{snapshot.id}", True
+
+    def wait_started(self) -> None:
+        """Return when the worker serves. Raises what its start failed with."""
+        self._host.wait_started()
 
     def details(self) -> dict[str, Any]:
         """Their part of the daemon's status."""
@@ -157,6 +160,12 @@ def serve_store(store: str, ready: Callable[[], None]) -> None:
     """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers."""
     owner = Owner(store)
     try:
+        # The slowest imports, while the worker starts.
+        import trio
+
+        from cowfs_daemon.supervisor import supervise
+
+        owner.wait_started()
         with listen(store) as sock:
             owner.mounts.restore_all()
             owner.settling.start()

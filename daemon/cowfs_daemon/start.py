@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from cowfs.client.place import LOG_NAME, SOCKET_NAME, daemon_dir
+from cowfs.client.place import LOG_NAME, SOCKET_NAME, connect_socket, daemon_dir
 
 LOG_LIMIT_BYTES = 4 << 20
 BACKLOG = 128
@@ -85,6 +85,14 @@ def listen(store: str) -> socket.socket:
         os.umask(old_umask)
         os.close(at)
     return sock
+
+
+def answers(store: str) -> bool:
+    """Whether a daemon listens for ``store``."""
+    with contextlib.suppress(OSError):
+        connect_socket(store).close()
+        return True
+    return False
 
 
 def unlisten(store: str) -> None:
