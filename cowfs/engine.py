@@ -239,7 +239,9 @@ class Engine:
                 chain = self._chain(found.layer)
             undo = None if discard else self._automatic(f"before the restore of {found.id}")
             done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
-            extra = () if done.snapshot is None else (control.Set(entry.id, UNDO, done.snapshot.encode()),)
+            # A restore that changed nothing leaves alone what --undo takes back.
+            moved = done.snapshot is not None and done.changed
+            extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._commit(*done.operations, *extra)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)

@@ -118,6 +118,7 @@ def size(count: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
+    """``count`` and ``noun``, with an s unless it is one."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 

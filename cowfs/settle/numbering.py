@@ -1,4 +1,4 @@
-"""Deterministic inode numbers for an import: equal trees get equal numbers (docs/decisions/0003-inode-numbering.md).
+"""Deterministic inode numbers for an import: equal trees get equal numbers (docs/decisions/0302-inode-numbering.md).
 
 Names are numbered in sorted order, directory by directory, depth first. Numbers stay below 2**48.
 """

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -51,7 +52,8 @@ class Mounted:
     def restore(self, snapshot: str, *, force: bool = False) -> Outcome:
         """Go back to a snapshot, without keeping the state before."""
         order = RestoreOrder(snapshot, self.snapshots[snapshot], f"live-{next(self._ids)}", None, force)
-        return self.workspace.restore(order)
+        with self.transport.restoring():
+            return self.workspace.restore(order)
 
     def _learn(self, outcome: Outcome) -> None:
         if outcome.snapshot is not None:
@@ -151,4 +153,4 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         if time.monotonic() > until:
             raise AssertionError("the condition did not come true")
         with contextlib.suppress(InterruptedError):
-            time.sleep(0.002)
+            threading.Event().wait(0.002)

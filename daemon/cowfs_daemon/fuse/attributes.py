@@ -46,19 +46,17 @@ def setattr(served: Served, view: View, request: bytearray, size: int, unique: i
         uid if valid & protocol.FATTR_UID else None,
         gid if valid & protocol.FATTR_GID else None,
         length if valid & protocol.FATTR_SIZE else None,
-        _time(valid & protocol.FATTR_ATIME, valid & protocol.FATTR_ATIME_NOW, atime, atime_ns),
-        _time(valid & protocol.FATTR_MTIME, valid & protocol.FATTR_MTIME_NOW, mtime, mtime_ns),
-        _time(valid & protocol.FATTR_CTIME, 0, ctime, ctime_ns),
+        (NOW if valid & protocol.FATTR_ATIME_NOW else atime * protocol.GIGA + atime_ns)
+        if valid & protocol.FATTR_ATIME
+        else None,
+        (NOW if valid & protocol.FATTR_MTIME_NOW else mtime * protocol.GIGA + mtime_ns)
+        if valid & protocol.FATTR_MTIME
+        else None,
+        ctime * protocol.GIGA + ctime_ns if valid & protocol.FATTR_CTIME else None,
         # With HANDLE_KILLPRIV_V2 the kernel says so for truncate only: chown always clears.
         bool(valid & (protocol.FATTR_KILL_SUIDGID | protocol.FATTR_UID | protocol.FATTR_GID)),
     )
     return protocol.attributes(unique, view.setattr(nodeid, changes, caller(served, request, unique)))
-
-
-def _time(given: int, now: int, seconds: int, ns: int) -> int | type[NOW] | None:
-    if not given:
-        return None
-    return NOW if now else seconds * protocol.GIGA + ns
 
 
 def statfs(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

@@ -169,7 +169,7 @@ class Session:
         if reply is None or opcode in _UNANSWERED:
             return
         try:
-            if reply.__class__ is bytes:
+            if isinstance(reply, bytes):
                 os.write(self.fd, reply)
             else:
                 os.writev(self.fd, reply)

@@ -117,19 +117,31 @@ class Transport:
         for ino in writers:
             try:
                 fd = self._open_inode(ino, os.O_RDONLY)
-            except OSError as error:
-                if error.errno == errno.ESTALE and ino not in self._served.writers:
+            except OSError:
+                if not self._is_written(ino):
                     continue
                 raise
             try:
-                if self._flush_by_fsync:
-                    os.fsync(fd)
-                elif _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
-                    number = ctypes.get_errno()
-                    if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
-                        raise OSError(number, os.strerror(number))
+                self._flush(fd)
             finally:
                 os.close(fd)
+
+    def _is_written(self, ino: int) -> bool:
+        """Whether an inode of the view is open for writing. One that a restore took away has nowhere to flush to."""
+        with self._workspace.lock:
+            try:
+                self._workspace.view.inode(ino)
+            except OSError:
+                return False
+            return ino in self._served.writers
+
+    def _flush(self, fd: int) -> None:
+        if self._flush_by_fsync:
+            os.fsync(fd)
+        elif _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
+            number = ctypes.get_errno()
+            if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
+                raise OSError(number, os.strerror(number))
 
     def _open_inode(self, ino: int, flags: int) -> int:
         """Open an inode by number, whatever its names: through a forged file handle."""

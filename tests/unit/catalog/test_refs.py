@@ -15,7 +15,7 @@ from cowfs.catalog.refs import (
     split_path,
 )
 from cowfs.errors import Conflict, Invalid, NotFound
-from cowfs.formats.control import Labelled, SnapshotMade, SnapshotRemoved
+from cowfs.formats.control import Labelled, SnapshotMade, SnapshotRemoved, WorkspaceRemoved
 
 if TYPE_CHECKING:
     from tests.unit.catalog.conftest import Store
@@ -186,3 +186,24 @@ def test_labels_are_unique_and_move_when_told(store: "Store") -> None:
     store.catalog.commit(*moved, sync=False)
     assert resolve_snapshot(store.catalog, "ws-1@good").id == second
     assert store.catalog.labels_of(first) == ()
+
+
+def test_the_nearest_fork_point_bounds_every_ancestor(store: "Store") -> None:
+    workspace = store.imported("ws-1")
+    first = store.checkpoint(workspace)
+    second = store.checkpoint(workspace)
+    fork = store.fork(workspace, second, "fork")
+    third = store.checkpoint(workspace)
+    own = store.checkpoint(fork)
+    early = store.fork(fork, first, "early")
+    late = store.fork(fork, own, "late")
+
+    def line(workspace: str) -> list[str]:
+        return [snapshot.id for snapshot in line_of(store.catalog, workspace)]
+
+    assert line(early) == [first]
+    assert line(late) == [own, second, first]
+    store.catalog.commit(WorkspaceRemoved(fork), sync=False)
+    assert line(early) == [first]
+    assert line(late) == [second, first]
+    assert line(workspace) == [third, second, first]

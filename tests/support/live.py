@@ -1,0 +1,76 @@
+"""A store with workspaces that are really mounted, in this process; leaves no mount behind, whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.transport import Transport
+
+from cowfs.engine import Engine
+from cowfs.workspace import Workspace
+
+_connections = itertools.count(1)
+
+
+def random_id(prefix: str) -> str:
+    """A new id."""
+    return f"{prefix}-{os.urandom(10).hex()}"
+
+
+class Live:
+    """An open engine whose workspaces can be mounted below ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = directory / "store"
+        Engine.create_store(self.store, time.time_ns, os.urandom(16))
+        self.engine = Engine.open(self.store, time.time_ns, random_id)
+        self._server = Server()
+        self._mounted: dict[str, Transport] = {}
+
+    def workspace(self, name: str) -> Workspace:
+        """The open workspace."""
+        return self.engine.host.workspace(self.engine.open_workspace(name))
+
+    def mount(self, name: str) -> Path:
+        """Mount a workspace; its path."""
+        workspace = self.workspace(name)
+        path = self.directory / "mounts" / name
+        mounts.prepare_mountpoint(str(path))
+        connection = mounts.mount(str(path), connection_id=next(_connections))
+        transport = Transport(self._server, connection, workspace)
+        self._mounted[name] = transport
+        transport.start()
+        workspace.transport = transport
+        return path
+
+    def unmount(self, name: str, *, force: bool = False) -> None:
+        """Unmount a workspace."""
+        workspace = self.workspace(name)
+        self._mounted[name].unmount(force=force)
+        del self._mounted[name]
+        workspace.transport = None
+
+    def close(self) -> None:
+        """Unmount everything and close the store."""
+        for name in list(self._mounted):
+            self.unmount(name, force=True)
+        self._server.close()
+        self.engine.close()
+
+
+@contextmanager
+def live_store(directory: Path) -> Iterator[Live]:
+    """A :class:`Live` store that is taken away again."""
+    live = Live(directory)
+    try:
+        yield live
+    finally:
+        live.close()
