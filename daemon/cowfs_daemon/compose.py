@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
+from cowfs_daemon.keeper import die_with_parent, send
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.ports import Parts
@@ -63,9 +66,13 @@ class WorkerServer:
 class Owner:
     """An open store with its worker, its mounts and its settling thread."""
 
-    def __init__(self, store: str) -> None:
-        """Raises what Engine.open does, and what the worker's start fails with."""
+    def __init__(self, store: str, keeper: int | None = None) -> None:
+        """``keeper``: the descriptor of the keeper's socket.
+
+        Raises what Engine.open does, and what the worker's start fails with.
+        """
         self._store = store
+        self._keeper = keeper
         self._losses: list[float] = []
         self.engine = self._open()
         self.settling = Settling(self.engine)
@@ -86,7 +93,7 @@ class Owner:
 
     def _start_host(self, env: Env) -> RemoteHost:
         store = Path(self._store)
-        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, on_end), self._worker_lost)
+        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, self._keeper, on_end), self._worker_lost)
         return self._host
 
     def _worker_lost(self) -> None:
@@ -96,7 +103,7 @@ class Owner:
         threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
 
     def _recover(self) -> None:
-        """Start a worker and mount everything again; programs that had files open get ENOTCONN."""
+        """Start a worker that takes the mounts over; without a keeper, programs that had files open get ENOTCONN."""
         now = time.monotonic()
         self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
         if len(self._losses) > LOSSES_MAX:
@@ -108,7 +115,7 @@ class Owner:
         except (CowfsError, OSError):
             log.exception("no worker can be started")
             return
-        self.mounts.restore_all()
+        self.restore_mounts()
         log.info("worker %s serves again", self._host.pid)
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
@@ -118,6 +125,11 @@ class Owner:
         snapshot = self.engine.snapshot(ref)
         # "@" is in no workspace's name, so the two kinds cannot meet.
         return snapshot.id, f"{snapshot.workspace}@{snapshot.id}", True
+
+    def restore_mounts(self) -> None:
+        """Mount what should be mounted; let go of what a predecessor had mounted and should not be."""
+        self.mounts.restore_all()
+        self._host.call("abandon_kept")
 
     def wait_started(self) -> None:
         """Return when the worker serves. Raises what its start failed with."""
@@ -130,7 +142,7 @@ class Owner:
         worker = self._host.pid
         settler = self.engine.settler.statistics().pid
         return {
-            "keeper": None,
+            "keeper": None if self._keeper is None else {"pid": os.getppid()},
             "workers": [] if worker is None else [{"pid": worker, "workspaces": names}],
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
@@ -156,9 +168,14 @@ class Owner:
             self._host.shut()
 
 
-def serve_store(store: str, ready: Callable[[], None]) -> None:
-    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers."""
-    owner = Owner(store)
+def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None) -> None:
+    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers.
+
+    ``keeper``: the descriptor of the socket to the keeper, who is the parent process; when it ends, so does this.
+    """
+    if keeper is not None:
+        die_with_parent(signal.SIGTERM)
+    owner = Owner(store, keeper)
     try:
         # The slowest imports, while the worker starts.
         import trio
@@ -167,9 +184,16 @@ def serve_store(store: str, ready: Callable[[], None]) -> None:
 
         owner.wait_started()
         with listen(store) as sock:
-            owner.mounts.restore_all()
+            owner.restore_mounts()
             owner.settling.start()
-            trio.run(supervise, sock, owner.parts(), ready)
+            trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
     finally:
         unlisten(store)
         owner.close()
+
+
+def _ready(ready: Callable[[], None], keeper: int | None) -> None:
+    if keeper is not None:
+        with socket.socket(fileno=os.dup(keeper)) as sock:
+            send(sock, {"op": "ready"})
+    ready()

@@ -32,14 +32,20 @@ START_SECONDS = 30.0
 class WorkerProcess:
     """One worker. ``on_end`` is called once, in the reading thread, when it is gone."""
 
-    def __init__(self, store: Path, on_end: Callable[[], None]) -> None:
-        """Start it, without waiting: calls wait until it has opened the store."""
+    def __init__(self, store: Path, keeper: int | None, on_end: Callable[[], None]) -> None:
+        """Start it, without waiting: calls wait until it has opened the store.
+
+        ``keeper``: the descriptor of the keeper's socket, which it inherits.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             words = [sys.executable, "-P", "-m", "cowfs_daemon.worker", "--store", os.fspath(store)]
-            self._process = subprocess.Popen(
-                [*words, "--socket", str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
-            )
+            words += ["--socket", str(theirs.fileno())]
+            inherited = [theirs.fileno()]
+            if keeper is not None:
+                words += ["--keeper", str(keeper)]
+                inherited.append(keeper)
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
         self._on_end = on_end
         self._numbers = itertools.count(1)

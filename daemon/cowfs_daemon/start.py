@@ -42,21 +42,27 @@ class Ready:
     """
 
     def __init__(self, fd: int | None) -> None:
-        self._fd = fd
+        self.fd = fd
         if fd is not None:
             os.set_inheritable(fd, False)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Only the first message counts. A starter that has gone away is no error."""
-        if self._fd is None:
+        if self.fd is None:
             return
-        fd, self._fd = self._fd, None
+        fd, self.fd = self.fd, None
         try:
             os.write(fd, json.dumps(message).encode())
         except OSError:
             return
         finally:
             os.close(fd)
+
+    def close(self) -> None:
+        """Leave it to another process, which has inherited the pipe, to tell."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 def listen(store: str) -> socket.socket:
