@@ -24,6 +24,8 @@ from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, res
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
+from cowfs.fsck.problem import Problem
+from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
 from cowfs.layers.journal import file_path
@@ -118,7 +120,7 @@ class Engine:
             line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
-                entry.position or (0, 0, 0),
+                entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
             if done.operations:
@@ -411,6 +413,14 @@ class Engine:
     def stat(self) -> StoreUsage:
         """What the store holds and what each workspace alone keeps on disk."""
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
+
+    def fsck(self, deep: bool = False) -> Sequence[Problem]:
+        """Check every invariant of the catalog and of everything settled; empty when all is well.
+
+        ``deep`` also reads every block of file data. Unsettled layers are checked when they are replayed.
+        """
+        with self._lock:
+            return builtins.list(check_store(self.catalog, self.blocks, self.store.superblock.geometry, deep=deep))
 
     # ---- settling --------------------------------------------------------------------------------
 

@@ -137,9 +137,9 @@ class View(ReadView):
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
         """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
         inode = self.state.inode(ino)
+        self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
-        self._new_name(parent, name)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
@@ -230,9 +230,12 @@ class View(ReadView):
         orphan = 0
         if old is not None and not exchange and self._is_open(old.ino):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
-        whiteout = state.next_ino if flags & RENAME_WHITEOUT else 0
+        whiteout = uid = gid = 0
+        if flags & RENAME_WHITEOUT:
+            whiteout, uid = state.next_ino, caller.uid
+            _, gid, _ = self._inherited(state.inode(parent), stat.S_IFCHR, caller)
         record = j.Rename(
-            parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, name, new_name
+            parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
         apply.rename(state, self._journaled(record, caller), record)
 
@@ -371,7 +374,8 @@ class View(ReadView):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
-        record = j.Allocate(ino, mode, offset, length)
+        # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
+        record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
@@ -380,7 +384,7 @@ class View(ReadView):
         data = self.read(source, source_offset, min(length, _COPY_CHUNK))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             raise fail(errno.EINVAL)
-        return self.write(ino, offset, data, caller, kill_priv=True)
+        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
 
     # ---- descriptors ---------------------------------------------------------------------------
 
