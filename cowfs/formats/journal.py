@@ -125,12 +125,13 @@ class Write(NamedTuple):
 
 
 class Allocate(NamedTuple):
-    """fallocate with the mode bits of fallocate(2)."""
+    """fallocate with the mode bits of fallocate(2). ``kill_priv``: 1 when set-id bits were cleared."""
 
     ino: int
     mode: int
     offset: int
     length: int
+    kill_priv: int
 
 
 class CloneRange(NamedTuple):
@@ -268,7 +269,7 @@ _TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
     5: (Rename, "QQQQBIQII", 2),
     6: (SetAttributes, "QIIIIQqqq", 0),
     7: (Write, "QQB", 1),
-    8: (Allocate, "QIQQ", 0),
+    8: (Allocate, "QIQQB", 0),
     9: (CloneRange, "QQQQQ", 1),
     10: (SetXattr, "QI", 2),
     11: (RemoveXattr, "Q", 1),

@@ -377,7 +377,8 @@ class View(ReadView):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
-        record = j.Allocate(ino, mode, offset, length)
+        # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
+        record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
@@ -386,7 +387,7 @@ class View(ReadView):
         data = self.read(source, source_offset, min(length, _COPY_CHUNK))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             raise fail(errno.EINVAL)
-        return self.write(ino, offset, data, caller, kill_priv=True)
+        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
 
     # ---- descriptors ---------------------------------------------------------------------------
 
