@@ -396,6 +396,7 @@ class Engine:
             with self._lock:
                 self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
         self._drop_unneeded()
+        self._trim(found.workspace.id)
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -486,6 +487,8 @@ class Engine:
                 return True  # nothing needs it any more
             logical = parent.logical_bytes + settled.logical_bytes
             self._commit(control.Settled(layer.id, settled.root, logical, settled.inodes), sync=True)
+            if self.catalog.statistics().compaction_due:
+                self.catalog.compact(self._clock())
         self.host.settled(layer.id, settled.root, settled.contents)
         self._trim(layer.workspace or "")
         return True
