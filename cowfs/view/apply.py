@@ -237,7 +237,8 @@ def allocate(state: State, time: int, record: j.Allocate) -> None:
         inode.blocks -= 8 * data.punch(record.offset, end, inode.size)
     if not record.mode & KEEP_SIZE and end > inode.size:
         inode.size = end
-    clear_set_id(inode)
+    if record.kill_priv:
+        clear_set_id(inode)
     drop_capability(inode)
     inode.mtime = inode.ctime = time
 

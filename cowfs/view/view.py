@@ -135,11 +135,16 @@ class View(ReadView):
         return apply.tmpfile(self.state, self._journaled(record, caller), record)
 
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
-        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
+        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`.
+
+        Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
+        """
         inode = self.state.inode(ino)
         self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
+        if not inode.nlink and not stat.S_ISREG(inode.mode):
+            raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
@@ -341,13 +346,18 @@ class View(ReadView):
         append: bool = False,
         kill_priv: bool = False,
     ) -> int:
-        """Write ``data`` at ``offset``, or at the end of the file; returns its length. Raises EFBIG, EISDIR."""
+        """Write ``data`` at ``offset``, or at the end of the file; returns how many bytes, at most 4 MiB or so.
+
+        Raises EFBIG, EISDIR, EINVAL.
+        """
         state = self.state
         inode = state.known.get(ino) or state.inode(ino)
         state.file(inode)
         if append:
             offset = inode.size
         length = len(data)
+        if length > j.WRITE_DATA_MAX:
+            data, length = data[: j.WRITE_DATA_MAX], j.WRITE_DATA_MAX
         if offset < 0:
             raise fail(errno.EINVAL)
         if offset + length > FILE_MAX:
@@ -374,7 +384,8 @@ class View(ReadView):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
-        record = j.Allocate(ino, mode, offset, length)
+        # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
+        record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
@@ -383,7 +394,7 @@ class View(ReadView):
         data = self.read(source, source_offset, min(length, _COPY_CHUNK))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             raise fail(errno.EINVAL)
-        return self.write(ino, offset, data, caller, kill_priv=True)
+        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
 
     # ---- descriptors ---------------------------------------------------------------------------
 
