@@ -47,7 +47,10 @@ Chain = tuple[LayerSpec, ...]
 
 
 class BranchSpec(NamedTuple):
-    """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer."""
+    """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer.
+
+    ``head_layer`` is the layer of the snapshot ``head``.
+    """
 
     id: str
     live: str
@@ -55,6 +58,7 @@ class BranchSpec(NamedTuple):
     head: str | None
     next_ino: int
     position: tuple[int, int, int]
+    head_layer: str | None = None
 
 
 class Point(NamedTuple):
@@ -91,7 +95,13 @@ class Host:
             if spec.id in self.workspaces:
                 return Done(())
             branch = Branch(
-                spec.id, spec.live, self._layer(spec.chain), spec.head, spec.next_ino, Position(*spec.position)
+                spec.id,
+                spec.live,
+                self._layer(spec.chain),
+                spec.head,
+                spec.next_ino,
+                Position(*spec.position),
+                spec.head_layer,
             )
             workspace, outcome = Workspace.open(self.env, branch, lambda layer: self._known(layer, known))
             self.workspaces[spec.id] = workspace

@@ -7,7 +7,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
 from cowfs.results import StoreUsage, WorkspaceUsage
 from cowfs.store import StoreDirectory
-from cowfs.tree.walk import walk
+from cowfs.tree.walk import walk_root
 
 _SHARED = ""
 
@@ -33,7 +33,7 @@ def _exclusive(catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> dict
 
     for entry in catalog.workspaces.values():
 
-        def enter(block: bytes, me: str = entry.id) -> bool:
+        def visit(block: bytes, me: str = entry.id) -> bool:
             before = owner.get(block)
             if before in (me, _SHARED):
                 return False
@@ -43,7 +43,7 @@ def _exclusive(catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> dict
         layers = {snapshot.layer for snapshot in catalog.snapshots_of(entry.id)} | {entry.parent_layer}
         for root in {catalog.chain(layer)[-1].root for layer in layers}:
             if root is not None:
-                walk(blocks, root, enter)
+                walk_root(blocks, root, visit)
     sums: dict[str, int] = {}
     for block, workspace in owner.items():
         if workspace != _SHARED:

@@ -78,7 +78,10 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a workspace stands: its live layer on top of ``parent``, journaled from ``position`` on."""
+    """Where a workspace stands: its live layer on top of ``parent``, journaled from ``position`` on.
+
+    ``head_layer`` is the layer of ``head``; layers frozen since have no snapshot of their own.
+    """
 
     id: str
     live: str
@@ -86,6 +89,7 @@ class Branch:
     head: str | None
     next_ino: int
     position: Position
+    head_layer: str | None = None
 
 
 class CheckpointOrder(NamedTuple):
@@ -139,6 +143,7 @@ class Workspace:
         self.transport: Transport | None = None
         self.live = branch.live
         self.head = branch.head
+        self.head_layer = branch.head_layer
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self._verbs = threading.Lock()
@@ -175,8 +180,9 @@ class Workspace:
 
     @property
     def changed(self) -> bool:
-        """Whether the live layer holds any change. Needs the lock for an exact answer."""
-        return bool(self.view.state.live)
+        """Whether there is any change since the head. Needs the lock for an exact answer."""
+        state = self.view.state
+        return bool(state.live) or state.parent is None or state.parent.id != self.head_layer
 
     @property
     def wants_freeze(self) -> bool:
@@ -211,7 +217,7 @@ class Workspace:
         """Freeze the live layer without a snapshot, to bound memory and replay. No transport is asked."""
         with self._verbs:
             with self.lock:
-                if self.changed:
+                if self.view.state.live:
                     record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
                     self.journal.append(record, self.env.clock())
                     self._owe(self._frozen(live))
@@ -242,6 +248,7 @@ class Workspace:
             labels, record.creator.decode(), time, bool(record.automatic),
         )  # fmt: skip
         self.head = made.id
+        self.head_layer = layer.id
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
@@ -298,6 +305,7 @@ class Workspace:
         parent = state.parent
         if parent is None:
             raise Corrupt("a workspace without a parent layer")
+        self.head_layer = parent.id
         return (control.Restored(self.id, self.head, self.live, parent.id, state.next_ino), self._position())
 
     def _refuse_lost_mounts(self, state: State) -> None:

@@ -86,7 +86,8 @@ class Unlink(NamedTuple):
 class Rename(NamedTuple):
     """A name moves. ``replaced``: inode that the new name held before, or 0; ``orphan``: it was open.
 
-    ``flags``: RENAME_EXCHANGE (2) or RENAME_WHITEOUT (4); with the latter ``whiteout`` is a new inode.
+    ``flags``: RENAME_EXCHANGE (2) or RENAME_WHITEOUT (4); with the latter ``whiteout`` is a new inode of
+    ``uid`` and ``gid``.
     """
 
     parent: int
@@ -96,6 +97,8 @@ class Rename(NamedTuple):
     orphan: int
     flags: int
     whiteout: int
+    uid: int
+    gid: int
     name: bytes
     new_name: bytes
 
@@ -127,12 +130,13 @@ class Write(NamedTuple):
 
 
 class Allocate(NamedTuple):
-    """fallocate with the mode bits of fallocate(2)."""
+    """fallocate with the mode bits of fallocate(2). ``kill_priv``: 1 when set-id bits were cleared."""
 
     ino: int
     mode: int
     offset: int
     length: int
+    kill_priv: int
 
 
 class CloneRange(NamedTuple):
@@ -267,10 +271,10 @@ _TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
     2: (Tmpfile, "QQIII", 1),
     3: (Link, "QQ", 1),
     4: (Unlink, "QQB", 1),
-    5: (Rename, "QQQQBIQ", 2),
+    5: (Rename, "QQQQBIQII", 2),
     6: (SetAttributes, "QIIIIQqqq", 0),
     7: (Write, "QQB", 1),
-    8: (Allocate, "QIQQ", 0),
+    8: (Allocate, "QIQQB", 0),
     9: (CloneRange, "QQQQQ", 1),
     10: (SetXattr, "QI", 2),
     11: (RemoveXattr, "Q", 1),

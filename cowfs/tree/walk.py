@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from cowfs.blocks.api import BlockSource
 from cowfs.formats.inode import BLOCK, TREE, decode_file_block, decode_inode
-from cowfs.formats.node import LEAF, Leaf, Ref, decode_pointer
-from cowfs.tree import content
-from cowfs.tree.nodes import load_branch, load_leaf
+from cowfs.tree import content, radix
 from cowfs.tree.root import read_root
 
-Enter = Callable[[bytes], bool]
+Visit = Callable[[bytes], bool]
 """Called with a block id; True to be shown what lies below it, too."""
 
 
-def walk(blocks: BlockSource, root: bytes, enter: Enter) -> None:
-    """Call ``enter`` for the root and every block below it. Raises Corrupt, NotFound."""
-    if not enter(root):
+def walk_root(blocks: BlockSource, root: bytes, visit: Visit) -> None:
+    """Call ``visit`` for the root and every block below it. Raises Corrupt, NotFound."""
+    if not visit(root):
         return
-    for value in _values(blocks, read_root(blocks, root), enter):
-        record = decode_inode(value)
-        for block in content.list_blocks(blocks, record):
-            enter(block)
-        if record.content.kind == BLOCK:
-            enter(record.content.data)
-        elif record.content.kind == TREE:
-            file_map = stat.S_ISREG(record.mode)
-            for entry in _values(blocks, record.content.data, enter):
-                if file_map:
-                    enter(decode_file_block(entry)[1])
+    for _, records in radix.walk(blocks, read_root(blocks, root), visit):
+        for _, value in records:
+            _walk_inode(blocks, value, visit)
 
 
-def _values(blocks: BlockSource, pointer: bytes, enter: Enter) -> Iterator[bytes]:
-    """The values of all leaves that ``enter`` lets in."""
-    top = decode_pointer(pointer)
-    if isinstance(top, Leaf):
-        yield from top.values()
-        return
-    pending: list[Ref] = [] if top is None else [top]
-    while pending:
-        ref = pending.pop()
-        if not enter(ref.id):
-            continue
-        if ref.kind == LEAF:
-            yield from load_leaf(blocks, ref).values()
-        else:
-            pending += [child.ref for child in reversed(load_branch(blocks, ref).children)]
+def _walk_inode(blocks: BlockSource, value: bytes, visit: Visit) -> None:
+    record = decode_inode(value)
+    for block in content.list_blocks(blocks, record):
+        visit(block)
+    if record.content.kind == BLOCK:
+        visit(record.content.data)
+    elif record.content.kind == TREE:
+        for _, entries in radix.walk(blocks, record.content.data, visit):
+            if stat.S_ISREG(record.mode):
+                for _, entry in entries:
+                    visit(decode_file_block(entry)[1])

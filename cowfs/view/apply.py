@@ -96,7 +96,7 @@ def rename(state: State, time: int, record: j.Rename) -> None:
     else:
         _insert(state, new_parent, record.new_name, inode, time)
     if record.whiteout:
-        white = new_inode(state, record.whiteout, stat.S_IFCHR, inode.uid, inode.gid, 0, time)
+        white = new_inode(state, record.whiteout, stat.S_IFCHR, record.uid, record.gid, 0, time)
         white.links = ((record.parent, record.name),)
         _point(state, old_parent, record.name, white, time)
         state.add(white)
@@ -237,7 +237,8 @@ def allocate(state: State, time: int, record: j.Allocate) -> None:
         inode.blocks -= 8 * data.punch(record.offset, end, inode.size)
     if not record.mode & KEEP_SIZE and end > inode.size:
         inode.size = end
-    clear_set_id(inode)
+    if record.kill_priv:
+        clear_set_id(inode)
     drop_capability(inode)
     inode.mtime = inode.ctime = time
 

@@ -140,11 +140,11 @@ class View(ReadView):
         Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
         """
         inode = self.state.inode(ino)
+        self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
         if not inode.nlink and not stat.S_ISREG(inode.mode):
             raise fail(errno.ENOENT)
-        self._new_name(parent, name)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
@@ -235,9 +235,12 @@ class View(ReadView):
         orphan = 0
         if old is not None and not exchange and self._is_open(old.ino):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
-        whiteout = state.next_ino if flags & RENAME_WHITEOUT else 0
+        whiteout = uid = gid = 0
+        if flags & RENAME_WHITEOUT:
+            whiteout, uid = state.next_ino, caller.uid
+            _, gid, _ = self._inherited(state.inode(parent), stat.S_IFCHR, caller)
         record = j.Rename(
-            parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, name, new_name
+            parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
         apply.rename(state, self._journaled(record, caller), record)
 
@@ -381,7 +384,8 @@ class View(ReadView):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
-        record = j.Allocate(ino, mode, offset, length)
+        # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
+        record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
@@ -390,7 +394,7 @@ class View(ReadView):
         data = self.read(source, source_offset, min(length, _COPY_CHUNK))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             raise fail(errno.EINVAL)
-        return self.write(ino, offset, data, caller, kill_priv=True)
+        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
 
     # ---- descriptors ---------------------------------------------------------------------------
 

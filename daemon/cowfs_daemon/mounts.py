@@ -4,7 +4,8 @@ The owner's side: it chooses paths, remembers, and knows who uses a mount; a ``S
 serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes only by mount and umount, so a daemon
 that was stopped or killed mounts the same again.
 
-Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while something is being mounted.
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``,
+taken before it, is held while something is being mounted.
 """
 
 import contextlib

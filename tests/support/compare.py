@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterable
@@ -39,7 +40,10 @@ class Changes(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One inode: attributes by name, entries as name -> (inode, kind), bytes or target, xattrs, data ranges."""
+    """One inode: attributes by name, entries as name -> (inode, kind), bytes or target, xattrs, data ranges.
+
+    Of more than 100 bytes, ``data`` holds the first few and a hash, so that a failure can be read.
+    """
 
     attributes: dict[str, int]
     entries: dict[bytes, tuple[int, int]]
@@ -77,6 +81,8 @@ def look(filesystem: Any, ino: int) -> Seen:
         wanted = [(0, node.size)] if node.size <= READ_WHOLE else ranges
         data = b"".join(filesystem.read(ino, start, end - start) for start, end in wanted)
     xattrs = {bytes(name): filesystem.getxattr(ino, name) for name in filesystem.listxattr(ino)}
+    if len(data) > 100:
+        data = data[:20] + hashlib.sha256(data).hexdigest().encode()
     return Seen(attributes, entries, data, xattrs, ranges)
 
 

@@ -59,11 +59,16 @@ class Live:
         workspace.transport = None
 
     def close(self) -> None:
-        """Unmount everything and close the store."""
+        """Unmount everything, check the store and close it."""
         for name in list(self._mounted):
             self.unmount(name, force=True)
         self._server.close()
-        self.engine.close()
+        try:
+            self.engine.settle()
+            problems = self.engine.fsck(deep=True)
+        finally:
+            self.engine.close()
+        assert list(problems) == []
 
 
 @contextmanager

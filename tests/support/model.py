@@ -68,10 +68,15 @@ class Node:
 
 
 class Model:
-    """The filesystem. ``next_ino`` is the number that the next new inode gets; the caller may set it before."""
+    """The filesystem. ``next_ino`` is the number that the next new inode gets; the caller may set it before.
 
-    def __init__(self, clock: Callable[[], int], root_mode: int = 0o755) -> None:
+    ``privileged``: callers have CAP_FSETID, so that only chown clears set-id bits. Otherwise fallocate and
+    copy_range clear them always, since a transport cannot say, and a write does when it is told to.
+    """
+
+    def __init__(self, clock: Callable[[], int], root_mode: int = 0o755, privileged: bool = False) -> None:
         self.clock = clock
+        self.privileged = privileged
         self.next_ino = 2
         root = Node(1, stat.S_IFDIR | root_mode, 0, 0, 0, clock())
         root.nlink = 2
@@ -423,7 +428,7 @@ class Model:
     def _modified(self, node: Node, kill_priv: bool) -> None:
         node.mtime = node.ctime = self.clock()
         node.xattrs.pop(CAPABILITY, None)
-        if kill_priv:
+        if kill_priv and not self.privileged:
             node.drop_set_id()
 
     def _cut(self, node: Node, size: int) -> None:
