@@ -9,6 +9,7 @@ except to open a workspace. The engine has no threads of its own: whoever owns i
 from __future__ import annotations
 
 import builtins
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -199,10 +200,10 @@ class Engine:
             progress({"files": files, "bytes": size})
 
         result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
-        problems = [(path, reason) for path, reason in result.skipped]
-        problems += [(path, "changed while it was read") for path in result.changed]
+        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
+        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self.adopt(name, result.root, result.next_ino, result.bytes, result.files)
+        return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
