@@ -271,8 +271,13 @@ class OverlayFile:
         extents[low:high] = new_extents
 
     def truncate(self, size: int) -> None:
-        """Forget every byte from ``size`` on: it reads as a hole when the file grows again."""
+        """Forget every byte from ``size`` on: it reads as a hole when the file grows again.
+
+        A page that ``size`` cuts stays allocated, even when all that was ever written to it goes.
+        """
         live = self._live
+        page = size // PAGE
+        cut_page_allocated = size % PAGE and self.allocated(page, page + 1)
         live.limit = min(live.limit, size)
         self.top = min(self.top, -(-size // PAGE))
         starts, extents = live.starts, live.extents
@@ -280,6 +285,8 @@ class OverlayFile:
             del starts[-1], extents[-1]
         if extents and extents[-1][0] > size:
             extents[-1] = (size, extents[-1][1], extents[-1][2])
+        if cut_page_allocated and not self.allocated(page, page + 1):
+            self.replace(page * PAGE, size, ZERO, 0)
 
     def punch(self, start: int, end: int, size: int) -> int:
         """Deallocate whole pages in [start, end), zero the edges; returns how many pages were freed.

@@ -1,6 +1,8 @@
-"""``python -m cowfs_daemon run|init|fsck --store DIR``: what the CLI starts, so that it need not import the engine.
+"""``python -m cowfs_daemon run|supervise|init|fsck --store DIR``: what the CLI starts, so that it need not import the
+engine.
 
-``run`` serves until stopped. ``init`` and ``fsck`` need no daemon and print one JSON object.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init`` and ``fsck`` need no daemon and
+print one JSON object.
 """
 
 import argparse
@@ -8,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from cowfs.errors import CowfsError
@@ -18,36 +21,55 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The options of a command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("run", "init", "fsck"):
+    for name in ("run", "supervise", "init", "fsck"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
             verb.add_argument("--detach", action="store_true", help="go to the background")
+        if name == "supervise":
+            verb.add_argument("--keeper-fd", type=int, help="the keeper's socket")
+        if name in ("run", "supervise"):
             verb.add_argument("--ready-fd", type=int, help="say there when ready, or why not")
         if name == "fsck":
             verb.add_argument("--deep", action="store_true", help="re-hash every block")
     return parser.parse_args(words)
 
 
-def run(store: str, *, background: bool, ready: Ready) -> int:
-    """Serve ``store`` until stopped; the exit code."""
+def keep(store: str, *, background: bool, ready: Ready) -> None:
+    """Keep a supervisor running until it is stopped; ends the process."""
     if background:
         detach(store)
-    # Imported after the fork: a starter waits for nothing but this process, and threads begin only here.
+    from cowfs_daemon.keeper import keep as keep_store
+
+    sys.exit(_guarded(lambda: keep_store(store, ready, background=background), ready))
+
+
+def supervise(store: str, keeper: int | None, ready: Ready) -> int:
+    """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
+
+    def serve() -> int:
         from cowfs_daemon.compose import serve_store
 
-        serve_store(store, lambda: ready.tell({"pid": os.getpid()}))
+        serve_store(store, lambda: ready.tell({"pid": os.getpid()}), keeper)
+        return 0
+
+    return _guarded(serve, ready)
+
+
+def _guarded(work: Callable[[], int], ready: Ready) -> int:
+    """Call ``work``; a failure goes to the starter, or to standard error. The exit code."""
+    try:
+        return work()
     except CowfsError as error:
-        ready.tell(_shape(error))
-        logging.error("%s (%s)", error.message, error.hint)
-        return error.exit_code
+        failure = error
     except Exception as error:
-        ready.tell(_shape(CowfsError(f"{type(error).__name__}: {error}", hint="the daemon's log has more")))
         logging.exception("the daemon failed")
-        return 1
-    return 0
+        failure = CowfsError(f"{type(error).__name__}: {error}", hint="the daemon's log has more")
+    if ready.fd is None:
+        print(f"cowfs: {failure.message} ({failure.hint})", file=sys.stderr)
+    ready.tell(_shape(failure))
+    return failure.exit_code
 
 
 def tool(verb: str, store: str, *, deep: bool) -> dict[str, Any]:
@@ -65,7 +87,9 @@ def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
     if options.verb == "run":
-        return run(options.store, background=options.detach, ready=Ready(options.ready_fd))
+        keep(options.store, background=options.detach, ready=Ready(options.ready_fd))
+    if options.verb == "supervise":
+        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd))
     try:
         result = tool(options.verb, options.store, deep=getattr(options, "deep", False))
         code = 0

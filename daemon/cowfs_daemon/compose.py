@@ -3,24 +3,25 @@
 import logging
 import os
 import secrets
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
+from cowfs_daemon.keeper import die_with_parent, send
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
+from cowfs_daemon.ports import Parts
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.settling import Settling
-from cowfs_daemon.start import listen, unlisten
-from cowfs_daemon.supervisor import Parts, supervise
+from cowfs_daemon.start import answers, listen, unlisten
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
@@ -65,9 +66,13 @@ class WorkerServer:
 class Owner:
     """An open store with its worker, its mounts and its settling thread."""
 
-    def __init__(self, store: str) -> None:
-        """Raises what Engine.open does, and what the worker's start fails with."""
+    def __init__(self, store: str, keeper: int | None = None) -> None:
+        """``keeper``: the descriptor of the keeper's socket.
+
+        Raises what Engine.open does, and what the worker's start fails with.
+        """
         self._store = store
+        self._keeper = keeper
         self._losses: list[float] = []
         self.engine = self._open()
         self.settling = Settling(self.engine)
@@ -82,13 +87,13 @@ class Owner:
             try:
                 return Engine.open(Path(self._store), time.time_ns, new_id, self._start_host)
             except Busy:
-                if time.monotonic() > until:
+                if time.monotonic() > until or answers(self._store):
                     raise
                 time.sleep(_OWNER_POLL_SECONDS)
 
     def _start_host(self, env: Env) -> RemoteHost:
         store = Path(self._store)
-        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, on_end), self._worker_lost)
+        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, self._keeper, on_end), self._worker_lost)
         return self._host
 
     def _worker_lost(self) -> None:
@@ -98,7 +103,7 @@ class Owner:
         threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
 
     def _recover(self) -> None:
-        """Start a worker and mount everything again; programs that had files open get ENOTCONN."""
+        """Start a worker that takes the mounts over; without a keeper, programs that had files open get ENOTCONN."""
         now = time.monotonic()
         self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
         if len(self._losses) > LOSSES_MAX:
@@ -106,10 +111,11 @@ class Owner:
             return
         try:
             self._host.replace()
+            self._host.wait_started()
         except (CowfsError, OSError):
             log.exception("no worker can be started")
             return
-        self.mounts.restore_all()
+        self.restore_mounts()
         log.info("worker %s serves again", self._host.pid)
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
@@ -120,6 +126,15 @@ class Owner:
         # "@" is in no workspace's name, so the two kinds cannot meet.
         return snapshot.id, f"{snapshot.workspace}@{snapshot.id}", True
 
+    def restore_mounts(self) -> None:
+        """Mount what should be mounted; let go of what a predecessor had mounted and should not be."""
+        self.mounts.restore_all()
+        self._host.call("abandon_kept")
+
+    def wait_started(self) -> None:
+        """Return when the worker serves. Raises what its start failed with."""
+        self._host.wait_started()
+
     def details(self) -> dict[str, Any]:
         """Their part of the daemon's status."""
         opened = self._host.opened()
@@ -127,7 +142,7 @@ class Owner:
         worker = self._host.pid
         settler = self.engine.settler.statistics().pid
         return {
-            "keeper": None,
+            "keeper": None if self._keeper is None else {"pid": os.getppid()},
             "workers": [] if worker is None else [{"pid": worker, "workspaces": names}],
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
@@ -153,14 +168,32 @@ class Owner:
             self._host.shut()
 
 
-def serve_store(store: str, ready: Callable[[], None]) -> None:
-    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers."""
-    owner = Owner(store)
+def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None) -> None:
+    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers.
+
+    ``keeper``: the descriptor of the socket to the keeper, who is the parent process; when it ends, so does this.
+    """
+    if keeper is not None:
+        die_with_parent(signal.SIGTERM)
+    owner = Owner(store, keeper)
     try:
+        # The slowest imports, while the worker starts.
+        import trio
+
+        from cowfs_daemon.supervisor import supervise
+
+        owner.wait_started()
         with listen(store) as sock:
-            owner.mounts.restore_all()
+            owner.restore_mounts()
             owner.settling.start()
-            trio.run(supervise, sock, owner.parts(), ready)
+            trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
     finally:
         unlisten(store)
         owner.close()
+
+
+def _ready(ready: Callable[[], None], keeper: int | None) -> None:
+    if keeper is not None:
+        with socket.socket(fileno=os.dup(keeper)) as sock:
+            send(sock, {"op": "ready"})
+    ready()

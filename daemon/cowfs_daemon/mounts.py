@@ -4,8 +4,8 @@ The owner's side: it chooses paths, remembers, and knows who uses a mount; a ``S
 serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes only by mount and umount, so a daemon
 that was stopped or killed mounts the same again.
 
-Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``,
-taken before it, is held while something is being mounted.
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken
+before it, is held while something is being mounted.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Server(Protocol):
     """What mounts and serves: a worker."""
 
     def serve(self, ref: str, path: str, read_only: bool) -> None:
-        """Mount at the directory ``path`` and serve; usable on return."""
+        """Mount at ``path`` and serve, or go on serving what a predecessor mounted there; usable on return."""
         ...
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
@@ -86,8 +86,6 @@ class Mounts:
 
     def _mount(self, mounted: Mounted) -> None:
         self._make_private(self._directory)
-        clear_dead(mounted.path)
-        os.makedirs(mounted.path, mode=0o700, exist_ok=True)
         self._server.serve(mounted.ref, mounted.path, mounted.read_only)
         with self._lock:
             self._table[mounted.ref] = mounted
@@ -212,8 +210,8 @@ class Mounts:
         return refs
 
 
-def clear_dead(path: str) -> None:
-    """Detach what a killed daemon left mounted at ``path`` (its connection is gone, so nothing can use it)."""
+def clear_place(path: str) -> None:
+    """Make the directory ``path``, and detach what a killed daemon left mounted there (its connection is gone)."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -221,3 +219,4 @@ def clear_dead(path: str) -> None:
     while mounted_at(path) is not None:
         if libc.umount2(os.fsencode(path), detach) != 0:
             raise Busy(f"cannot unmount what is at {path}: {os.strerror(ctypes.get_errno())}")
+    os.makedirs(path, mode=0o700, exist_ok=True)

@@ -72,3 +72,18 @@ class Control(Protocol):
     def stop(self, force: bool) -> None:
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
+    keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
+    takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
+    every verb that may have frozen a layer."""
+
+    engine: EngineLike
+    mounts: MountsLike
+    details: Callable[[], dict[str, Any]]
+    detach_all: Callable[[bool], None]
+    unlisten: Callable[[], None]
+    changed: Callable[[], None]

@@ -32,26 +32,33 @@ START_SECONDS = 30.0
 class WorkerProcess:
     """One worker. ``on_end`` is called once, in the reading thread, when it is gone."""
 
-    def __init__(self, store: Path, on_end: Callable[[], None]) -> None:
-        """Start it and wait until it has opened the store. Raises what its start failed with."""
+    def __init__(self, store: Path, keeper: int | None, on_end: Callable[[], None]) -> None:
+        """Start it, without waiting: calls wait until it has opened the store.
+
+        ``keeper``: the descriptor of the keeper's socket, which it inherits.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             words = [sys.executable, "-P", "-m", "cowfs_daemon.worker", "--store", os.fspath(store)]
-            self._process = subprocess.Popen(
-                [*words, "--socket", str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
-            )
+            words += ["--socket", str(theirs.fileno())]
+            inherited = [theirs.fileno()]
+            if keeper is not None:
+                words += ["--keeper", str(keeper)]
+                inherited.append(keeper)
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
-        hello = self._channel.receive()
-        if hello is None or hello[2] is not None:
-            self._channel.close()
-            self._process.wait()
-            raise CowfsError("the worker ended while it started") if hello is None else unpack_error(hello[2])
         self._on_end = on_end
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[Any]] | None = {}
+        self._started: Future[None] = Future()
+        # The worker's first message, number 0, says how its start went.
+        self._waiting: dict[int, Future[Any]] | None = {0: self._started}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="cowfs-worker-answers", daemon=True)
         self._thread.start()
+
+    def wait_started(self) -> None:
+        """Return when it serves. Raises what its start failed with."""
+        self._started.result()
 
     @property
     def live(self) -> bool:
@@ -65,6 +72,7 @@ class WorkerProcess:
 
     def call(self, name: str, *arguments: object) -> Any:
         """Ask for one call and wait for its result. Raises what it raised, Busy when the worker is gone."""
+        self._started.result()
         future: Future[Any] = Future()
         number = next(self._numbers)
         with self._lock:
@@ -148,6 +156,12 @@ class RemoteHost(Host):
         with self._changed:
             self._worker = new
             self._changed.notify_all()
+
+    def wait_started(self) -> None:
+        """Return when the worker serves. Raises what its start failed with."""
+        worker = self._worker
+        if worker is not None:
+            worker.wait_started()
 
     def _ended(self) -> None:
         with self._changed:

@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from cowfs.client.place import LOG_NAME, SOCKET_NAME, daemon_dir
+from cowfs.client.place import LOG_NAME, SOCKET_NAME, connect_socket, daemon_dir
 
 LOG_LIMIT_BYTES = 4 << 20
 BACKLOG = 128
@@ -42,21 +42,27 @@ class Ready:
     """
 
     def __init__(self, fd: int | None) -> None:
-        self._fd = fd
+        self.fd = fd
         if fd is not None:
             os.set_inheritable(fd, False)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Only the first message counts. A starter that has gone away is no error."""
-        if self._fd is None:
+        if self.fd is None:
             return
-        fd, self._fd = self._fd, None
+        fd, self.fd = self.fd, None
         try:
             os.write(fd, json.dumps(message).encode())
         except OSError:
             return
         finally:
             os.close(fd)
+
+    def close(self) -> None:
+        """Leave it to another process, which has inherited the pipe, to tell."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 def listen(store: str) -> socket.socket:
@@ -85,6 +91,14 @@ def listen(store: str) -> socket.socket:
         os.umask(old_umask)
         os.close(at)
     return sock
+
+
+def answers(store: str) -> bool:
+    """Whether a daemon listens for ``store``."""
+    with contextlib.suppress(OSError):
+        connect_socket(store).close()
+        return True
+    return False
 
 
 def unlisten(store: str) -> None:

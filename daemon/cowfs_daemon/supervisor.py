@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -21,26 +20,11 @@ import cowfs
 from cowfs_daemon.api.app import create_app
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.api.verbs import Verbs
-from cowfs_daemon.ports import EngineLike, MountsLike
+from cowfs_daemon.ports import Parts
 
 log = logging.getLogger("cowfs.supervisor")
 IDLE_SECONDS = 600
 GRACE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
-    keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
-    takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer."""
-
-    engine: EngineLike
-    mounts: MountsLike
-    details: Callable[[], dict[str, Any]]
-    detach_all: Callable[[bool], None]
-    unlisten: Callable[[], None]
-    changed: Callable[[], None]
 
 
 class Daemon:

@@ -1,7 +1,7 @@
 """The data plane process: ``python -m cowfs_daemon.worker --store S --socket FD``.
 
 It holds a Host and the FUSE mounts of its workspaces, and does what its owner says over a socket pair. When the
-owner goes away, it makes everything durable, unmounts and ends.
+owner goes away, it makes everything durable and ends; the keeper, if there is one, holds the mounts for the next.
 
 Threads: the main thread reads requests; each runs in a pool thread (a checkpoint may wait for the kernel while
 others go on); FUSE readers are ``cowfs_daemon.fuse``'s own. Mounts change under ``_mounting``.
@@ -9,6 +9,7 @@ others go on); FUSE readers are ``cowfs_daemon.fuse``'s own. Mounts change under
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
@@ -28,18 +29,26 @@ from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon.channel import Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
-from cowfs_daemon.fuse.mount import mount
+from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.mount import Connection, mount, unmount
+from cowfs_daemon.fuse.negotiate import HAS_RESEND
 from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
+from cowfs_daemon.kept import Kept
+from cowfs_daemon.mounts import clear_place
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
+UNKNOWN_COUNT = 1 << 40
+"""Open descriptors of an inode, when only a predecessor knew how many."""
 
 
 class Worker:
     """What the owner may ask for; every public method is a call."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, keeper: int | None) -> None:
+        self._kept = Kept(keeper)
         directory = StoreDirectory.open(store)
         geometry = directory.superblock.geometry
         self._index = BlockIndex(directory.index, writable=False)
@@ -63,8 +72,9 @@ class Worker:
             host.statistics,
             host.serving,
         )
-        own = (self.checkpoint, self.restore, self.contents, self.settled, self.mount, self.mount_frozen, self.unmount)
-        return {call.__name__: call for call in (*plain, *own)}
+        data = (self.checkpoint, self.restore, self.contents, self.settled)
+        mounts = (self.mount, self.mount_frozen, self.unmount, self.abandon_kept)
+        return {call.__name__: call for call in (*plain, *data, *mounts)}
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Any:
         """See Host.checkpoint."""
@@ -89,26 +99,71 @@ class Worker:
         self.host.settled(layer, root, self._contents.pop(layer, ()))
 
     def mount(self, workspace: str, path: str, connection_id: int) -> None:
-        """Mount an open workspace at the directory ``path`` and serve it. Raises Conflict when it is mounted."""
+        """Mount an open workspace at ``path`` and serve it, or go on where a predecessor stopped.
+
+        Raises Conflict when it is mounted.
+        """
         with self._mounting:
-            if workspace in self._transports:
-                raise Conflict(f"workspace {workspace} is mounted already")
+            self._refuse_mounted(workspace)
             served = self.host.workspace(workspace)
-            transport = Transport(self._server, mount(path, connection_id=connection_id), served)
+            taken = self._kept.take(workspace, path)
+            transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
+            if taken is not None:
+                # How many descriptors the journal does not say, so these count as open for writing until the end.
+                for ino, (_, writable) in served.view.state.opens.items():
+                    transport.session.served.opens[ino] = UNKNOWN_COUNT
+                    if writable:
+                        transport.session.served.writers[ino] = UNKNOWN_COUNT
+                log.info("took over %s, %d inodes open", path, len(served.view.state.opens))
             transport.start()
             served.transport = transport
-            self._transports[workspace] = transport
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
-        """Mount a snapshot read-only."""
+        """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""
         with self._mounting:
-            if snapshot in self._transports:
-                raise Conflict(f"snapshot {snapshot} is mounted already")
+            self._refuse_mounted(snapshot)
             served = FrozenWorkspace(self.host.env, self.host.state(chain))
-            connection = mount(path, connection_id=connection_id, read_only=True)
-            transport = Transport(self._server, connection, served)
-            transport.start()
-            self._transports[snapshot] = transport
+            taken = self._kept.take(snapshot, path)
+            self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
+
+    def _refuse_mounted(self, key: str) -> None:
+        transport = self._transports.get(key)
+        if transport is None:
+            return
+        if not transport.session.ended.is_set():
+            raise Conflict(f"{key} is mounted already")
+        # Somebody has unmounted it behind our back.
+        self._let_go(key, transport, force=True)
+
+    def _transport(
+        self,
+        key: str,
+        served: ServedWorkspace,
+        taken: Connection | None,
+        path: str,
+        connection_id: int,
+        read_only: bool,
+    ) -> Transport:
+        if taken is None:
+            clear_place(path)
+            connection = mount(path, connection_id=connection_id, read_only=read_only)
+            self._kept.keep(key, connection)
+        else:
+            connection = taken
+            # What the predecessor had read and not answered comes again.
+            if connection.init.has(HAS_RESEND):
+                os.write(connection.fd, protocol.resend())
+        transport = Transport(self._server, connection, served, complete=taken is None)
+        self._transports[key] = transport
+        return transport
+
+    def abandon_kept(self) -> None:
+        """Unmount what a predecessor had mounted and nobody wants."""
+        for key, connection in self._kept.rest().items():
+            log.info("letting go of %s", connection.mountpoint)
+            unmount(connection.mountpoint, force=True)
+            os.close(connection.fd)
+            self._kept.drop(key)
 
     def unmount(self, served: str, force: bool) -> None:
         """Unmount a workspace or snapshot by id. Raises NotFound, Busy."""
@@ -116,22 +171,27 @@ class Worker:
             transport = self._transports.get(served)
             if transport is None:
                 raise NotFound(f"{served} is not mounted here")
-            transport.unmount(force=force)
-            del self._transports[served]
-            workspace = self.host.workspaces.get(served)
-            if workspace is not None:
-                workspace.transport = None
+            self._let_go(served, transport, force)
+
+    def _let_go(self, served: str, transport: Transport, force: bool) -> None:
+        transport.unmount(force=force)
+        del self._transports[served]
+        self._kept.drop(served)
+        workspace = self.host.workspaces.get(served)
+        if workspace is not None:
+            workspace.transport = None
 
     def end(self) -> None:
-        """Make everything durable, then let go of it; programs that still use a mount get errors from here on."""
-        for workspace in list(self.host.workspaces):
+        """Make everything durable, then let go of it.
+
+        With a keeper, mounts stay and programs wait for the next worker; without, they get errors from here on.
+        """
+        for served, transport in list(self._transports.items()):
             try:
-                self.host.workspaces[workspace].sync()
-            except OSError as error:
-                log.error("%s: %s", workspace, error)
-        for served in list(self._transports):
-            try:
-                self.unmount(served, True)
+                if self._kept.keeping:
+                    transport.detach()
+                else:
+                    self.unmount(served, True)
             except (OSError, CowfsError) as error:
                 log.error("%s: %s", served, error)
         for workspace in list(self.host.workspaces):
@@ -168,13 +228,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="cowfs_daemon.worker", description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--keeper", type=int)
     options = parser.parse_args()
     # The owner decides when to end: a Ctrl-C in its terminal reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     channel = Channel(socket.socket(fileno=options.socket))
     try:
-        worker = Worker(options.store)
+        worker = Worker(options.store, options.keeper)
     except (CowfsError, OSError) as error:
         channel.send((0, None, pack_error(error)))
         return 1

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from cowfs_daemon.ports import Parts
 from cowfs_daemon.start import listen, unlisten
-from cowfs_daemon.supervisor import Parts, supervise
+from cowfs_daemon.supervisor import supervise
 
 from cowfs.client.store import Store, connect
 from cowfs.errors import NotFound

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,37 +135,105 @@ def test_a_restart_finds_everything_and_mounts_it_again(ready: Live) -> None:
     assert not (frozen / "unsaved").exists()
 
 
+class Program:
+    """A program with an open file in a workspace: it appends a line and counts all, when told to."""
+
+    SOURCE = """
+import sys
+with open("open-file", "a+b", buffering=0) as file:
+    for line in sys.stdin.buffer:
+        file.write(line)
+        file.seek(0)
+        sys.stdout.buffer.write(b"%d\\n" % len(file.readlines()))
+        sys.stdout.buffer.flush()
+"""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.SOURCE], cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def write(self) -> int:
+        """Append a line; how many there are."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(b"line\n")
+        self.process.stdin.flush()
+        assert wait_readable(self.process.stdout.fileno())
+        return int(self.process.stdout.readline() or -1)
+
+    def end(self) -> None:
+        self.process.communicate()
+        assert self.process.returncode == 0
+
+
+@pytest.fixture
+def program(ready: Live) -> Iterator[Program]:
+    program = Program(Path(ready.cowfs("path", "ws-1")))
+    assert program.write() == 1
+    yield program
+    if program.process.poll() is None:
+        program.process.kill()
+        program.process.communicate()
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal and wait for the end of the process."""
+    process = os.pidfd_open(pid)
+    os.kill(pid, number)
+    assert wait_readable(process)
+    os.close(process)
+
+
+def test_programs_outlive_a_killed_supervisor(ready: Live, program: Program) -> None:
+    (p,) = ready.mounts()
+    made = ready.cowfs("checkpoint", "ws-1", "--label", "a")
+    before = ready.json("daemon", "status")
+    kill(before["supervisor"]["pid"], signal.SIGKILL)
+    assert program.write() == 2
+    after = ready.json("daemon", "status")
+    assert after["keeper"] == before["keeper"]
+    assert after["supervisor"]["pid"] != before["supervisor"]["pid"]
+    assert ready.mounts() == [p]
+    assert ready.json("list")[0]["head"] == made
+    assert [each["path"] for each in ready.json("diff", "ws-1@a", "ws-1")] == ["open-file"]
+    ready.cowfs("restore", "ws-1", "@a")
+    assert program.write() == 2
+    program.end()
+    ready.cowfs("umount", "ws-1")
+
+
+def test_programs_outlive_a_killed_worker(ready: Live, program: Program) -> None:
+    (p,) = ready.mounts()
+    before = ready.json("daemon", "status")
+    kill(before["workers"][0]["pid"], signal.SIGKILL)
+    assert program.write() == 2
+    ready.cowfs("checkpoint", "ws-1", "--label", "a")
+    assert program.write() == 3
+    after = ready.json("daemon", "status")
+    assert after["supervisor"] == before["supervisor"]
+    assert after["workers"][0]["pid"] != before["workers"][0]["pid"]
+    assert ready.mounts() == [p]
+    assert ready.cowfs("show", "ws-1@a:open-file").splitlines() == ["line"] * 2
+    program.end()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_daemon_that_was_killed_comes_back_with_everything(ready: Live, number: int) -> None:
+def test_a_keeper_that_ends_loses_nothing(ready: Live, number: int) -> None:
     p = Path(ready.cowfs("path", "ws-1"))
     (p / "unsaved").write_text("live")
     made = ready.cowfs("checkpoint", "ws-1", "--label", "a")
     (p / "later").write_text("later")
     before = tree_hash(p)
-    supervisor, worker, *_ = ready.pids()
-    watched = [os.pidfd_open(supervisor), os.pidfd_open(worker)]
-    os.kill(supervisor, number)
-    for each in watched:
-        assert wait_readable(each)
-        os.close(each)
+    supervisor, *_ = ready.pids()
+    watched = os.pidfd_open(supervisor)
+    kill(ready.json("daemon", "status")["keeper"]["pid"], number)
+    assert wait_readable(watched)
+    os.close(watched)
+    assert ready.mounts() == []
     assert ready.cowfs("path", "ws-1") == str(p)
     assert tree_hash(p) == before
     assert ready.json("list")[0]["head"] == made
-
-
-def test_a_worker_that_was_killed_is_replaced(ready: Live) -> None:
-    p = Path(ready.cowfs("path", "ws-1"))
-    (p / "unsaved").write_text("live")
-    before = tree_hash(p)
-    supervisor, worker, *_ = ready.pids()
-    os.kill(worker, signal.SIGKILL)
-    with connect(ready.store) as client:
-        made = client.workspace("ws-1").checkpoint("after")
-        assert made.snapshot.id
-    assert ready.cowfs("path", "ws-1") == str(p)
-    assert tree_hash(p) == before
-    assert ready.pids()[0] == supervisor
-    assert ready.pids()[1] != worker
 
 
 def wait_readable(descriptor: int) -> bool:
@@ -180,7 +249,7 @@ def test_racing_starters_give_one_daemon(live: Live) -> None:
     assert [each.code for each in started] == [0] * 4, [each.err for each in started]
     second = live.run("daemon", "run")
     assert second.code == 5
-    assert str(live.pids()[0]) in second.err
+    assert f"keeper {live.json('daemon', 'status')['keeper']['pid']}" in second.err
 
 
 def test_a_started_daemon_keeps_nothing_of_its_caller(ready: Live, tmp_path: Path) -> None:

@@ -56,13 +56,14 @@ def stop(session: Session, force: bool) -> None:
 
     wire = session.wire(start=False)
     try:
-        pid = wire.call("GET", "/v1/daemon")["supervisor"]["pid"]
+        status = wire.call("GET", "/v1/daemon")
     except NotFound:
         if not os.path.isdir(session.path()):
             raise
         session.out({"stopped": False}, lambda: ["no daemon is running"])
         return
-    wait_stopped(pid, lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}))
+    keeper = status["keeper"] or status["supervisor"]  # the keeper ends last
+    wait_stopped(keeper["pid"], lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}))
     session.out({"stopped": True}, lambda: ["stopped"])
 
 

@@ -63,7 +63,7 @@ class SessionStatistics:
 class Session:
     """Serves one connection from a workspace. ``complete``: no other process served it before.
 
-    ``on_end`` is called once, by a reader, when the mount is gone (unmounted or aborted).
+    ``on_end`` is called once, by a reader, when the mount went by itself: unmounted by somebody, or aborted.
     """
 
     def __init__(
