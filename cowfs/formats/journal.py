@@ -26,8 +26,8 @@ MAGIC: Final = b"COWJ"
 VERSION: Final = 0
 HEADER_BYTES: Final = 64
 _HEADER = struct.Struct("<4sHHQQ32sQ")
-_HEAD = struct.Struct("<QIHHQQQQQ")
-_AFTER_CHECKSUM = struct.Struct("<IHHQQQQQ")
+_HEAD = struct.Struct("<QIHHQQqQQ")
+_AFTER_CHECKSUM = struct.Struct("<IHHQQqQQ")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_MAX: Final = 4 * 1024 * 1024
 """Bytes of one record at most: a 1 MiB write, or the state of an orphan with many extents."""
