@@ -245,10 +245,10 @@ class Catalog:
         layers = (self._tables.layers[layer] for layer in self.needed())
         return {layer.root for layer in layers if layer.root is not None}
 
-    def journal_files(self) -> set[int]:
-        """Numbers of the journal files that hold a needed layer which has not settled."""
+    def journal_files(self) -> set[tuple[str, int]]:
+        """(workspace id, file number) of the journal files that hold a needed layer which has not settled."""
         layers = (self._tables.layers[layer] for layer in self.needed())
-        return {span[0] for layer in layers for span in layer.spans}
+        return {(layer.workspace or "", span[0]) for layer in layers for span in layer.spans}
 
     def rows(self) -> list[Operation | Row]:
         """Everything, in a canonical order: equal catalogs have equal rows."""

@@ -59,9 +59,10 @@ def _run(channel: Channel, stores: dict[tuple[str, str], Store], kind: str, para
     try:
         job = _Job(channel, stores, params)
         try:
-            job.run(kind)
+            result = job.run(kind)
         finally:
             job.close()
+        channel.send("done", **result)  # the segment is closed: its owner may give it to another writer
     except (OwnerGone, BrokenPipeError):
         raise OwnerGone from None
     except CowfsError as error:
@@ -100,15 +101,14 @@ class _Job:
         self._files = 0
         self._writer = BlockWriter(self._store.reader, self._next_segment(), next_segment=self._next_segment)
 
-    def run(self, kind: str) -> None:
-        """Run until everything that the result needs is in the index, then report it."""
+    def run(self, kind: str) -> Message:
+        """Run until everything that the result needs is in the index; the result's fields."""
         work = getattr(self, "_" + kind)
         for _ in range(ROUNDS):
             root, numbers, bulk_kind, payload = work()
             if self._hand_in():
                 path = self._file(bulk_kind, payload) if bulk_kind else ""
-                self._channel.send("done", root=root.hex(), numbers=numbers, path=path)
-                return
+                return {"root": root.hex(), "numbers": numbers, "path": path}
         raise Busy("blocks were collected as fast as they were relied on", hint="try again")
 
     def close(self) -> None:

@@ -10,15 +10,17 @@ cannot be listed stays, empty), and a file that changes while it is read is read
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cowfs.blocks.api import BlockSink
-from cowfs.errors import Invalid, NoSpace, NotFound
+from cowfs.errors import CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import (
     EMPTY,
+    NAME_MAX,
     XATTRS_MAX,
     Content,
     InodeRecord,
@@ -58,8 +60,8 @@ _Bytes = bytes  # the field below takes the name
 class ImportResult:
     """``files``: inodes; ``bytes``: allocated pages of file data, in bytes; ``logical_bytes``: sum of file sizes.
 
-    ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files taken while they were
-    changing. Paths are relative to the source.
+    ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files and directories taken
+    while they were changing. Paths are relative to the source.
     """
 
     root: _Bytes
@@ -93,7 +95,11 @@ def import_directory(
         raise NotFound(f"{os.fsdecode(source)}: {error.strerror}") from None
     except OSError as error:
         raise Invalid(f"{os.fsdecode(source)}: {error.strerror}") from None
-    if scan.is_below(fd, forbidden):
+    try:
+        inside = scan.is_below(fd, forbidden)
+    except OSError:
+        inside = True  # somebody moves it about, right now
+    if inside:
         os.close(fd)
         raise Invalid(f"{os.fsdecode(source)}: lies in the store itself", hint="import from outside of the store")
     return job.run(fd)
@@ -106,6 +112,25 @@ def make_root(writer: BlockSink, geometry: Geometry, mode: int, uid: int, gid: i
         time, time, time, time, (), (), EMPTY,
     )  # fmt: skip
     return write_root(writer, radix.build(writer, [(ROOT_INO, encode_inode(record))], geometry, inline=False))
+
+
+class _Sink:
+    """The writer, whose OSErrors must never be taken for those of the source."""
+
+    def __init__(self, writer: BlockSink) -> None:
+        self._writer = writer
+
+    def put(self, raw: bytes) -> bytes:
+        try:
+            return self._writer.put(raw)
+        except OSError as error:
+            raise CowfsError(f"blocks cannot be written: {error}") from error
+
+    def put_many(self, raws: Sequence[bytes]) -> list[bytes]:
+        try:
+            return self._writer.put_many(raws)
+        except OSError as error:
+            raise CowfsError(f"blocks cannot be written: {error}") from error
 
 
 class _Node:
@@ -150,13 +175,13 @@ class _Import:
         progress: Progress | None,
         rule: str,
     ) -> None:
-        self._writer = writer
+        self._writer = _Sink(writer)
         self._geometry = geometry
         self._excludes = excludes
         self._forbidden = forbidden
         self._progress = progress
         self._numbers = numbering(rule)
-        self._batch: ContentBatch[_Node] = ContentBatch(writer, geometry, self._stored)
+        self._batch: ContentBatch[_Node] = ContentBatch(self._writer, geometry, self._stored)
         self._block_size = 1 << geometry.block_log2
         self._table: dict[int, bytes] = {}
         self._linked: dict[tuple[int, int], _Node] = {}  # inodes with more names in the source
@@ -226,6 +251,8 @@ class _Import:
                 del frame.entries[name]
                 self._skip(frame.prefix + name, error.strerror or "cannot be read")
             return
+        if frame.fd >= 0 and not scan.unchanged(frame.node.seen, os.fstat(frame.fd)):
+            self._changed.append(frame.prefix[:-1])
         self._finish_directory(frame)
         self._frames.pop()
         try:
@@ -267,6 +294,8 @@ class _Import:
 
     def _entry(self, frame: _Frame, name: bytes, path: bytes) -> None:
         """Take one entry; a directory is only queued. Raises OSError when the source cannot be read."""
+        if len(name) > NAME_MAX:  # on a few filesystems
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         seen = os.stat(name, dir_fd=frame.fd, follow_symlinks=False)
         mode = seen.st_mode
         if self._excludes.match(path, stat.S_ISDIR(mode)):
@@ -394,7 +423,7 @@ class _Import:
             size, pages = DIRECTORY_SIZE, DIRECTORY_BLOCKS * SECTOR // PAGE
         else:
             rdev = seen.st_rdev
-        mtime = seen.st_mtime_ns
+        mtime = max(-(1 << 63), min(seen.st_mtime_ns, (1 << 63) - 1))  # some filesystems have room for more
         record = InodeRecord(
             mode, seen.st_uid, seen.st_gid, nlink, rdev, size, pages * PAGE // SECTOR, self._geometry.block_log2,
             mtime, mtime, mtime, mtime, node.xattrs, tuple(sorted(node.links)), content,

@@ -64,9 +64,9 @@ class View(ReadView):
 
     def _new_name(self, parent: int, name: bytes) -> Inode:
         """The directory in which ``name`` is free and may be made."""
-        self._check_name(name)
         directory_inode = self.state.inode(parent)
         directory = self.state.directory(directory_inode)
+        self._check_name(name)
         if directory.lookup(name) is not None:
             raise fail(errno.EEXIST)
         if not directory_inode.nlink:
@@ -135,11 +135,16 @@ class View(ReadView):
         return apply.tmpfile(self.state, self._journaled(record, caller), record)
 
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
-        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
+        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`.
+
+        Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
+        """
         inode = self.state.inode(ino)
         self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
+        if not inode.nlink and not stat.S_ISREG(inode.mode):
+            raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
@@ -159,9 +164,9 @@ class View(ReadView):
                 self._journaled(j.Orphan(inode.ino, at, b"", piece), caller)
 
     def _entry(self, parent: int, name: bytes) -> Inode:
+        entry = self.state.directory(self.state.inode(parent)).lookup(name)
         if len(name) > NAME_MAX:
             raise fail(errno.ENAMETOOLONG)
-        entry = self.state.directory(self.state.inode(parent)).lookup(name)
         if entry is None:
             raise fail(errno.ENOENT)
         return self.state.inode(entry.ino)
@@ -205,9 +210,12 @@ class View(ReadView):
         if name in (b".", b"..") or new_name in (b".", b".."):
             raise fail(errno.EBUSY)
         state = self.state
-        inode = self._entry(parent, name)
         target_dir = state.inode(new_parent)
-        entry = state.directory(target_dir).lookup(new_name)
+        target = state.directory(target_dir)
+        inode = self._entry(parent, name)
+        if len(new_name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        entry = target.lookup(new_name)
         old = None if entry is None else state.inode(entry.ino)
         exchange = flags & RENAME_EXCHANGE
         if old is None:
@@ -341,13 +349,18 @@ class View(ReadView):
         append: bool = False,
         kill_priv: bool = False,
     ) -> int:
-        """Write ``data`` at ``offset``, or at the end of the file; returns its length. Raises EFBIG, EISDIR."""
+        """Write ``data`` at ``offset``, or at the end of the file; returns how many bytes, at most 4 MiB or so.
+
+        Raises EFBIG, EISDIR, EINVAL.
+        """
         state = self.state
         inode = state.known.get(ino) or state.inode(ino)
         state.file(inode)
         if append:
             offset = inode.size
         length = len(data)
+        if length > j.WRITE_DATA_MAX:
+            data, length = data[: j.WRITE_DATA_MAX], j.WRITE_DATA_MAX
         if offset < 0:
             raise fail(errno.EINVAL)
         if offset + length > FILE_MAX:

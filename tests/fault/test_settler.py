@@ -144,7 +144,7 @@ def test_killed_at_any_instant(store: Store, source: Path, instant: str, monkeyp
     progress: Callable[[int, int], None] | None = kill if "progress" in instant else None
     if instant == "first block":
         take = store.pool.take
-        monkeypatch.setattr(store.pool, "take", lambda: (kill(), take())[1])
+        monkeypatch.setattr(store.pool, "take", lambda: (kill(), take())[1])  # type: ignore[func-returns-value]
     elif "commit" in instant:
         setattr(store, instant.replace(" ", "_"), kill)
     with pytest.raises(SettlerDied) as caught:
@@ -315,11 +315,15 @@ def test_descriptors_and_environment_are_not_inherited(store: Store) -> None:
         assert os.getpriority(os.PRIO_PROCESS, pid or 0) > os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_a_child_that_talks_nonsense_is_killed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nonsense(self: Settler, *_: object) -> None:
-        raise Corrupt("settler message: not JSON")
+def test_a_damaged_batch_is_refused_and_its_child_killed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_file = bulk.take_file
 
-    monkeypatch.setattr(Settler, "_answer", nonsense)
+    def damaged(path: Path, kind: int) -> bytes:
+        path.write_bytes(path.read_bytes()[:-1])
+        return take_file(path, kind)
+
+    monkeypatch.setattr(bulk, "take_file", damaged)
     with pytest.raises(Corrupt):
         store.settler.make_root(0o755, 0, 0, 1)
     assert store.settler.statistics().pid is None
+    assert store.index.statistics().blocks == 0

@@ -9,9 +9,12 @@ import mmap
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 import pytest
+
+from cowfs.view.inode import Caller
 
 from .conftest import Mounted, client
 
@@ -82,6 +85,27 @@ def test_chmod_chown_utimens(mnt: Path) -> None:
     status = path.stat()
     assert (status.st_uid, status.st_gid) == (1000, 1001)
     assert status.st_mode & stat.S_ISUID == 0
+
+
+def test_times_out_of_range_are_clamped(mnt: Path) -> None:
+    (mnt / "f").touch()
+    os.utime(mnt / "f", (10**12, -(10**12)))
+    assert ((mnt / "f").stat().st_atime_ns, (mnt / "f").stat().st_mtime_ns) == ((1 << 63) - 1, -(1 << 63))
+
+
+def test_handle_of_an_inode_that_the_kernel_dropped(mounted: Mounted) -> None:
+    """What flushing relies on when the kernel has not yet taken in the answer to a CREATE."""
+    view = mounted.workspace.view
+    with mounted.workspace.lock:
+        ino = view.mknod(1, b"f", stat.S_IFREG | 0o644, 0, Caller()).ino
+        view.write(ino, 0, b"unseen", Caller())
+    handle = ctypes.create_string_buffer(struct.pack("<IiIII", 12, 0x81, 0, ino, 0))
+    root = os.open(mounted.path, os.O_RDONLY)
+    fd = libc.open_by_handle_at(root, handle, os.O_RDONLY)
+    os.close(root)
+    assert fd >= 0
+    assert os.read(fd, 100) == b"unseen"
+    os.close(fd)
 
 
 def test_write_by_another_user_clears_set_id(mnt: Path) -> None:

@@ -95,7 +95,7 @@ class World:
 
     def set_xattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """setxattr; not of the value that is there, since only some filesystems count that as a change."""
-        if flags or self.model.nodes[ino].xattrs.get(name) != value:
+        if self.model.nodes[ino].xattrs.get(name) != value:
             self.run("setxattr", ino, name, value, flags, Who())
 
     # what rules choose from

@@ -46,17 +46,18 @@ def setattr(served: Served, view: View, request: bytearray, size: int, unique: i
         uid if valid & protocol.FATTR_UID else None,
         gid if valid & protocol.FATTR_GID else None,
         length if valid & protocol.FATTR_SIZE else None,
-        (NOW if valid & protocol.FATTR_ATIME_NOW else atime * protocol.GIGA + atime_ns)
-        if valid & protocol.FATTR_ATIME
-        else None,
-        (NOW if valid & protocol.FATTR_MTIME_NOW else mtime * protocol.GIGA + mtime_ns)
-        if valid & protocol.FATTR_MTIME
-        else None,
-        ctime * protocol.GIGA + ctime_ns if valid & protocol.FATTR_CTIME else None,
+        (NOW if valid & protocol.FATTR_ATIME_NOW else _ns(atime, atime_ns)) if valid & protocol.FATTR_ATIME else None,
+        (NOW if valid & protocol.FATTR_MTIME_NOW else _ns(mtime, mtime_ns)) if valid & protocol.FATTR_MTIME else None,
+        _ns(ctime, ctime_ns) if valid & protocol.FATTR_CTIME else None,
         # With HANDLE_KILLPRIV_V2 the kernel says so for truncate only: chown always clears.
         bool(valid & (protocol.FATTR_KILL_SUIDGID | protocol.FATTR_UID | protocol.FATTR_GID)),
     )
     return protocol.attributes(unique, view.setattr(nodeid, changes, caller(served, request, unique)))
+
+
+def _ns(seconds: int, ns: int) -> int:
+    """Nanoseconds since the epoch, clamped to 64 bits (the years 1677 to 2262) as the kernel's filesystems do."""
+    return max(-(1 << 63), min((1 << 63) - 1, seconds * protocol.GIGA + ns))
 
 
 def statfs(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

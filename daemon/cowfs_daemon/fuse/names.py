@@ -29,7 +29,9 @@ _AT = protocol.HEADER_BYTES
 
 def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """A name -> its inode; unknown names are remembered by the kernel too."""
-    inode = view.lookup(nodeid, protocol.name_at(request, size))
+    name = protocol.name_at(request, size)
+    # EXPORT_SUPPORT: a file handle of an inode that the kernel dropped arrives as ".", of files too.
+    inode = view.lookup(nodeid, name) if name != b"." else view.inode(nodeid)
     if inode is None:
         return protocol.negative_entry(unique, served.valid)
     return _entry(served, unique, inode)

@@ -61,7 +61,7 @@ def test_settling_ends_chains_and_frees_journals(store: "Store") -> None:
     workspace = store.imported("ws-1")
     first, second = store.checkpoint(workspace), store.checkpoint(workspace)
     lower, upper = store.catalog.snapshot(first).layer, store.catalog.snapshot(second).layer
-    assert store.catalog.journal_files() == {1}
+    assert store.catalog.journal_files() == {(workspace, 1)}
     assert len(store.catalog.chain(upper)) == 3
     store.catalog.commit(Settled(lower, ROOT, 7, 8), sync=False)
     assert [layer.id for layer in store.catalog.chain(upper)] == [upper, lower]

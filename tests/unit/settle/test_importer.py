@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from cowfs.blocks.memory import MemoryBlocks
-from cowfs.errors import Invalid, NoSpace, NotFound
+from cowfs.errors import CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import InodeRecord, decode_dirent, decode_inode
+from cowfs.fsck.root import check_root
 from cowfs.geometry import Geometry
 from cowfs.settle import importer, scan
 from cowfs.settle.importer import ImportResult, import_directory, make_root
 from cowfs.settle.numbering import NUMBERINGS
-from cowfs.tree import check, content, radix
+from cowfs.tree import content, radix
 from cowfs.tree.root import read_root
 
 GEOMETRY = Geometry(block_log2=13)
@@ -32,12 +33,12 @@ class Imported:
         self.blocks = blocks
         self.table = read_root(blocks, result.root)
         self.geometry = geometry
+        assert list(check_root(blocks, result.root, geometry, next_ino=result.next_ino)) == []
         self.inos: dict[bytes, int] = {b"": 1}
         self._walk(1, b"")
 
     def _walk(self, ino: int, prefix: bytes) -> None:
         pointer = content.directory_pointer(self.record(ino).content)
-        assert list(check.check(self.blocks, pointer, self.geometry, inline=True)) == []
         for cookie, value in radix.scan(self.blocks, pointer):
             name, entry = decode_dirent(cookie, value)
             self.inos[prefix + name] = entry.ino
@@ -299,6 +300,19 @@ def big_file(tmp_path: Path) -> tuple[Path, Path]:
     return root, root / "big"
 
 
+@pytest.mark.parametrize("broken", ["put", "put_many"])
+def test_an_error_of_the_store_is_not_one_of_the_source(tree: Path, broken: str) -> None:
+    class Broken(MemoryBlocks):
+        pass
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    setattr(Broken, broken, fail)
+    with pytest.raises(CowfsError, match="blocks cannot be written"):
+        import_directory(Broken(), str(tree), GEOMETRY)
+
+
 def test_a_file_that_changes_once_is_read_again(tmp_path: Path) -> None:
     root, big = big_file(tmp_path)
 
@@ -356,6 +370,7 @@ def test_a_directory_that_becomes_a_symlink_is_not_followed(tmp_path: Path) -> N
     blocks = Meddler(act)
     result = import_directory(blocks, str(root), GEOMETRY)
     assert [path for path, _ in result.skipped] == [b"aaa"]
+    assert result.changed == (b"",)  # the directory that it was in
     assert b"secret" not in blocks.blocks.values()
     assert Imported(blocks, result).inos.keys() == {b"", b"big"}
 
