@@ -67,11 +67,11 @@ def _chain(state: State) -> tuple[list[dict[int, Inode | None]], bytes]:
     deltas = [state.live]
     layer: Layer | None = state.parent
     while layer is not None:
-        delta = layer.delta
+        below, delta = layer.below
         if delta is None:
             return deltas, layer.table or b""
         deltas.append(delta)
-        layer = layer.parent
+        layer = below
     return deltas, b""
 
 

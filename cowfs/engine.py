@@ -9,9 +9,11 @@ except to open a workspace. The engine has no threads of its own: whoever owns i
 from __future__ import annotations
 
 import builtins
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_workspace_name, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
-from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
@@ -29,6 +31,7 @@ from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
 from cowfs.layers.journal import file_path
+from cowfs.lineage import horizon, trim, unsettled
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -57,22 +60,30 @@ class Engine:
         self._ids = ids
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._owner = store.lock()
+        self._owed: dict[str, tuple[control.Operation, ...]] = {}
+        self._stuck: set[str] = set()
+        with ExitStack() as undo:
+            self._owner = store.lock()
+            undo.callback(store.unlock, self._owner)
+            self._start(store, undo, host)
+            undo.pop_all()
+
+    def _start(self, store: StoreDirectory, undo: ExitStack, host: Callable[[Env], Host] | None) -> None:
+        """Open every part; ``undo`` closes again what was opened when a later part fails."""
         store.sweep_tmp()
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
+        undo.callback(self.catalog.close)
         self.index = BlockIndex(store.index, writable=True)
+        undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
+        undo.callback(self.blocks.close)
         self.segments = SegmentPool(store.segments)
         self.settler = Settler(
-            store.index,
-            store.tmp,
-            self.segments,
-            geometry,
-            self.index.commit,
-            reaped=self.index.clear_readers,
+            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
         )
-        env = Env(self.blocks, geometry, store.journals, clock, store.space)
+        undo.callback(self.settler.close)
+        env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._catch_up()
 
@@ -99,10 +110,18 @@ class Engine:
         self.store.unlock(self._owner)
 
     def _catch_up(self) -> None:
-        """Open every workspace whose journal goes on behind the control log: its markers count."""
+        """Open every workspace whose journal goes on behind the control log: its markers count.
+
+        A damaged one stays closed and keeps its files; whoever asks for it is told why.
+        """
+        journals = {path.name for path in self.store.journals.iterdir()}
         for entry in list(self.catalog.workspaces.values()):
-            if (self.store.journals / entry.id).is_dir():
-                self._open(entry)
+            if entry.id in journals:
+                with suppress(CowfsError):
+                    self._open(entry)
+        self.catalog.sync()
+        for workspace in journals:
+            self._trim(workspace)
 
     # ---- workspaces in the host ------------------------------------------------------------------
 
@@ -123,8 +142,7 @@ class Engine:
                 entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            if done.operations:
-                self.catalog.commit(*done.operations, sync=True)
+            self._take(entry.id, done.operations)
 
     def _by_name(self, name: str) -> control.WorkspaceEntry:
         with self._lock:
@@ -133,8 +151,20 @@ class Engine:
     def _ready(self, name: str) -> control.WorkspaceEntry:
         """A workspace that the host serves."""
         with self._lock:
-            self._open(self.catalog.by_name(name))
+            entry = self.catalog.by_name(name)
+            self._open(entry)
+            self._take(entry.id, ())
             return self.catalog.by_name(name)
+
+    def _take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
+        """Copy what a workspace did into the control log; what cannot be written now is owed until it can."""
+        with self._lock:
+            owed = self._owed.pop(workspace, ()) + done
+            try:
+                self._commit(*owed, *extra)
+            except BaseException:
+                self._owed[workspace] = owed
+                raise
 
     def open_workspace(self, name: str) -> str:
         """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
@@ -165,10 +195,10 @@ class Engine:
             progress({"files": files, "bytes": size})
 
         result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
-        problems = [(path, reason) for path, reason in result.skipped]
-        problems += [(path, "changed while it was read") for path in result.changed]
+        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
+        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self.adopt(name, result.root, result.next_ino, result.bytes, result.files)
+        return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -209,7 +239,7 @@ class Engine:
                 fresh = allow_empty or self.catalog.workspace(entry.id).head is None
             order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
             done = self.host.checkpoint(entry.id, order)
-            self._commit(*done.operations)
+            self._take(entry.id, done.operations)
             with self._lock:
                 head = done.snapshot or self._head(entry.id)
                 if label is not None:
@@ -239,12 +269,14 @@ class Engine:
                         f"{ref} is not in the line of {ws}", hint=f"Fork it instead: cowfs fork {found.id} NAME"
                     )
                 chain = self._chain(found.layer)
-            undo = None if discard else self._automatic(f"before the restore of {found.id}")
+                fresh = self.catalog.workspace(entry.id).head is None
+            automatic = self._automatic(f"before the restore of {found.id}")._replace(allow_empty=fresh)
+            undo = None if discard else automatic
             done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
             # A restore that changed nothing leaves alone what --undo takes back.
             moved = done.snapshot is not None and done.changed
             extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
-            self._commit(*done.operations, *extra)
+            self._take(entry.id, done.operations, *extra)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
@@ -285,7 +317,7 @@ class Engine:
         with self._verbs[entry.id]:
             order = self._automatic(f"fork of {entry.name}")
             done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
-            self._commit(*done.operations)
+            self._take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
 
@@ -295,8 +327,8 @@ class Engine:
             left, right = resolve(self.catalog, a), resolve(self.catalog, b)
         old, new = self._point(left), self._point(right)
         with self._lock:
-            horizon = self._horizon(self._top(left), self._top(right))
-        return self.host.diff(old, new, horizon)
+            common = horizon(self.catalog, left, right)
+        return self.host.diff(old, new, common)
 
     def _point(self, found: Resolved) -> Point:
         if found.snapshot is None:
@@ -304,23 +336,6 @@ class Engine:
             return Point(found.workspace.id, ())
         with self._lock:
             return Point(found.workspace.id, self._chain(found.snapshot.layer))
-
-    def _top(self, found: Resolved) -> str:
-        if found.snapshot is not None:
-            return found.snapshot.layer
-        return self.catalog.workspace(found.workspace.id).parent_layer
-
-    def _horizon(self, a: str, b: str) -> int:
-        """Inode numbers below this mean the same file in both layers: next_ino of their common ancestor."""
-        seen = set()
-        at: str | None = a
-        while at is not None:
-            seen.add(at)
-            at = self.catalog.layer(at).parent
-        at = b
-        while at is not None and at not in seen:
-            at = self.catalog.layer(at).parent
-        return 0 if at is None else self.catalog.layer(at).next_ino
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""
@@ -367,9 +382,10 @@ class Engine:
             if not force and self.host.serving(found.workspace.id):
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
-            with self._lock:
-                self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+            self._take(found.workspace.id, (), control.WorkspaceRemoved(found.workspace.id))
+            self.catalog.sync()
         self._drop_unneeded()
+        self._trim(found.workspace.id)
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -427,17 +443,14 @@ class Engine:
     def unsettled(self) -> builtins.list[control.LayerEntry]:
         """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
         with self._lock:
-            layers = self.catalog.layers
-            waiting = [layers[layer] for layer in self.catalog.needed() if layers[layer].root is None]
-        return sorted(waiting, key=lambda entry: (not self._can_settle(entry), entry.next_ino, entry.id))
-
-    def _can_settle(self, entry: control.LayerEntry) -> bool:
-        return entry.parent is not None and self.catalog.layer(entry.parent).root is not None
+            return unsettled(self.catalog, self._stuck)
 
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
         for workspace in self.host.wants_freeze():
-            self._commit(*self.host.freeze(workspace, self._ids("lay")).operations)
+            with self._verbs[workspace]:
+                if self.host.is_open(workspace):
+                    self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
         waiting = self.unsettled()
         if not waiting:
             return False
@@ -450,11 +463,18 @@ class Engine:
             (str(file_path(self.store.journals, layer.workspace or "", span.file_no)), span.start, span.end)
             for span in layer.spans
         ]
-        settled = self.settler.settle(parent.root, spans)
-        self._commit(
-            control.Settled(layer.id, settled.root, parent.logical_bytes + settled.logical_bytes, settled.inodes),
-            sync=True,
-        )
+        try:
+            settled = self.settler.settle(parent.root, spans)
+        except Corrupt:
+            self._stuck.add(layer.id)
+            raise
+        with self._lock:
+            if layer.id not in self.catalog.layers:
+                return True  # nothing needs it any more
+            logical = parent.logical_bytes + settled.logical_bytes
+            self._commit(control.Settled(layer.id, settled.root, logical, settled.inodes), sync=True)
+            if self.catalog.statistics().compaction_due:
+                self.catalog.compact(self._clock())
         self.host.settled(layer.id, settled.root, settled.contents)
         self._trim(layer.workspace or "")
         return True
@@ -470,24 +490,8 @@ class Engine:
                 return
 
     def _trim(self, workspace: str) -> None:
-        """Remove journal files that no unsettled or live layer of the workspace needs."""
         with self._lock:
-            keep = [
-                span[0]
-                for layer in self.catalog.layers.values()
-                if layer.workspace == workspace
-                for span in layer.spans
-            ]
-            entry = self.catalog.workspaces.get(workspace)
-            if entry is not None:
-                keep.append(entry.position[0] if entry.position is not None else 0)
-        needed = min(keep, default=None)
-        directory = self.store.journals / workspace
-        for path in sorted(directory.glob("*.journal")) if directory.is_dir() else ():
-            if needed is None or int(path.stem) < needed:
-                path.unlink()
-        if needed is None and directory.is_dir():
-            directory.rmdir()
+            trim(self.catalog, self.store.journals, workspace)
 
 
 def _workspace(entry: control.WorkspaceEntry) -> Workspace:

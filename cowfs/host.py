@@ -8,7 +8,8 @@ each workspace has its own lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from cowfs.diff import Difference, difference
@@ -187,7 +188,7 @@ class Host:
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """What differs; inode numbers below ``horizon`` mean the same file on both sides."""
-        with self._frozen_view(old) as a, self._frozen_view(new) as b:
+        with self._look(old, new) as (a, b):
             return difference(Difference(a, b, horizon))
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
@@ -195,7 +196,7 @@ class Host:
 
         Symlinks on the way are not followed. Raises NotFound, Invalid when it is a directory or device.
         """
-        with self._frozen_view(point) as state:
+        with self._look(point) as (state,):
             inode = _walk(state, path)
             data = inode.data
             if isinstance(data, bytes):
@@ -214,11 +215,14 @@ class Host:
         with self._lock:
             return State(self.env.blocks, self.env.geometry, self._layer(chain))
 
-    def _frozen_view(self, point: Point) -> _Look:
-        if not point.chain:
-            workspace = self.workspace(point.workspace)
-            return _Look(workspace.view.state, workspace.lock)
-        return _Look(self.state(point.chain), None)
+    @contextmanager
+    def _look(self, *points: Point) -> Iterator[list[State]]:
+        """The states of ``points``, live ones under their workspaces' locks, taken in the order of their ids."""
+        live = {point.workspace: self.workspace(point.workspace) for point in points if not point.chain}
+        with ExitStack() as held:
+            for _, workspace in sorted(live.items()):
+                held.enter_context(workspace.lock)
+            yield [self.state(point.chain) if point.chain else live[point.workspace].view.state for point in points]
 
     def _layer(self, chain: Chain) -> Layer:
         """The newest layer of ``chain``; what is not in memory is read from roots and journals."""
@@ -248,23 +252,6 @@ class Host:
             replay_span(state, JournalFile.open(self.env.journals, spec.workspace, number), start, end)
         state.next_ino = spec.next_ino
         return state.freeze(spec.id, spec.workspace, spec.spans)
-
-
-class _Look:
-    """A state to read from, under the lock of the workspace it is live in, if any."""
-
-    def __init__(self, state: State, lock: threading.RLock | None) -> None:
-        self._state = state
-        self._guard = lock
-
-    def __enter__(self) -> State:
-        if self._guard is not None:
-            self._guard.acquire()
-        return self._state
-
-    def __exit__(self, *_: object) -> None:
-        if self._guard is not None:
-            self._guard.release()
 
 
 def _walk(state: State, path: bytes) -> Inode:

@@ -8,8 +8,10 @@ the marker in the journal is the commit point, the control log copies it later.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -27,8 +29,9 @@ from cowfs.layers.journal import (
     JournalStatistics,
     Limits,
     Position,
+    durable_behind,
+    file_numbers,
     file_path,
-    is_torn_start,
     read_records,
 )
 from cowfs.layers.layer import Layer
@@ -144,6 +147,8 @@ class Workspace:
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self._verbs = threading.Lock()
+        self._owed: list[control.Operation] = []
+        self._owed_layers: list[Layer] = []
 
     def _view(self, state: State) -> View:
         return View(state, self.journal, self.env.clock, self.env.space)
@@ -158,6 +163,8 @@ class Workspace:
         workspace = cls(env, branch)
         replayer = _Replayer(workspace, resolve)
         replayer.run(branch.position)
+        if replayer.operations:
+            workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
     def sync(self) -> None:
@@ -185,29 +192,44 @@ class Workspace:
     def checkpoint(self, order: CheckpointOrder) -> Outcome:
         """Freeze the live layer as a snapshot, durably. Without changes and ``allow_empty``: no snapshot.
 
-        Raises OSError when a dirty mapping cannot be flushed or the journal cannot be written.
+        Raises OSError when a dirty mapping cannot be flushed or the journal cannot be written; what was
+        done all the same is in the outcome of a later call.
         """
         with self._verbs:
             if self.transport is not None:
                 self.transport.flush_writable()
+            made = None
             with self.lock:
-                if self.head is not None and not order.allow_empty and not self.changed:
-                    return Outcome((), (), None)
-                operations, layer = self._checkpoint(order)
-            self.journal.sync()
-            return Outcome(operations, (layer,), order.snapshot)
+                if self.head is None or order.allow_empty or self.changed:
+                    self._checkpoint(order)
+                    made = order.snapshot
+            if made is not None or self._owed:
+                self.journal.sync()
+            return self._outcome(made)
+
+    def _outcome(self, snapshot: str | None = None, changed: int = 0, handles: tuple[Handle, ...] = ()) -> Outcome:
+        """Hand over everything that was done and not handed over yet, by this call or by one that failed."""
+        done = Outcome(tuple(self._owed), tuple(self._owed_layers), snapshot, changed, handles)
+        self._owed, self._owed_layers = [], []
+        return done
 
     def freeze(self, live: str) -> Outcome:
         """Freeze the live layer without a snapshot, to bound memory and replay. No transport is asked."""
-        with self._verbs, self.lock:
-            if not self.view.state.live:
-                return Outcome((), ())
-            record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
-            self.journal.append(record, self.env.clock())
-            operations, layer = self._frozen(live)
-            return Outcome(operations, (layer,))
+        with self._verbs:
+            with self.lock:
+                if self.view.state.live:
+                    record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
+                    self.journal.append(record, self.env.clock())
+                    self._owe(self._frozen(live))
+            if self._owed:
+                self.journal.sync()
+            return self._outcome()
 
-    def _checkpoint(self, order: CheckpointOrder) -> tuple[tuple[control.Operation, ...], Layer]:
+    def _owe(self, done: tuple[tuple[control.Operation, ...], Layer]) -> None:
+        self._owed += done[0]
+        self._owed_layers.append(done[1])
+
+    def _checkpoint(self, order: CheckpointOrder) -> None:
         time = self.env.clock()
         record = j.Checkpoint(
             self.view.state.next_ino, int(order.automatic), order.snapshot.encode(), self.live.encode(),
@@ -215,7 +237,7 @@ class Workspace:
             b"\0".join(label.encode() for label in order.labels), order.creator.encode(),
         )  # fmt: skip
         self.journal.append(record, time)
-        return self._snapshot(record, time)
+        self._owe(self._snapshot(record, time))
 
     def _snapshot(self, record: j.Checkpoint, time: int) -> tuple[tuple[control.Operation, ...], Layer]:
         """What a Checkpoint marker means, made now or replayed."""
@@ -247,32 +269,32 @@ class Workspace:
         with self._verbs:
             if self.transport is not None:
                 self.transport.flush_writable()
-            operations: list[control.Operation] = []
-            layers: list[Layer] = []
             with self.lock:
                 old = self.view
                 state = State(self.env.blocks, self.env.geometry, order.target, old.state.next_ino)
                 if not order.force:
                     self._refuse_lost_mounts(state)
                 changes = compare(old.state, state)
-                if order.undo is not None and (self.changed or self.head is None):
-                    made, layer = self._checkpoint(order.undo)
-                    operations += made
-                    layers.append(layer)
+                if order.undo is not None and (self.changed or self.head is None or order.undo.allow_empty):
+                    self._checkpoint(order.undo)
                 undo = self.head if order.undo is not None else None
                 record = j.Restore(
                     state.next_ino, order.snapshot.encode(), order.target.id.encode(), order.live.encode()
                 )
                 self.journal.append(record, self.env.clock())
-                operations += self._restored(record, state)
+                self._owed += self._restored(record, state)
                 self.view.adopt_opens(old)
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
-            self.journal.sync()
-            handles = self.transport.invalidate(changes) if self.transport is not None else []
-            with self.lock:
+            handles: list[Handle] = []
+            try:
+                self.journal.sync()
+            finally:  # it has happened: nothing old may be seen, whatever the disk says
+                if self.transport is not None:
+                    handles = self.transport.invalidate(changes)
+            with self.lock, suppress(OSError):  # without it a successor invalidates once more
                 self.journal.append(j.Invalidated(order.live.encode()), self.env.clock())
-            return Outcome(tuple(operations), tuple(layers), undo, len(changes.inodes), tuple(handles))
+            return self._outcome(undo, len(changes.inodes), tuple(handles))
 
     def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
         """What a Restore marker means, made now or replayed; whatever was live is dropped."""
@@ -309,41 +331,70 @@ class _Replayer:
         self.resolve = resolve
         self.operations: list[control.Operation] = []
         self.layers: list[Layer] = []
+        self.entered = 0
 
     def run(self, position: Position) -> None:
-        """Replay everything behind ``position``; afterwards the journal goes on at the end of what is good."""
-        workspace, directory = self.workspace, self.workspace.env.journals
-        number, start = position.file_no, position.offset
-        if not number or not file_path(directory, workspace.id, number).exists():
-            number, start = number + 1 if number else FIRST_FILE, j.HEADER_BYTES
-        while file_path(directory, workspace.id, number).exists():
-            if is_torn_start(directory, workspace.id, number):
-                break
-            self._file(JournalFile.open(directory, workspace.id, number, writable=True), start)
-            number, start = number + 1, j.HEADER_BYTES
+        """Replay everything behind ``position``; afterwards the journal goes on at the end of what is good.
 
-    def _file(self, file: JournalFile, start: int) -> None:
-        """Replay one file from ``start``, then cut its torn tail off."""
+        What cannot be read is cut when it was never durable, so nothing acknowledged as such is lost. Raises
+        Corrupt when it was, and leaves the files as they are.
+        """
+        directory, name, journal = self.workspace.env.journals, self.workspace.id, self.workspace.journal
+        number, start = position.file_no or FIRST_FILE, position.offset or j.HEADER_BYTES
+        bad: Corrupt | None = None
+        while bad is None and file_path(directory, name, number).exists():
+            bad = self._file(number, start)
+            if bad is None:
+                number, start = number + 1, j.HEADER_BYTES
+        if bad is None and position.file_no >= number:
+            raise Corrupt(f"journal {name}/{file_path(directory, name, number).name} is missing")
+        if bad is None and max(file_numbers(directory, name), default=0) > number:
+            bad = Corrupt(f"journal {name}/{file_path(directory, name, number).name} is missing")
+        if bad is not None:
+            at = journal.position.offset if self.entered == number else 0
+            durable = durable_behind(directory, name, number, at) > journal.seq
+            if durable or (self.entered != number == position.file_no):
+                raise bad
+        journal.cut_tail()
+
+    def _file(self, number: int, start: int) -> Corrupt | None:
+        """Replay one file from ``start`` to its end, or to what cannot be read: then says why."""
         workspace = self.workspace
         journal = workspace.journal
+        try:
+            file = JournalFile.open(workspace.env.journals, workspace.id, number, writable=True)
+        except Corrupt as error:
+            return error
+        size = os.fstat(file.fd).st_size
+        if size < start:
+            raise Corrupt(f"{file}, byte {size}: it ends before byte {start}, up to which it was durable")
+        if start == j.HEADER_BYTES and file.first_seq != journal.seq + 1:
+            return Corrupt(f"{file}, byte 0: its first record is {file.first_seq}, not {journal.seq + 1}")
         journal.enter(file, start)
-        for offset, end, envelope in read_records(file, start):
+        self.entered = number
+        records = read_records(file, start, size)
+        while True:
+            try:
+                offset, end, envelope = next(records)
+            except StopIteration:
+                return None
+            except Corrupt as error:
+                return error
             if envelope.seq != journal.seq + 1:
-                raise Corrupt(
-                    f"journal {workspace.id}/{file.path.name}, byte {offset}: "
-                    f"record {envelope.seq} follows {journal.seq}"
-                )
+                return Corrupt(f"{file}, byte {offset}: record {envelope.seq} follows {journal.seq}")
             journal.replayed(envelope.seq, end)
-            record = envelope.record
-            if isinstance(record, j.Checkpoint):
-                self._took(workspace._snapshot(record, envelope.time))
-            elif isinstance(record, j.Freeze):
-                self._took(workspace._frozen(record.live.decode()))
-            elif isinstance(record, j.Restore):
-                self.operations += workspace._restored(record, self._target(record))
-            else:
-                replay(workspace.view.state, envelope.time, record, file, offset)
-        journal.cut_tail()
+            self._record(envelope, file, offset)
+
+    def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
+        workspace, record = self.workspace, envelope.record
+        if isinstance(record, j.Checkpoint):
+            self._took(workspace._snapshot(record, envelope.time))
+        elif isinstance(record, j.Freeze):
+            self._took(workspace._frozen(record.live.decode()))
+        elif isinstance(record, j.Restore):
+            self.operations += workspace._restored(record, self._target(record))
+        else:
+            replay(workspace.view.state, envelope.time, record, file, offset)
 
     def _took(self, made: tuple[tuple[control.Operation, ...], Layer]) -> None:
         self.operations += made[0]

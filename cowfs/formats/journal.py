@@ -1,16 +1,21 @@
 """Journal file header and records: ``bytes <-> NamedTuple``, no I/O (docs/format.md).
 
 Invariants:
-- a record is one 48-byte head, its integer fields, then its byte strings; nothing is left over;
+- a record is one 56-byte head, its integer fields, then its byte strings; nothing is left over;
 - the checksum (XXH3-64, seeded with the file number, so that a stale record of a recycled file is
   never taken for a live one) covers everything behind it;
 - sequence numbers along a workspace's chain have no gap;
+- each record says up to which sequence number everything was durable when it was written, which tells
+  damage (what was durable is gone) from a torn tail (what never was may be gone);
 - decoding raises :class:`Corrupt` on any malformed byte string, never anything else.
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import xxhash
@@ -21,8 +26,8 @@ MAGIC: Final = b"COWJ"
 VERSION: Final = 0
 HEADER_BYTES: Final = 64
 _HEADER = struct.Struct("<4sHHQQ32sQ")
-_HEAD = struct.Struct("<QIHHQQQQ")
-_AFTER_CHECKSUM = struct.Struct("<IHHQQQQ")
+_HEAD = struct.Struct("<QIHHQQqQQ")
+_AFTER_CHECKSUM = struct.Struct("<IHHQQqQQ")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_MAX: Final = 4 * 1024 * 1024
 """Bytes of one record at most: a 1 MiB write, or the state of an orphan with many extents."""
@@ -261,7 +266,7 @@ Record = (
     | Idempotency
 )  # fmt: skip
 
-_TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
+KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     1: (Make, "QQIIIQ", 3),
     2: (Tmpfile, "QQIII", 1),
     3: (Link, "QQ", 1),
@@ -285,21 +290,27 @@ _TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
     41: (Retention, "", 1),
     42: (Idempotency, "", 2),
 }
+"""Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""
 _BY_KIND: Final = {
-    kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails)
-    for kind, (cls, ints, tails) in _TABLE.items()
+    kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails) for kind, (cls, ints, tails) in KINDS.items()
 }
 _BY_CLASS: Final = {cls: (kind, body, ints) for kind, (cls, body, ints, _) in _BY_KIND.items()}
 WRITE_KIND: Final = 7
 _WRITE_BODY = _BY_KIND[WRITE_KIND][1]
 WRITE_DATA_AT: Final = HEAD_BYTES + _WRITE_BODY.size
 """Offset of the data within an encoded Write."""
+WRITE_DATA_MAX: Final = RECORD_MAX - WRITE_DATA_AT
+"""Bytes that one Write can hold."""
 
 
 class Envelope(NamedTuple):
-    """A record with what every record has. ``time`` in ns; (connection, unique) is the request key."""
+    """A record with what every record has. ``time`` in ns; (connection, unique) is the request key.
+
+    ``durable``: everything up to this sequence number was durable when the record was written.
+    """
 
     seq: int
+    durable: int
     time: int
     connection: int
     unique: int
@@ -322,33 +333,40 @@ def decode_header(data: bytes) -> FileHeader:
     magic, version, zero, file_no, first_seq, workspace, checksum = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise Corrupt("journal header: wrong magic")
+    if checksum != xxhash.xxh3_64_intdigest(data[: HEADER_BYTES - 8]):
+        raise Corrupt("journal header: wrong checksum")
     if version > VERSION:
         raise Corrupt(f"journal of version {version}, made by a newer cowfs", hint="Upgrade cowfs to open this store.")
-    if zero or checksum != xxhash.xxh3_64_intdigest(data[: HEADER_BYTES - 8]):
-        raise Corrupt("journal header: wrong checksum")
+    if zero:
+        raise Corrupt("journal header: reserved bytes are not zero")
     name = workspace.rstrip(b"\0")
     if not name.isascii() or b"\0" in name:
         raise Corrupt("journal header: impossible workspace id")
     return FileHeader(file_no, first_seq, name.decode("ascii"))
 
 
-def encode(file_no: int, seq: int, time: int, connection: int, unique: int, record: Record) -> bytes:
-    """One whole record."""
+def encode(
+    file_no: int, seq: int, durable: int, time: int, connection: int, unique: int, record: Record
+) -> bytes:  # fmt: skip
+    """One whole record. Raises ValueError when it would have more than RECORD_MAX bytes."""
     kind, body, ints = _BY_CLASS[type(record)]
     tails = record[ints:]
     fields = body.pack(*record[:ints], *map(len, tails))  # type: ignore[arg-type]
     payload = b"".join((fields, *tails))  # type: ignore[arg-type]
-    rest = _AFTER_CHECKSUM.pack(HEAD_BYTES + len(payload), kind, 0, seq, time, connection, unique) + payload
+    length = HEAD_BYTES + len(payload)
+    if length > RECORD_MAX:
+        raise ValueError(f"a journal record of {length} bytes")
+    rest = _AFTER_CHECKSUM.pack(length, kind, 0, seq, durable, time, connection, unique) + payload
     return xxhash.xxh3_64_intdigest(rest, file_no).to_bytes(8, "little") + rest
 
 
 def encode_write_head(
-    file_no: int, seq: int, time: int, connection: int, unique: int,
+    file_no: int, seq: int, durable: int, time: int, connection: int, unique: int,
     ino: int, offset: int, kill_priv: int, data: bytes | memoryview,
 ) -> bytes:  # fmt: skip
-    """Everything of a Write record that comes before its data, which is not copied."""
+    """Everything of a Write record that comes before its data (at most WRITE_DATA_MAX), which is not copied."""
     length = WRITE_DATA_AT + len(data)
-    rest = _AFTER_CHECKSUM.pack(length, WRITE_KIND, 0, seq, time, connection, unique) + _WRITE_BODY.pack(
+    rest = _AFTER_CHECKSUM.pack(length, WRITE_KIND, 0, seq, durable, time, connection, unique) + _WRITE_BODY.pack(
         ino, offset, kill_priv, len(data)
     )
     digest = xxhash.xxh3_64(rest, file_no)
@@ -369,12 +387,39 @@ def record_length(head: bytes | memoryview) -> int:
     return length if HEAD_BYTES <= length <= RECORD_MAX else 0
 
 
+_CANDIDATE: Final = re.compile(
+    rb"(?=[\x00-\xff]{8}[\x00-\xff]{2}[\x00-\x40]\x00[%s]\x00\x00\x00)" % re.escape(bytes(_BY_KIND)), re.DOTALL
+)
+"""Where a record may begin: its length is at most RECORD_MAX, its kind known, its flags are zero."""
+
+
+def find_records(data: bytes, file_no: int) -> Iterator[Envelope]:
+    """Every whole, valid record that lies anywhere in ``data``, none within another."""
+    at = 0
+    while (found := _CANDIDATE.search(data, at)) is not None:
+        at = found.start()
+        length = record_length(data[at : at + HEAD_BYTES])
+        envelope = None
+        if length and at + length <= len(data):
+            with suppress(Corrupt):
+                envelope = decode(data[at : at + length], file_no)
+        if envelope is None:
+            at += 1
+            continue
+        yield envelope
+        at += length
+
+
 def decode(data: bytes, file_no: int) -> Envelope:
     """The inverse of :func:`encode`; ``data`` is exactly one record. Raises Corrupt."""
     if len(data) < HEAD_BYTES:
         raise Corrupt("journal record: too short")
-    checksum, length, kind, flags, seq, time, connection, unique = _HEAD.unpack_from(data)
-    if length != len(data) or checksum != xxhash.xxh3_64_intdigest(memoryview(data)[8:], file_no):
+    checksum, length, kind, flags, seq, durable, time, connection, unique = _HEAD.unpack_from(data)
+    if (
+        length != len(data)
+        or length > RECORD_MAX
+        or checksum != xxhash.xxh3_64_intdigest(memoryview(data)[8:], file_no)
+    ):
         raise Corrupt("journal record: wrong length or checksum")
     known = _BY_KIND.get(kind)
     if known is None or flags:
@@ -390,4 +435,4 @@ def decode(data: bytes, file_no: int) -> Envelope:
         at += size
     if at != length:
         raise Corrupt("journal record: strings do not fill it")
-    return Envelope(seq, time, connection, unique, cls(*values))  # type: ignore[arg-type]
+    return Envelope(seq, durable, time, connection, unique, cls(*values))  # type: ignore[arg-type]

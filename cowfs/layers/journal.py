@@ -5,7 +5,9 @@ callers share one fdatasync (group commit).
 
 Invariants:
 - file numbers and sequence numbers have no gap; a file is synced before anything in the next is durable;
-- a failed append leaves the file as it was before it (the torn bytes are cut off).
+- a failed append leaves the file as it was before it (the torn bytes are cut off);
+- after a failed sync nothing is called durable any more: the kernel may have dropped what it could not
+  write, and a second fdatasync would not tell.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +65,13 @@ class JournalStatistics:
 class JournalFile:
     """One open journal file; a source of extents. The descriptor lives as long as the object."""
 
-    __slots__ = ("fd", "file_no", "path", "workspace")
+    __slots__ = ("fd", "file_no", "first_seq", "path", "workspace")
 
-    def __init__(self, path: Path, workspace: str, file_no: int, fd: int) -> None:
+    def __init__(self, path: Path, workspace: str, file_no: int, first_seq: int, fd: int) -> None:
         self.path = path
         self.workspace = workspace
         self.file_no = file_no
+        self.first_seq = first_seq
         self.fd = fd
 
     @classmethod
@@ -75,17 +79,24 @@ class JournalFile:
         """Open an existing file and check its header. Raises FileNotFoundError, Corrupt."""
         path = file_path(directory, workspace, file_no)
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
-        file = cls(path, workspace, file_no, fd)
-        header = fmt.decode_header(os.pread(fd, fmt.HEADER_BYTES, 0))
+        file = cls(path, workspace, file_no, 0, fd)
+        try:
+            header = fmt.decode_header(os.pread(fd, fmt.HEADER_BYTES, 0))
+        except Corrupt as error:
+            raise Corrupt(f"{file}, byte 0: {error}", hint=error.hint) from None
         if header.file_no != file_no or header.workspace != workspace:
-            raise Corrupt(f"journal {path.name}: its header is that of another file")
+            raise Corrupt(f"{file}, byte 0: its header is that of another file")
+        file.first_seq = header.first_seq
         return file
+
+    def __str__(self) -> str:
+        return f"journal {self.workspace}/{self.path.name}"
 
     def pread(self, size: int, offset: int) -> bytes:
         """``size`` bytes at ``offset``. Raises Corrupt when the file is shorter."""
         data = os.pread(self.fd, size, offset)
         if len(data) != size:
-            raise Corrupt(f"journal {self.workspace}/{self.path.name}: shorter than its records say")
+            raise Corrupt(f"{self}: shorter than its records say")
         return data
 
     def __del__(self) -> None:
@@ -114,7 +125,8 @@ class Journal:
         self._written_out = 0
         self._sync_lock = threading.Lock()
         self._unsynced: list[JournalFile] = []
-        self._new_names = False
+        self._rotations = self._named = 0
+        self._sync_failed = False
         self._synced_seq = position.seq
 
     @property
@@ -125,7 +137,7 @@ class Journal:
     def append(self, record: Record, time: int, connection: int = 0, unique: int = 0) -> tuple[JournalFile, int]:
         """Write one record; returns its file and offset. Raises OSError (ENOSPC, EIO): nothing was added."""
         file = self._ready()
-        data = fmt.encode(self._file_no, self.seq + 1, time, connection, unique, record)
+        data = fmt.encode(self._file_no, self.seq + 1, self._synced_seq, time, connection, unique, record)
         position = self._write(file, [data], len(data))
         self.seq += 1
         return file, position
@@ -133,10 +145,13 @@ class Journal:
     def append_write(
         self, ino: int, offset: int, kill_priv: int, data: bytes | memoryview, time: int, connection: int, unique: int
     ) -> tuple[JournalFile, int]:
-        """Write one Write record without copying ``data``; returns the file and the offset of the data."""
+        """Write one Write record without copying ``data``; returns the file and the offset of the data.
+
+        ``data`` has at most ``formats.journal.WRITE_DATA_MAX`` bytes. Raises OSError as :meth:`append`.
+        """
         file = self._ready()
         head = fmt.encode_write_head(
-            self._file_no, self.seq + 1, time, connection, unique, ino, offset, kill_priv, data
+            self._file_no, self.seq + 1, self._synced_seq, time, connection, unique, ino, offset, kill_priv, data
         )
         position = self._write(file, [head, data], fmt.WRITE_DATA_AT + len(data))
         self.seq += 1
@@ -154,19 +169,28 @@ class Journal:
         return sum(end - start for _, start, end in self._spans) + self._end - self._layer_start
 
     def sync(self) -> None:
-        """Return when everything appended before the call survives power loss. Raises OSError."""
+        """Return when everything appended before the call survives power loss.
+
+        Raises OSError; from then on always EIO, until the workspace is opened again.
+        """
         wanted = self.seq
         with self._sync_lock:
             if self._synced_seq >= wanted:
                 return
-            reached = self.seq
-            files, names = list(self._unsynced), self._new_names
-            self._new_names = False
-            for file in files:
-                os.fdatasync(file.fd)
-            if names:
-                _sync_directory(self.directory / self.workspace)
-                _sync_directory(self.directory)
+            if self._sync_failed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            reached, rotations = self.seq, self._rotations
+            files = list(self._unsynced)
+            try:
+                for file in files:
+                    os.fdatasync(file.fd)
+                if rotations != self._named:
+                    _sync_directory(self.directory / self.workspace)
+                    _sync_directory(self.directory)
+            except OSError:
+                self._sync_failed = True
+                raise
+            self._named = rotations
             del self._unsynced[: max(len(files) - 1, 0)]
             self._synced_seq = reached
 
@@ -181,7 +205,7 @@ class Journal:
         self._file, self._file_no, self._records = file, file.file_no, 0
         self._end = self._layer_start = self._written_out = start
         self._unsynced.append(file)
-        self._synced_seq = -1
+        self._rotations += 1
 
     def replayed(self, seq: int, end: int) -> None:
         """A record was replayed that ends at ``end``."""
@@ -189,9 +213,17 @@ class Journal:
         self._records += 1
 
     def cut_tail(self) -> None:
-        """Cut off what lies behind the last good record, so that nothing is ever appended behind it."""
+        """Remove for good whatever lies behind the last replayed record, later files too."""
+        cut = False
         if self._file is not None and os.fstat(self._file.fd).st_size > self._end:
             os.ftruncate(self._file.fd, self._end)
+            os.fsync(self._file.fd)
+        for number in file_numbers(self.directory, self.workspace):
+            if number > self._file_no:
+                file_path(self.directory, self.workspace, number).unlink()
+                cut = True
+        if cut:
+            _sync_directory(self.directory / self.workspace)
 
     def _ready(self) -> JournalFile:
         file = self._file
@@ -205,19 +237,20 @@ class Journal:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         header = fmt.encode_header(FileHeader(number, self.seq + 1, self.workspace))
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        file = JournalFile(path, self.workspace, number, fd)
+        file = JournalFile(path, self.workspace, number, self.seq + 1, fd)
         try:
             if os.write(fd, header) != len(header):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            path.unlink()
+            with suppress(OSError):
+                path.unlink()
             raise
         if self._end > self._layer_start:
             self._spans.append(Span(self._file_no, self._layer_start, self._end))
         self._file, self._file_no, self._records = file, number, 0
         self._end = self._layer_start = self._written_out = len(header)
-        self._new_names = True
         self._unsynced.append(file)
+        self._rotations += 1
         return file
 
     def _write(self, file: JournalFile, parts: list[bytes | memoryview], size: int) -> int:
@@ -227,7 +260,8 @@ class Journal:
             if written != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            os.ftruncate(file.fd, position)
+            with suppress(OSError):  # else the next record overwrites it, or replay cuts it
+                os.ftruncate(file.fd, position)
             raise
         self._end = position + size
         self._records += 1
@@ -250,58 +284,47 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def read_records(file: JournalFile, start: int, end: int | None = None) -> Iterator[tuple[int, int, Envelope]]:
+def file_numbers(directory: Path, workspace: str) -> list[int]:
+    """Numbers of the journal files that a workspace has, ascending; ``directory`` as in :func:`file_path`."""
+    folder = directory / workspace
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(int(name[:-8]) for name in names if name.endswith(".journal") and name[:-8].isdecimal())
+
+
+def read_records(file: JournalFile, start: int, end: int) -> Iterator[tuple[int, int, Envelope]]:
     """(offset, end, envelope) of every record in [start, end) of a file.
 
-    With ``end`` every byte must decode. Without, the file is read to its last good record: a bad record
-    at the very end is a torn tail and ends the iteration; with a good record behind it, Corrupt.
+    Raises Corrupt, naming file and offset, at the first byte that begins no whole record.
     """
-    size = os.fstat(file.fd).st_size
-    stop = size if end is None else end
     at = start
     buffer, buffer_at = b"", start
-    while at < stop:
-        if at + fmt.RECORD_MAX > buffer_at + len(buffer) and buffer_at + len(buffer) < stop:
-            buffer = os.pread(file.fd, min(stop - at, 2 * fmt.RECORD_MAX), at)
+    while at < end:
+        if at + fmt.RECORD_MAX > buffer_at + len(buffer) and buffer_at + len(buffer) < end:
+            buffer = os.pread(file.fd, min(end - at, 2 * fmt.RECORD_MAX), at)
             buffer_at = at
         offset = at - buffer_at
         length = fmt.record_length(buffer[offset : offset + fmt.HEAD_BYTES])
         try:
-            if not length or at + length > stop:
+            if not length or at + length > end:
                 raise Corrupt("journal record: cut off")
             envelope = fmt.decode(buffer[offset : offset + length], file.file_no)
         except Corrupt as error:
-            if end is not None or _good_record_behind(file, at + 1, size):
-                raise Corrupt(f"journal {file.workspace}/{file.path.name}, byte {at}: {error}") from None
-            return
+            raise Corrupt(f"{file}, byte {at}: {error}") from None
         yield at, at + length, envelope
         at += length
 
 
-def _first_bytes(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(size)
+def durable_behind(directory: Path, workspace: str, file_no: int, start: int) -> int:
+    """The highest ``durable`` that any good record at or behind byte ``start`` of a file claims; 0: none does.
 
-
-def is_torn_start(directory: Path, workspace: str, file_no: int) -> bool:
-    """Whether a file was cut off while it was made: nothing in it was ever acknowledged."""
-    head = _first_bytes(file_path(directory, workspace, file_no), fmt.HEADER_BYTES + 1)
-    return len(head) <= fmt.HEADER_BYTES and (len(head) < fmt.HEADER_BYTES or not head.strip(b"\0"))
-
-
-def _good_record_behind(file: JournalFile, start: int, size: int) -> bool:
-    """Whether any whole, valid record begins at or after ``start``."""
-    data = os.pread(file.fd, size - start, start)
-    if not data.strip(b"\0"):
-        return False
-    for at in range(len(data) - fmt.HEAD_BYTES + 1):
-        if data[at + 11] or data[at + 15]:  # the top bytes of length and flags are 0 in every record
+    Files after it count too. Used only where a journal ends in something that is no record.
+    """
+    durable = 0
+    for number in file_numbers(directory, workspace):
+        if number < file_no:
             continue
-        length = fmt.record_length(data[at : at + fmt.HEAD_BYTES])
-        if length and at + length <= len(data):
-            try:
-                fmt.decode(data[at : at + length], file.file_no)
-            except Corrupt:
-                continue
-            return True
-    return False
+        with file_path(directory, workspace, number).open("rb") as file:
+            file.seek(start if number == file_no else 0)
+            rest = file.read()
+        durable = max((envelope.durable for envelope in fmt.find_records(rest, number)), default=durable)
+    return durable

@@ -1,7 +1,8 @@
 """A layer: the changes since a parent layer, frozen, or settled into a root.
 
-A layer's ``delta`` is never mutated once it is frozen. When it is settled, ``table`` appears first and
-the delta goes afterwards, so a reader that looks at ``delta`` first always finds one of the two.
+A layer's ``delta`` is never mutated once it is frozen. When it is settled, in a thread that holds no
+workspace's lock, ``table`` appears first, then the delta goes, then the parent: a reader that takes
+``parent`` before ``delta`` (:attr:`Layer.below`) either finds both, or the table.
 """
 
 from __future__ import annotations
@@ -50,12 +51,19 @@ class Layer:
         self.parent = None
 
     @property
+    def below(self) -> tuple[Layer | None, dict[int, Inode | None] | None]:
+        """(parent, delta) as they were together; without a delta, ``table`` is what this layer is read from."""
+        parent = self.parent
+        return parent, self.delta
+
+    @property
     def depth(self) -> int:
         """How many unsettled layers there are from this one down."""
-        depth, layer = 0, self
-        while layer.table is None:
-            depth += 1
-            if layer.parent is None:
+        depth = 0
+        layer: Layer | None = self
+        while layer is not None:
+            layer, delta = layer.below
+            if delta is None:
                 break
-            layer = layer.parent
+            depth += 1
         return depth

@@ -97,12 +97,12 @@ class State:
     def _resolve(self, ino: int) -> Inode | None:
         layer = self.parent
         while layer is not None:
-            delta = layer.delta
+            below, delta = layer.below
             if delta is None:
                 return self._load(layer, ino)
             if ino in delta:
                 return delta[ino]
-            layer = layer.parent
+            layer = below
         return None
 
     def _load(self, layer: Layer, ino: int) -> Inode | None:

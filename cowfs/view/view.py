@@ -135,11 +135,16 @@ class View(ReadView):
         return apply.tmpfile(self.state, self._journaled(record, caller), record)
 
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
-        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`."""
+        """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`.
+
+        Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
+        """
         inode = self.state.inode(ino)
         self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
+        if not inode.nlink and not stat.S_ISREG(inode.mode):
+            raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
         if ino in self.state.orphans and ino < self.state.first_ino:
@@ -344,13 +349,18 @@ class View(ReadView):
         append: bool = False,
         kill_priv: bool = False,
     ) -> int:
-        """Write ``data`` at ``offset``, or at the end of the file; returns its length. Raises EFBIG, EISDIR."""
+        """Write ``data`` at ``offset``, or at the end of the file; returns how many bytes, at most 4 MiB or so.
+
+        Raises EFBIG, EISDIR, EINVAL.
+        """
         state = self.state
         inode = state.known.get(ino) or state.inode(ino)
         state.file(inode)
         if append:
             offset = inode.size
         length = len(data)
+        if length > j.WRITE_DATA_MAX:
+            data, length = data[: j.WRITE_DATA_MAX], j.WRITE_DATA_MAX
         if offset < 0:
             raise fail(errno.EINVAL)
         if offset + length > FILE_MAX:

@@ -1,0 +1,57 @@
+"""What the catalog says of chains of layers: where two part, what is to be settled, which journals they need."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+
+from cowfs.catalog.catalog import Catalog
+from cowfs.catalog.refs import Resolved
+from cowfs.formats.control import LayerEntry
+from cowfs.layers.journal import file_numbers, file_path
+
+
+def horizon(catalog: Catalog, a: Resolved, b: Resolved) -> int:
+    """Inode numbers below this mean the same file in both states: next_ino of their common ancestor."""
+    seen = set()
+    at: str | None = _top(catalog, a)
+    while at is not None:
+        seen.add(at)
+        at = catalog.layer(at).parent
+    at = _top(catalog, b)
+    while at is not None and at not in seen:
+        at = catalog.layer(at).parent
+    return 0 if at is None else catalog.layer(at).next_ino
+
+
+def _top(catalog: Catalog, found: Resolved) -> str:
+    if found.snapshot is not None:
+        return found.snapshot.layer
+    return catalog.workspace(found.workspace.id).parent_layer
+
+
+def unsettled(catalog: Catalog, stuck: Container[str]) -> list[LayerEntry]:
+    """Needed layers without a root, in the order to settle them: ready ones, ``stuck`` ones, those on others."""
+    layers = catalog.layers
+    waiting = [layers[layer] for layer in catalog.needed() if layers[layer].root is None]
+    later = {entry.id for entry in waiting if entry.parent is None or layers[entry.parent].root is None}
+    return sorted(waiting, key=lambda entry: (entry.id in later, entry.id in stuck, entry.next_ino, entry.id))
+
+
+def trim(catalog: Catalog, journals: Path, workspace: str) -> None:
+    """Remove journal files that no unsettled or live layer of the workspace needs.
+
+    What the catalog says must be durable. Raises OSError.
+    """
+    needed = [span[0] for layer in catalog.layers.values() if layer.workspace == workspace for span in layer.spans]
+    entry = catalog.workspaces.get(workspace)
+    if entry is not None:
+        needed.append(entry.position[0] if entry.position is not None else 0)
+    first = min(needed, default=None)
+    for number in file_numbers(journals, workspace):
+        if first is None or number < first:
+            file_path(journals, workspace, number).unlink()
+    if first is None:
+        with suppress(OSError):  # never had one, or something that is not ours lies in it
+            (journals / workspace).rmdir()
