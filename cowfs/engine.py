@@ -80,12 +80,7 @@ class Engine:
         undo.callback(self.blocks.close)
         self.segments = SegmentPool(store.segments)
         self.settler = Settler(
-            store.index,
-            store.tmp,
-            self.segments,
-            geometry,
-            self.index.commit,
-            reaped=self.index.clear_readers,
+            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
         )
         undo.callback(self.settler.close)
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
