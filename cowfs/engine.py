@@ -80,12 +80,7 @@ class Engine:
         undo.callback(self.blocks.close)
         self.segments = SegmentPool(store.segments)
         self.settler = Settler(
-            store.index,
-            store.tmp,
-            self.segments,
-            geometry,
-            self.index.commit,
-            reaped=self.index.clear_readers,
+            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
         )
         undo.callback(self.settler.close)
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
@@ -478,6 +473,8 @@ class Engine:
                 return True  # nothing needs it any more
             logical = parent.logical_bytes + settled.logical_bytes
             self._commit(control.Settled(layer.id, settled.root, logical, settled.inodes), sync=True)
+            if self.catalog.statistics().compaction_due:
+                self.catalog.compact(self._clock())
         self.host.settled(layer.id, settled.root, settled.contents)
         self._trim(layer.workspace or "")
         return True
