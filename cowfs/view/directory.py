@@ -107,7 +107,7 @@ class OverlayDirectory:
         self.key_bits = key_bits
         self.settled: StoredDirectory | None = None
         self.count = 0 if base is None else len(base)
-        self.depth = base.depth + 1 if isinstance(base, OverlayDirectory) and base.map is not None else 1
+        self.depth: int = base.depth + 1 if isinstance(base, OverlayDirectory) and base.map is not None else 1
         self.map: _Map | None = _Map(base)
         if self.depth > DEPTH_MAX:
             self.map, self.depth = _merged(base), 1

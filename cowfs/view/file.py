@@ -158,7 +158,7 @@ class OverlayFile:
         self.map: _Map | None = _Map(base, limit)
         self.settled: StoredFile | None = None
         self.top = -(-limit // PAGE)
-        self.depth = base.depth + 1 if isinstance(base, OverlayFile) and base.map is not None else 1
+        self.depth: int = base.depth + 1 if isinstance(base, OverlayFile) and base.map is not None else 1
         if self.depth > DEPTH_MAX:
             self._merge()
 
