@@ -12,11 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import common
-import daemons
-import trees
-from common import Series
-
+from bench import common, daemons, trees
+from bench.common import Series
 from cowfs.client.store import Store
 
 CHANGES = 100
@@ -30,13 +27,13 @@ def one_turn(client: Store, files: int, turn: str, series: Series) -> None:
     root = Path(workspace.path)
     one, many = trees.spread(1, files), trees.spread(CHANGES, files)
     daemons.overwrite(root, one, hash(turn))
-    series.time("checkpoint_durable", lambda: workspace.checkpoint("one change"))
-    series.time("checkpoint_clean", lambda: workspace.checkpoint("nothing changed"))
-    series.time("fork", lambda: client.fork(f"n{files}@base", f"n{files}-fork-{turn}"))
+    series.time("checkpoint_durable", workspace.checkpoint, "one change")
+    series.time("checkpoint_clean", workspace.checkpoint, "nothing changed")
+    series.time("fork", client.fork, f"n{files}@base", f"n{files}-fork-{turn}")
     daemons.settled(client)
     workspace.restore("@base", discard=True)
     daemons.overwrite(root, many, hash(turn))
-    series.time("restore_100_changes", lambda: workspace.restore("@base"))
+    series.time("restore_100_changes", workspace.restore, "@base")
     daemons.settled(client)
 
 

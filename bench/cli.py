@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import common
-import daemons
-import trees
-from common import Series
+from bench import common, daemons, trees
+from bench.common import Series
 
 CHANGES = 100
 BEGIN = (sys.executable, "-m", "cowfs_cli")

@@ -126,9 +126,11 @@ class Series:
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
 
-    def time(self, name: str, call: Callable[[], object]) -> float:
-        """Time ``call`` once more under ``name``."""
-        took = timed(call)
+    def time(self, name: str, call: Callable[..., object], *arguments: Any, **options: Any) -> float:
+        """Time ``call`` with its arguments once more under ``name``."""
+        began = time.perf_counter()
+        call(*arguments, **options)
+        took = time.perf_counter() - began
         self.seconds.setdefault(name, []).append(took)
         return took
 

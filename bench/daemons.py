@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import common
-import trees
-
+from bench import common, trees
 from cowfs import connect
 from cowfs.client.launch import wait_stopped
 from cowfs.client.store import Store

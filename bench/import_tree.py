@@ -13,10 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import common
-import trees
-from common import Series
-
+from bench import common, trees
+from bench.common import Series
 from cowfs.engine import Engine
 
 REAL = ("/usr/lib/python3", "/usr/include", "/usr/share/perl")
@@ -36,12 +34,12 @@ def measure(directory: Path, source: Path, turns: int) -> dict[str, Any]:
     series = Series()
     for turn in range(turns):
         copy, store = directory / "copy", directory / f"store{turn}"
-        series.time("cp", lambda: common.run("cp", "-a", source, directory / "copy"))
+        series.time("cp", common.run, "cp", "-a", source, copy)
         shutil.rmtree(copy)
         with common.engine_at(store) as engine:
-            series.time("import", lambda: _import(engine, source, "first"))
+            series.time("import", _import, engine, source, "first")
             usage = engine.stat()
-            series.time("import_again", lambda: _import(engine, source, "second"))
+            series.time("import_again", _import, engine, source, "second")
             again = engine.stat()
         disk = common.disk_bytes(store)
         shutil.rmtree(store)

@@ -13,15 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import common
-import daemons
-import trees
-from common import Series
-
-from cowfs.engine import Engine
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
+
+from bench import common, daemons, trees
+from bench.common import Series
+from cowfs.engine import Engine
 
 CHANGES = 100
 
@@ -51,12 +49,12 @@ def measure(engine: Engine, name: str, root: Path, files: int, writers: int, tur
     try:
         for turn in range(turns):
             daemons.overwrite(root, one, turn)
-            series.time("checkpoint_durable", lambda: engine.checkpoint(name, "one change"))
-            series.time("checkpoint_clean", lambda: engine.checkpoint(name, "nothing changed"))
-            series.time("fork", lambda turn=turn: engine.fork(f"{name}@base", f"{name}-{writers}-{turn}"))  # type: ignore[misc]
+            series.time("checkpoint_durable", engine.checkpoint, name, "one change")
+            series.time("checkpoint_clean", engine.checkpoint, name, "nothing changed")
+            series.time("fork", engine.fork, f"{name}@base", f"{name}-{writers}-{turn}")
             engine.restore(name, "@base", discard=True)
             daemons.overwrite(root, many, turn)
-            series.time("restore_100_changes", lambda: engine.restore(name, "@base"))
+            series.time("restore_100_changes", engine.restore, name, "@base")
     finally:
         for fd in held:
             os.close(fd)

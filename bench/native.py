@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import common
+from bench import common
 
 LOOP_BYTES = 2 * 1024**3
 

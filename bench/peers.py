@@ -16,22 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import common
-import native
-import trees
-from common import Series
+from bench import common, native, trees
+from bench.common import Series
 
 CHANGES = 100
 _SNAP_CREATE_V2 = 0x50009417  # BTRFS_IOC_SNAP_CREATE_V2, linux/btrfs.h
 _SNAP_ARGUMENTS = struct.Struct("<QQQ32x4040s")
-_SNAP_ARGUMENTS_BYTES = 4096
 
 
 def snapshot_ioctl(source: Path, directory: Path, name: str) -> None:
     """``btrfs subvolume snapshot`` without the process."""
     with _directory(source) as fd, _directory(directory) as parent:
-        arguments = _SNAP_ARGUMENTS.pack(fd, 0, 0, name.encode()).ljust(_SNAP_ARGUMENTS_BYTES, b"\0")
-        fcntl.ioctl(parent, _SNAP_CREATE_V2, arguments)
+        fcntl.ioctl(parent, _SNAP_CREATE_V2, bytearray(_SNAP_ARGUMENTS.pack(fd, 0, 0, name.encode())))
 
 
 @contextlib.contextmanager
@@ -58,17 +54,16 @@ def btrfs(directory: Path, source: Path, turns: int, series: Series) -> None:
         common.run("cp", "-a", source, work / "tree")
         common.run("btrfs", "filesystem", "sync", root)
         file = next((work / "tree").rglob("*.py"))
+
+        def durable(target: Path) -> None:
+            common.run("btrfs", "subvolume", "snapshot", work, target)
+            common.run("btrfs", "filesystem", "sync", root)
+
         for turn in range(turns):
-            clean, dirty, direct = root / f"c{turn}", root / f"d{turn}", root / f"i{turn}"
-
-            def durable(target: Path = dirty) -> None:
-                common.run("btrfs", "subvolume", "snapshot", work, target)
-                common.run("btrfs", "filesystem", "sync", root)
-
-            series.time("btrfs_snapshot_idle", lambda c=clean: common.run("btrfs", "subvolume", "snapshot", work, c))  # type: ignore[misc]
-            series.time("btrfs_snapshot_idle_ioctl", lambda d=direct: snapshot_ioctl(work, root, d.name))  # type: ignore[misc]
+            series.time("btrfs_snapshot_idle", common.run, "btrfs", "subvolume", "snapshot", work, root / f"c{turn}")
+            series.time("btrfs_snapshot_idle_ioctl", snapshot_ioctl, work, root, f"i{turn}")
             file.write_bytes((b"%d " % turn).ljust(4096, b"x"))
-            series.time("btrfs_snapshot_durable", durable)
+            series.time("btrfs_snapshot_durable", durable, root / f"d{turn}")
 
 
 def xfs(directory: Path, source: Path, turns: int, series: Series) -> None:
@@ -77,35 +72,29 @@ def xfs(directory: Path, source: Path, turns: int, series: Series) -> None:
         common.run("cp", "-a", source, root / "tree")
         for turn in range(turns):
             copy = root / f"copy{turn}"
-            series.time("xfs_reflink_copy", lambda c=copy: common.run("cp", "-a", "--reflink=always", root / "tree", c))  # type: ignore[misc]
+            series.time("xfs_reflink_copy", common.run, "cp", "-a", "--reflink=always", root / "tree", copy)
 
 
 def overlay(directory: Path, source: Path, turns: int, series: Series) -> None:
-    """An overlayfs on the tree, as container runtimes make them; not durable, and a lower one cannot be restored."""
+    """An overlayfs on the tree, as container runtimes make them; not durable, and cannot go back in place."""
     for turn in range(turns):
         upper, work, merged = (directory / f"{kind}{turn}" for kind in ("upper", "work", "merged"))
         for path in (upper, work, merged):
             path.mkdir()
         options = f"lowerdir={source},upperdir={upper},workdir={work}"
-        series.time(
-            "overlay_mount",
-            lambda o=options, m=merged: common.run("mount", "-t", "overlay", "overlay", "-o", o, m),  # type: ignore[misc]
-        )
+        series.time("overlay_mount", common.run, "mount", "-t", "overlay", "overlay", "-o", options, merged)
         native.umount(merged)
 
 
 def copies(directory: Path, source: Path, turns: int, series: Series) -> None:
     """A plain copy, and rsync as a restore of 100 changed files."""
-    work = directory / "rsync"
+    work, copy = directory / "rsync", directory / "copy"
     common.run("cp", "-a", source, work)
     for turn in range(turns):
-        copy = directory / "copy"
-        series.time("cp", lambda: common.run("cp", "-a", source, directory / "copy"))
+        series.time("cp", common.run, "cp", "-a", source, copy)
         shutil.rmtree(copy)
         overwrite(work, CHANGES, turn)
-        series.time(
-            "rsync_restore_100_changes", lambda: common.run("rsync", "-a", "--delete", f"{source}/", f"{work}/")
-        )
+        series.time("rsync_restore_100_changes", common.run, "rsync", "-a", "--delete", f"{source}/", f"{work}/")
 
 
 def main() -> None:

@@ -10,12 +10,9 @@ import argparse
 import os
 import stat
 import time
-from pathlib import Path
 from typing import Any
 
-import common
-from common import Series
-
+from bench import common
 from cowfs.engine import Engine
 from cowfs.view.inode import Caller, SetAttr
 
@@ -40,18 +37,13 @@ def fill(engine: Engine, name: str, records: int) -> int:
     return workspace.statistics().journal.next_seq - 1
 
 
-def opening(path: Path) -> Engine:
-    """Open the store."""
-    return Engine.open(path, time.time_ns, common.ids)
-
-
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    series = Series()
+    seconds: dict[str, list[float]] = {"empty": [], "full": []}
     with common.scratch() as directory:
         with common.engine_at(directory / "empty") as engine:
             engine.create("empty")
@@ -61,11 +53,12 @@ def main() -> None:
             journaling = time.perf_counter() - began
         size = common.disk_bytes(directory / "full" / "journals")
         for _ in range(options.turns):
-            for kind in ("empty", "full"):
-                opened: list[Engine] = []
-                series.time(kind, lambda k=kind, o=opened: o.append(opening(directory / k)))  # type: ignore[misc]
-                opened[0].close()
-    summaries = series.summaries()
+            for kind in seconds:
+                began = time.perf_counter()
+                engine = Engine.open(directory / kind, time.time_ns, common.ids)
+                seconds[kind].append(time.perf_counter() - began)
+                engine.close()
+    summaries = {kind: common.summary(taken) for kind, taken in seconds.items()}
     replay = summaries["full"]["median_ms"] - summaries["empty"]["median_ms"]
     results: dict[str, Any] = {
         "records": records,

@@ -10,10 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import common
-import trees
-from common import Series
-
+from bench import common, trees
+from bench.common import Series
 from cowfs.engine import Engine
 from cowfs.view.inode import Caller
 from cowfs.view.view import View
@@ -42,16 +40,16 @@ def one_turn(engine: Engine, files: int, turn: int, series: Series) -> None:
     workspace = engine.host.workspace(engine.open_workspace(name))
     one, many = trees.spread(1, files), trees.spread(CHANGES, files)
     change(workspace.view, one, turn)
-    series.time("checkpoint_durable", lambda: engine.checkpoint(name, "one change"))
-    series.time("checkpoint_clean", lambda: engine.checkpoint(name, "nothing changed"))
+    series.time("checkpoint_durable", engine.checkpoint, name, "one change")
+    series.time("checkpoint_clean", engine.checkpoint, name, "nothing changed")
     change(workspace.view, one, turn, TAIL_BYTES)
-    series.time("checkpoint_4mib_tail", lambda: engine.checkpoint(name, "4 MiB"))
-    series.time("fork", lambda: engine.fork(f"{name}@base", f"{name}-fork-{turn}"))
+    series.time("checkpoint_4mib_tail", engine.checkpoint, name, "4 MiB")
+    series.time("fork", engine.fork, f"{name}@base", f"{name}-fork-{turn}")
     change(workspace.view, one, turn)
-    series.time("fork_changed", lambda: engine.fork(name, f"{name}-live-{turn}"))
+    series.time("fork_changed", engine.fork, name, f"{name}-live-{turn}")
     engine.restore(name, "@base", discard=True)
     change(workspace.view, many, turn)
-    series.time("restore_100_changes", lambda: engine.restore(name, "@base"))
+    series.time("restore_100_changes", engine.restore, name, "@base")
 
 
 def measure(engine: Engine, directory: Path, sizes: list[int], turns: int) -> dict[str, Any]:
