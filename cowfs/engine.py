@@ -31,7 +31,7 @@ from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
 from cowfs.layers.journal import file_path
-from cowfs.lineage import horizon, trim
+from cowfs.lineage import horizon, trim, unsettled
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -62,7 +62,6 @@ class Engine:
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
         self._stuck: set[str] = set()
-        self._opened: set[str] = set()
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
@@ -81,13 +80,9 @@ class Engine:
         undo.callback(self.blocks.close)
         self.segments = SegmentPool(store.segments)
         self.settler = Settler(
-            store.index,
-            store.tmp,
-            self.segments,
-            geometry,
-            self.index.commit,
-            reaped=self.index.clear_readers,
+            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
         )
+        undo.callback(self.settler.close)
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._catch_up()
@@ -147,8 +142,7 @@ class Engine:
                 entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            if done.operations:
-                self.catalog.commit(*done.operations, sync=True)
+            self._take(entry.id, done.operations)
 
     def _by_name(self, name: str) -> control.WorkspaceEntry:
         with self._lock:
@@ -333,7 +327,7 @@ class Engine:
             left, right = resolve(self.catalog, a), resolve(self.catalog, b)
         old, new = self._point(left), self._point(right)
         with self._lock:
-            common = horizon(self.catalog, self._top(left), self._top(right))
+            common = horizon(self.catalog, left, right)
         return self.host.diff(old, new, common)
 
     def _point(self, found: Resolved) -> Point:
@@ -342,11 +336,6 @@ class Engine:
             return Point(found.workspace.id, ())
         with self._lock:
             return Point(found.workspace.id, self._chain(found.snapshot.layer))
-
-    def _top(self, found: Resolved) -> str:
-        if found.snapshot is not None:
-            return found.snapshot.layer
-        return self.catalog.workspace(found.workspace.id).parent_layer
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""
@@ -393,9 +382,10 @@ class Engine:
             if not force and self.host.serving(found.workspace.id):
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
-            with self._lock:
-                self.catalog.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+            self._take(found.workspace.id, (), control.WorkspaceRemoved(found.workspace.id))
+            self.catalog.sync()
         self._drop_unneeded()
+        self._trim(found.workspace.id)
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -453,16 +443,13 @@ class Engine:
     def unsettled(self) -> builtins.list[control.LayerEntry]:
         """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
         with self._lock:
-            layers = self.catalog.layers
-            waiting = [layers[layer] for layer in self.catalog.needed() if layers[layer].root is None]
-            later = {entry.id for entry in waiting if entry.parent is None or layers[entry.parent].root is None}
-        return sorted(waiting, key=lambda entry: (entry.id in later, entry.id in self._stuck, entry.next_ino, entry.id))
+            return unsettled(self.catalog, self._stuck)
 
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
         for workspace in self.host.wants_freeze():
             with self._verbs[workspace]:
-                if workspace in self._opened:
+                if self.host.is_open(workspace):
                     self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
         waiting = self.unsettled()
         if not waiting:
@@ -486,6 +473,8 @@ class Engine:
                 return True  # nothing needs it any more
             logical = parent.logical_bytes + settled.logical_bytes
             self._commit(control.Settled(layer.id, settled.root, logical, settled.inodes), sync=True)
+            if self.catalog.statistics().compaction_due:
+                self.catalog.compact(self._clock())
         self.host.settled(layer.id, settled.root, settled.contents)
         self._trim(layer.workspace or "")
         return True

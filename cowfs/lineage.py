@@ -1,25 +1,42 @@
-"""What the catalog says of chains of layers: where two of them part, which journal files they still need."""
+"""What the catalog says of chains of layers: where two part, what is to be settled, which journals they need."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
+from cowfs.catalog.refs import Resolved
+from cowfs.formats.control import LayerEntry
 from cowfs.layers.journal import file_numbers, file_path
 
 
-def horizon(catalog: Catalog, a: str, b: str) -> int:
-    """Inode numbers below this mean the same file in layers ``a`` and ``b``: next_ino of their common ancestor."""
+def horizon(catalog: Catalog, a: Resolved, b: Resolved) -> int:
+    """Inode numbers below this mean the same file in both states: next_ino of their common ancestor."""
     seen = set()
-    at: str | None = a
+    at: str | None = _top(catalog, a)
     while at is not None:
         seen.add(at)
         at = catalog.layer(at).parent
-    at = b
+    at = _top(catalog, b)
     while at is not None and at not in seen:
         at = catalog.layer(at).parent
     return 0 if at is None else catalog.layer(at).next_ino
+
+
+def _top(catalog: Catalog, found: Resolved) -> str:
+    if found.snapshot is not None:
+        return found.snapshot.layer
+    return catalog.workspace(found.workspace.id).parent_layer
+
+
+def unsettled(catalog: Catalog, stuck: Container[str]) -> list[LayerEntry]:
+    """Needed layers without a root, in the order to settle them: ready ones, ``stuck`` ones, those on others."""
+    layers = catalog.layers
+    waiting = [layers[layer] for layer in catalog.needed() if layers[layer].root is None]
+    later = {entry.id for entry in waiting if entry.parent is None or layers[entry.parent].root is None}
+    return sorted(waiting, key=lambda entry: (entry.id in later, entry.id in stuck, entry.next_ino, entry.id))
 
 
 def trim(catalog: Catalog, journals: Path, workspace: str) -> None:

@@ -26,8 +26,8 @@ MAGIC: Final = b"COWJ"
 VERSION: Final = 0
 HEADER_BYTES: Final = 64
 _HEADER = struct.Struct("<4sHHQQ32sQ")
-_HEAD = struct.Struct("<QIHHQQQQQ")
-_AFTER_CHECKSUM = struct.Struct("<IHHQQQQQ")
+_HEAD = struct.Struct("<QIHHQQqQQ")
+_AFTER_CHECKSUM = struct.Struct("<IHHQQqQQ")
 HEAD_BYTES: Final = _HEAD.size
 RECORD_MAX: Final = 4 * 1024 * 1024
 """Bytes of one record at most: a 1 MiB write, or the state of an orphan with many extents."""
@@ -266,7 +266,7 @@ Record = (
     | Idempotency
 )  # fmt: skip
 
-_TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
+KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     1: (Make, "QQIIIQ", 3),
     2: (Tmpfile, "QQIII", 1),
     3: (Link, "QQ", 1),
@@ -290,9 +290,9 @@ _TABLE: Final[dict[int, tuple[type[Record], str, int]]] = {
     41: (Retention, "", 1),
     42: (Idempotency, "", 2),
 }
+"""Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""
 _BY_KIND: Final = {
-    kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails)
-    for kind, (cls, ints, tails) in _TABLE.items()
+    kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails) for kind, (cls, ints, tails) in KINDS.items()
 }
 _BY_CLASS: Final = {cls: (kind, body, ints) for kind, (cls, body, ints, _) in _BY_KIND.items()}
 WRITE_KIND: Final = 7

@@ -10,12 +10,17 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cowfs.blocks.api import BlockSource
 from cowfs.formats.inode import decode_dirent
 from cowfs.tree import names, radix
 from cowfs.view.inode import Owner
+
+DEPTH_MAX: Final = 16
+"""Overlays on each other, one per layer that changed the directory, before they are merged into one."""
+
+_SLACK: Final = 1000
 
 
 class Entry(NamedTuple):
@@ -63,28 +68,49 @@ class StoredDirectory:
 
 
 class _Map:
-    """Changes over ``base``: by name and by cookie; None is a removed entry."""
+    """Changes over ``base``: by name and by cookie; None is a removed entry of the base.
 
-    __slots__ = ("base", "by_cookie", "by_name", "listing")
+    ``listing`` holds the cookie of every entry in ``by_cookie``, sorted unless ``grown``, maybe repeated,
+    and some that are gone; it is made when somebody lists the directory.
+    """
+
+    __slots__ = ("base", "by_cookie", "by_name", "grown", "listing")
 
     def __init__(self, base: Directory | None) -> None:
         self.base = base
         self.by_name: dict[bytes, Entry | None] = {}
         self.by_cookie: dict[int, Entry | None] = {}
         self.listing: list[int] | None = None
+        self.grown = False
+
+    def listed(self) -> list[int]:
+        """The listing, sorted."""
+        listing = self.listing
+        if listing is None or len(listing) > 2 * len(self.by_cookie) + _SLACK:
+            listing = self.listing = sorted(self.by_cookie)
+        elif self.grown:
+            listing.sort()  # two sorted runs: linear
+        self.grown = False
+        return listing
 
 
 class OverlayDirectory:
-    """A directory in motion. ``len()`` is its number of entries without ``.`` and ``..``."""
+    """A directory in motion. ``len()`` is its number of entries without ``.`` and ``..``.
 
-    __slots__ = ("count", "key_bits", "map", "owner", "settled")
+    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`.
+    """
+
+    __slots__ = ("count", "depth", "key_bits", "map", "owner", "settled")
 
     def __init__(self, owner: Owner, base: Directory | None, key_bits: int) -> None:
         self.owner = owner
         self.key_bits = key_bits
-        self.map: _Map | None = _Map(base)
         self.settled: StoredDirectory | None = None
         self.count = 0 if base is None else len(base)
+        self.depth: int = base.depth + 1 if isinstance(base, OverlayDirectory) and base.map is not None else 1
+        self.map: _Map | None = _Map(base)
+        if self.depth > DEPTH_MAX:
+            self.map, self.depth = _merged(base), 1
 
     def settle(self, stored: StoredDirectory) -> None:
         """Replace the changes by the equal ``stored``; readers under way finish on the old map."""
@@ -131,53 +157,61 @@ class OverlayDirectory:
             if self.settled is not None:
                 yield from self.settled.entries(after)
             return
-        if changes.listing is None:
-            changes.listing = sorted(changes.by_cookie)
-        listing, by_cookie = changes.listing, changes.by_cookie
+        listing, by_cookie = changes.listed(), changes.by_cookie
         index = bisect_right(listing, after)
+        last = after
         if changes.base is not None:
             for old in changes.base.entries(after):
                 cookie = old.cookie
                 while index < len(listing) and listing[index] < cookie:
-                    entry = by_cookie[listing[index]]
+                    entry = by_cookie.get(listing[index])
                     index += 1
-                    if entry is not None:
+                    if entry is not None and entry.cookie != last:
+                        last = entry.cookie
                         yield entry
                 if cookie not in by_cookie:
                     yield old
         while index < len(listing):
-            entry = by_cookie[listing[index]]
+            entry = by_cookie.get(listing[index])
             index += 1
-            if entry is not None:
+            if entry is not None and entry.cookie != last:
+                last = entry.cookie
                 yield entry
 
     def put(self, entry: Entry) -> None:
         """Add ``entry``, or let its name point at another inode."""
-        changes = self._live
-        if changes.listing is not None and entry.cookie not in changes.by_cookie:
-            changes.listing = None
         if self.lookup(entry.name) is None:
             self.count += 1
-        changes.by_name[entry.name] = changes.by_cookie[entry.cookie] = entry
+        self._enter(entry)
 
     def insert(self, entry: Entry) -> None:
         """Add ``entry``, whose name is known to be free."""
-        changes = self._live
-        changes.listing = None
         self.count += 1
+        self._enter(entry)
+
+    def _enter(self, entry: Entry) -> None:
+        changes = self._live
+        if changes.listing is not None:
+            changes.listing.append(entry.cookie)
+            changes.grown = True
         changes.by_name[entry.name] = changes.by_cookie[entry.cookie] = entry
 
     def remove(self, entry: Entry) -> None:
-        """Take ``entry`` away."""
+        """Take ``entry`` away; only what the base has needs to be remembered as removed."""
         changes = self._live
         self.count -= 1
-        if changes.base is None:
-            del changes.by_name[entry.name], changes.by_cookie[entry.cookie]
-            changes.listing = None
+        base, by_name, by_cookie = changes.base, changes.by_name, changes.by_cookie
+        if base is None:
+            del by_name[entry.name], by_cookie[entry.cookie]
             return
-        if changes.listing is not None and entry.cookie not in changes.by_cookie:
-            changes.listing = None
-        changes.by_name[entry.name] = changes.by_cookie[entry.cookie] = None
+        if entry.cookie not in by_cookie or base.at(entry.cookie) is not None:
+            by_cookie[entry.cookie] = None
+        else:
+            del by_cookie[entry.cookie]
+        if entry.name not in by_name or base.lookup(entry.name) is not None:
+            by_name[entry.name] = None
+        else:
+            del by_name[entry.name]
 
     def changes(self) -> dict[int, Entry | None]:
         """What differs from the base, by cookie."""
@@ -196,6 +230,26 @@ class OverlayDirectory:
 
 
 Directory = StoredDirectory | OverlayDirectory
+
+
+def _merged(directory: Directory | None) -> _Map:
+    """All changes of a stack of overlays as one map over what lies below them."""
+    levels = []
+    while isinstance(directory, OverlayDirectory):
+        changes = directory.map
+        if changes is None:
+            directory = directory.settled
+            continue
+        levels.append(changes)
+        directory = changes.base
+    merged = _Map(directory)
+    for changes in reversed(levels):
+        merged.by_name.update(changes.by_name)
+        merged.by_cookie.update(changes.by_cookie)
+    if directory is None:
+        merged.by_name = {name: entry for name, entry in merged.by_name.items() if entry is not None}
+        merged.by_cookie = {cookie: entry for cookie, entry in merged.by_cookie.items() if entry is not None}
+    return merged
 
 
 def free_cookie(directory: Directory, name: bytes) -> int:

@@ -27,6 +27,10 @@ Run = tuple[int, int]
 """Pages [first, end) that are allocated."""
 
 
+DEPTH_MAX: Final = 16
+"""Overlays on each other, one per layer that changed the file, before they are merged into one."""
+
+
 class Source(Protocol):
     """Where the bytes of an extent lie: a journal file."""
 
@@ -142,15 +146,42 @@ class _Map:
 
 
 class OverlayFile:
-    """File data in motion: extents over ``base``, whose first ``limit`` bytes are valid."""
+    """File data in motion: extents over ``base``, whose first ``limit`` bytes are valid.
 
-    __slots__ = ("map", "owner", "settled", "top")
+    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`.
+    """
+
+    __slots__ = ("depth", "map", "owner", "settled", "top")
 
     def __init__(self, owner: Owner, base: FileData | None, limit: int) -> None:
         self.owner = owner
         self.map: _Map | None = _Map(base, limit)
         self.settled: StoredFile | None = None
         self.top = -(-limit // PAGE)
+        self.depth: int = base.depth + 1 if isinstance(base, OverlayFile) and base.map is not None else 1
+        if self.depth > DEPTH_MAX:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Take over the extents of all overlays below, and lie on what these lie on."""
+        levels = []
+        at, limit = self._live.base, self._live.limit
+        while isinstance(at, OverlayFile):
+            level = at.map
+            if level is None:
+                at = at.settled
+                continue
+            levels.append(level)
+            at = level.base
+        lowest = levels.pop()
+        self.map = merged = _Map(at, lowest.limit)
+        merged.starts, merged.extents = lowest.starts.copy(), lowest.extents.copy()
+        for level in reversed(levels):
+            self.truncate(level.limit)
+            for start, (end, source, position) in zip(level.starts, level.extents, strict=True):
+                self.replace(start, end, source, position)
+        self.truncate(limit)
+        self.top, self.depth = -(-limit // PAGE), 1
 
     def settle(self, stored: StoredFile) -> None:
         """Replace the extents by the equal ``stored``; readers under way finish on the old map."""

@@ -64,9 +64,9 @@ class View(ReadView):
 
     def _new_name(self, parent: int, name: bytes) -> Inode:
         """The directory in which ``name`` is free and may be made."""
-        self._check_name(name)
         directory_inode = self.state.inode(parent)
         directory = self.state.directory(directory_inode)
+        self._check_name(name)
         if directory.lookup(name) is not None:
             raise fail(errno.EEXIST)
         if not directory_inode.nlink:
@@ -164,9 +164,9 @@ class View(ReadView):
                 self._journaled(j.Orphan(inode.ino, at, b"", piece), caller)
 
     def _entry(self, parent: int, name: bytes) -> Inode:
+        entry = self.state.directory(self.state.inode(parent)).lookup(name)
         if len(name) > NAME_MAX:
             raise fail(errno.ENAMETOOLONG)
-        entry = self.state.directory(self.state.inode(parent)).lookup(name)
         if entry is None:
             raise fail(errno.ENOENT)
         return self.state.inode(entry.ino)
@@ -210,9 +210,12 @@ class View(ReadView):
         if name in (b".", b"..") or new_name in (b".", b".."):
             raise fail(errno.EBUSY)
         state = self.state
-        inode = self._entry(parent, name)
         target_dir = state.inode(new_parent)
-        entry = state.directory(target_dir).lookup(new_name)
+        target = state.directory(target_dir)
+        inode = self._entry(parent, name)
+        if len(new_name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        entry = target.lookup(new_name)
         old = None if entry is None else state.inode(entry.ino)
         exchange = flags & RENAME_EXCHANGE
         if old is None:

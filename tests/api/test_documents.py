@@ -9,13 +9,13 @@ from cowfs_cli.main import COMMANDS
 
 from cowfs.client.place import connect_socket
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
-from tests.api.conftest import Served
+from tests.support.servedstore import ServedStore
 
 DOCS = Path(__file__).parents[2] / "docs"
 ERRORS = (CowfsError, Invalid, NotFound, Conflict, Busy, Corrupt, NoSpace)
 
 
-def openapi(served: Served) -> dict[str, dict[str, object]]:
+def openapi(served: ServedStore) -> dict[str, dict[str, object]]:
     """The served schema, fetched by another HTTP client than ours."""
     connection = http.client.HTTPConnection("cowfs")
     connection.sock = connect_socket(str(served.path))
@@ -25,7 +25,7 @@ def openapi(served: Served) -> dict[str, dict[str, object]]:
     return schema
 
 
-def test_every_route_is_documented(served: Served) -> None:
+def test_every_route_is_documented(served: ServedStore) -> None:
     paths = openapi(served)["paths"]
     served_routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}  # type: ignore[attr-defined]
     documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", (DOCS / "api.md").read_text(), re.MULTILINE))

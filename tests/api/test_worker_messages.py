@@ -18,7 +18,7 @@ from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.results import Change, Handle
 from cowfs.workspace import CheckpointOrder
 
-LAYER = LayerSpec("lay-1", "wsp-1", None, ((16, 64, 200),), 9, b"\x00\xff" * 16)
+LAYER = LayerSpec("lay-1", "wsp-1", None, (control.Span(16, 64, 200),), 9, b"\x00\xff" * 16)
 VALUES = [
     LAYER,
     BranchSpec("wsp-1", "lay-2", (LAYER, LAYER), None, 2, (16, 64, 3)),

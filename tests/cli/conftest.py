@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 from cowfs_cli.main import main
 
-from tests.api.conftest import Served, served
+from tests.api.conftest import served
+from tests.support.servedstore import ServedStore
 
 __all__ = ["served"]
 
@@ -22,7 +23,7 @@ Cowfs = Callable[..., Ran]
 
 
 @pytest.fixture
-def cowfs(served: Served, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Cowfs:
+def cowfs(served: ServedStore, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Cowfs:
     """``cowfs("list", "--json")`` on the store of ``served``."""
     monkeypatch.setenv("COWFS_STORE", str(served.path))
 

@@ -28,6 +28,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
     yield live
     live.end()
     if live.store.exists():
+        assert live.cowfs("fsck") == "clean"
         assert live.mounts() == []
         assert "Traceback" not in live.log()
 
@@ -283,6 +284,19 @@ def test_a_start_that_fails_says_why(live: Live) -> None:
     assert failed.err.count("\n") == 1
     superblock.write_bytes(good)
     assert live.json("list") == []
+
+
+def test_fsck_finds_a_flipped_bit(ready: Live) -> None:
+    ready.cowfs("daemon", "stop")
+    (segment,) = (ready.store / "segments").iterdir()
+    good = segment.read_bytes()
+    middle = len(good) // 2
+    segment.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    for words in (("fsck", "--deep"), ("fsck", "--deep", "--json")):
+        found = ready.run(*words)
+        assert found.code == 6
+        assert "fault" in found.err
+    segment.write_bytes(good)
 
 
 def test_the_python_client(ready: Live) -> None:

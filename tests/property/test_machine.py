@@ -23,7 +23,8 @@ from cowfs.geometry import Geometry
 from cowfs.view.inode import Caller
 from tests.property.operations import Clock, FilesystemMachine, World, modes, pattern, ranks, sizes, times
 from tests.support.compare import Changes, Who, outcome
-from tests.support.model import Model, Node
+from tests.support.model import Model
+from tests.support.node import Node
 from tests.support.store import TestStore
 from tests.support.treehash import hash_view
 
@@ -280,6 +281,7 @@ class EngineMachine(FilesystemMachine):
             try:
                 self.compare_all()
                 self.check_snapshots()
+                assert not self.store.engine.fsck(deep=True)
             finally:
                 self.store.close()
         shutil.rmtree(self.path)

@@ -5,20 +5,33 @@ from __future__ import annotations
 import itertools
 import shutil
 import stat
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
+from cowfs.blocks.segments import SegmentWriter
+from cowfs.blocks.writer import BlockWriter
 from cowfs.engine import Engine
 from cowfs.fsck import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import Host
 from cowfs.layers.journal import Limits
+from cowfs.settle.delta import SettledLayer, settle_layer
+from cowfs.settle.importer import make_root
+from cowfs.settle.process import Settler
 from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs.workspace import Env, Workspace
 from tests.support.treehash import TreeHash, hash_view
 
+T = TypeVar("T")
+
 ME = Caller(uid=0, gid=0, pid=1, umask=0o022)
+
+
+STEPS = ("", "reopen", "kill", "settle", "settle kill", "kill settle")
+"""What may happen to a store between a verb and a look (:meth:`Lab.do`)."""
 
 
 class Ids:
@@ -114,7 +127,7 @@ class Files:
         """Move a name."""
         self.view.rename(*self.split(old), *self.split(new), flags, ME)
 
-    def set(self, path: str, **changes: int) -> Inode:
+    def set(self, path: str, **changes: Any) -> Inode:
         """setattr by field name."""
         return self.view.setattr(self.ino(path), SetAttr(**changes), ME)
 
@@ -124,11 +137,48 @@ class Files:
         return sorted(name for name in found if name not in (".", ".."))
 
 
+class InlineSettler(Settler):
+    """The settler's work in this process: a child takes a second to start on a busy machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def make_root(self, mode: int, uid: int, gid: int, time: int) -> bytes:
+        """As :meth:`Settler.make_root`."""
+        geometry = self._engine.store.superblock.geometry
+        return self._stored(lambda writer: make_root(writer, geometry, mode, uid, gid, time))
+
+    def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
+        """As :meth:`Settler.settle`."""
+        geometry = self._engine.store.superblock.geometry
+        return self._stored(lambda writer: settle_layer(writer, writer, geometry, parent_root, spans))
+
+    def _stored(self, work: Callable[[BlockWriter], T]) -> T:
+        segment_id, path = self._engine.segments.take()
+        writer = BlockWriter(self._engine.blocks, SegmentWriter(path, segment_id))
+        try:
+            result = work(writer)
+            writer.sync()
+            assert not self._engine.index.commit(*writer.batch())
+            writer.committed()
+        finally:
+            writer.close()
+            writer.segment.close()
+            self._engine.segments.release(segment_id)
+        return result
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
 class Lab:
     """A store and its open engine. Nothing runs in the background; call ``engine.settle()``."""
 
-    def __init__(self, path: Path, geometry: Geometry | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, path: Path, geometry: Geometry | None = None, limits: Limits | None = None, inline: bool = True
+    ) -> None:
         self.path = path
+        self.inline = inline
         self.clock = Ticks()
         self.ids = Ids()
         self.limits = limits or Limits()
@@ -137,7 +187,11 @@ class Lab:
 
     def open(self) -> Engine:
         """Open the store at ``path``."""
-        return Engine.open(self.path, self.clock, self.ids, self._host)
+        engine = Engine.open(self.path, self.clock, self.ids, self._host)
+        if self.inline:
+            engine.settler.close()
+            engine.settler = InlineSettler(engine)
+        return engine
 
     def _host(self, env: Env) -> Host:
         return Host(replace(env, limits=self.limits))
@@ -155,6 +209,11 @@ class Lab:
         shutil.rmtree(self.path)
         copy.rename(self.path)
         self.engine = self.open()
+
+    def do(self, steps: str) -> None:
+        """``reopen``, ``kill`` or ``settle``, several separated by a blank, or none."""
+        for step in steps.split():
+            {"reopen": self.reopen, "kill": self.kill, "settle": self.engine.settle}[step]()
 
     def close(self) -> None:
         """Close the engine and check the store."""

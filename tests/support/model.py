@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from tests.support import acl
+from tests.support.node import PAGE, Node
 
-PAGE = 4096
 FILE_MAX = (1 << 44) - PAGE
 LINK_MAX = 65_000
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
@@ -29,42 +29,6 @@ CAPABILITY = b"security.capability"
 def refuse(code: int) -> NoReturn:
     """Fail like a system call."""
     raise OSError(code, os.strerror(code))
-
-
-class Node:
-    """One inode: the attributes of ``stat``, and what it holds, by kind."""
-
-    def __init__(self, ino: int, mode: int, uid: int, gid: int, rdev: int, now: int) -> None:
-        self.ino, self.mode, self.uid, self.gid, self.rdev = ino, mode, uid, gid, rdev
-        self.nlink = 1
-        self.atime = self.mtime = self.ctime = self.btime = now
-        self.length = 0
-        self.pages: dict[int, bytearray] = {}
-        self.entries: dict[bytes, int] = {}
-        self.target = b""
-        self.xattrs: dict[bytes, bytes] = {}
-        self.temporary = False
-
-    @property
-    def is_dir(self) -> bool:
-        """Whether it is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def size(self) -> int:
-        """st_size in bytes."""
-        return PAGE if self.is_dir else len(self.target) if stat.S_ISLNK(self.mode) else self.length
-
-    @property
-    def blocks(self) -> int:
-        """st_blocks in units of 512 bytes."""
-        return 8 if self.is_dir else 8 * len(self.pages)
-
-    def drop_set_id(self) -> None:
-        """What chown, and a write by somebody without CAP_FSETID, does to the mode."""
-        self.mode &= ~stat.S_ISUID
-        if self.mode & stat.S_IXGRP:
-            self.mode &= ~stat.S_ISGID
 
 
 class Model:
@@ -146,14 +110,7 @@ class Model:
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
         """Bytes, fewer at the end; holes are zeros."""
-        node = self._regular(ino)
-        end = min(offset + size, node.length)
-        data = bytearray(max(end - offset, 0))
-        for number, page in node.pages.items():
-            first, last = max(offset, number * PAGE), min(end, (number + 1) * PAGE)
-            if first < last:
-                data[first - offset : last - offset] = page[first - number * PAGE : last - number * PAGE]
-        return bytes(data)
+        return self._regular(ino).read(offset, size)
 
     def seek(self, ino: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE, a page being data when it was written."""
@@ -162,13 +119,10 @@ class Model:
             refuse(errno.EINVAL)
         if not 0 <= offset < node.length:
             refuse(errno.ENXIO)
-        at = offset
         if whence == os.SEEK_HOLE:
-            while at < node.length and at // PAGE in node.pages:
-                at = (at // PAGE + 1) * PAGE
-            return min(at, node.length)
-        later = [number for number in node.pages if number >= offset // PAGE]
-        return max(min(later) * PAGE, offset) if later else refuse(errno.ENXIO)
+            return node.next_hole(offset)
+        found = node.next_data(offset)
+        return refuse(errno.ENXIO) if found is None else found
 
     # -- names
 
@@ -359,7 +313,7 @@ class Model:
             self._regular(ino)
             if changes.size > FILE_MAX:
                 refuse(errno.EFBIG)
-            self._cut(node, changes.size)
+            node.cut(changes.size)
             node.mtime = now
             node.xattrs.pop(CAPABILITY, None)
         if changes.uid is not None or changes.gid is not None:
@@ -431,14 +385,6 @@ class Model:
         if kill_priv and not self.privileged:
             node.drop_set_id()
 
-    def _cut(self, node: Node, size: int) -> None:
-        """Give a file another size; what lies beyond is gone, and reads as a hole if it grows again."""
-        if size < node.length:
-            node.pages = {number: page for number, page in node.pages.items() if number * PAGE < size}
-            if size // PAGE in node.pages:
-                node.pages[size // PAGE][size % PAGE :] = bytes(PAGE - size % PAGE)
-        node.length = size
-
     def write(
         self, ino: int, offset: int, data: bytes, caller: Any, *, append: bool = False, kill_priv: bool = False
     ) -> int:
@@ -450,12 +396,7 @@ class Model:
             refuse(errno.EFBIG)
         if not data:
             return 0
-        end = offset + len(data)
-        for number in range(offset // PAGE, -(-end // PAGE)):
-            first, last = max(offset, number * PAGE), min(end, (number + 1) * PAGE)
-            page = node.pages.setdefault(number, bytearray(PAGE))
-            page[first - number * PAGE : last - number * PAGE] = data[first - offset : last - offset]
-        node.length = max(node.length, end)
+        node.write(offset, data)
         self._modified(node, kill_priv)
         return len(data)
 
@@ -470,14 +411,7 @@ class Model:
         if end > FILE_MAX:
             refuse(errno.EFBIG)
         if mode & (PUNCH_HOLE | ZERO_RANGE):
-            for number in list(node.pages):
-                page_start, page_end = number * PAGE, (number + 1) * PAGE
-                if offset <= page_start and end >= min(page_end, node.length):
-                    del node.pages[number]
-                    continue
-                first, last = max(offset, page_start), min(end, page_end)
-                if first < last:
-                    node.pages[number][first - page_start : last - page_start] = bytes(last - first)
+            node.punch(offset, end)
         if not mode & KEEP_SIZE:
             node.length = max(node.length, end)
         self._modified(node, True)

@@ -198,7 +198,7 @@ class Native:
         """renameat2(2)."""
         with self._as(caller):
             _check(_libc.renameat2(self._at(parent), name, self._at(new_parent), new_name, flags))
-        if flags & 4:
+        if flags & 4 and self._key(os.stat(name, dir_fd=self._at(parent), follow_symlinks=False)) not in self._numbers:
             self._adopt(parent, name)
 
     def setattr(self, ino: int, changes: Any, caller: Any) -> Attributes:

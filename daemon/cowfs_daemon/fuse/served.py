@@ -75,10 +75,6 @@ class Served:
         self.stale.discard(ino)
         return True
 
-    def known(self, ino: int) -> bool:
-        """Whether the kernel may know ``ino``. Callable without the lock."""
-        return ino in self.lookups or not self.complete or ino == 1
-
     def opened(self, ino: int, writable: bool) -> None:
         """One more open file."""
         self.opens[ino] = self.opens.get(ino, 0) + 1

@@ -171,8 +171,13 @@ class Server:
                     continue
                 with self._lock:
                     mount = self._mounts.get(fd)
-                    if mount is not None and fd not in self._serving:
+                    if mount is None or fd in self._serving:
+                        continue
+                    try:
                         self._start(mount)
+                    except RuntimeError:  # No more threads now: ask again.
+                        log.exception("no reader can be started")
+                        self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
 
     def _start(self, mount: Served) -> None:
         while self._free:
@@ -182,9 +187,9 @@ class Server:
                 return
         reader = Reader(self)
         reader.give(mount)
+        reader.start()
         self._serving[mount.fd] = reader
         self._readers.add(reader)
-        reader.start()
 
     def _done(self, reader: Reader, mount: Served, idle: bool) -> None:
         with self._lock:

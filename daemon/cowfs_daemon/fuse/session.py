@@ -63,7 +63,8 @@ class SessionStatistics:
 class Session:
     """Serves one connection from a workspace. ``complete``: no other process served it before.
 
-    ``on_end`` is called once, by a reader, when the mount went by itself: unmounted by somebody, or aborted.
+    ``on_end`` is called once, by a reader, when the mount went by itself: unmounted by somebody, or aborted
+    (not when ``ending`` says that its owner is unmounting it). ``ended`` is set in both cases.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Session:
         self._jobs = 0
         self._jobs_done = threading.Condition()
         self.ended = threading.Event()
+        self.ending = False
 
     def start(self) -> None:
         """Begin to answer."""
@@ -219,7 +221,7 @@ class Session:
     def _end(self) -> None:
         if not self.ended.is_set():
             self.ended.set()
-            if self._on_end is not None:
+            if self._on_end is not None and not self.ending:
                 self._on_end()
 
 

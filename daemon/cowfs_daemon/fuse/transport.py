@@ -9,18 +9,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
-import stat
 import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
+from cowfs.errors import NotFound
+from cowfs.geometry import ROOT_INO
 from cowfs.results import Handle
 from cowfs_daemon.fuse import mount, protocol
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace, Session, SessionStatistics
+
+log = logging.getLogger("cowfs.fuse")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -66,6 +70,7 @@ class Transport:
         self._workspace = workspace
         self._root_fd = -1
         self._pending: list[int] = []
+        self._changes: Changes | None = None
         self._flush_by_fsync = _kernel_version() < (6, 16)
 
     def start(self) -> None:
@@ -85,17 +90,27 @@ class Transport:
     def unmount(self, *, force: bool = False) -> None:
         """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
         self._close_root()
-        try:
-            mount.unmount(self.connection.mountpoint, force=force)
-        except BaseException:
-            if not self.session.ended.is_set():
-                self._open_root()
-            raise
+        self.session.ending = True
+        if self._is_mounted():
+            try:
+                mount.unmount(self.connection.mountpoint, force=force)
+            except BaseException:
+                self.session.ending = False
+                if not self.session.ended.is_set():
+                    self._open_root()
+                raise
         if force:
-            with contextlib.suppress(OSError, Exception):
+            with contextlib.suppress(OSError, NotFound):  # Gone already when nobody used it.
                 mount.abort(self.connection.number)
         self.session.stop()
         os.close(self.connection.fd)
+
+    def _is_mounted(self) -> bool:
+        """Whether the mount point still shows this mount, and not what somebody mounted there later."""
+        wanted = os.path.realpath(os.path.dirname(self.connection.mountpoint))
+        path = os.path.join(wanted, os.path.basename(self.connection.mountpoint))
+        shown = [mounted for mounted in mount.mount_table() if mounted.path == path]
+        return bool(shown) and shown[-1].device == os.makedev(0, self.connection.number)
 
     def detach(self) -> Connection:
         """Stop serving and leave the mount as it is, to be served by another process."""
@@ -164,6 +179,8 @@ class Transport:
         try:
             yield
         finally:
+            if self._changes is not None:  # The restore failed after its swap: the kernel must follow all the same.
+                self.invalidate(self._changes)
             self._served.valid = protocol.FOREVER
 
     def begin_restore(self, changes: Changes) -> None:
@@ -178,6 +195,7 @@ class Transport:
         served.stale.update(pending)
         served.appending.update(ino for ino in served.writers if ino in pending)
         self._pending = list(pending)
+        self._changes = changes
 
     def invalidate(self, changes: Changes) -> list[Handle]:
         """After the swap: make the kernel drop every page, attribute and name that changed.
@@ -186,17 +204,21 @@ class Transport:
         """
         served, lock = self._served, self._workspace.lock
         unheard: list[int] = []
-        for ino in self._pending:
-            self._invalidate_inode(ino, unheard)
-            served.invalidating.discard(ino)
-        with lock:
-            again, served.discarded = served.discarded, set()
+        try:
+            for ino in self._pending:
+                self._invalidate_inode(ino, unheard)
+                served.invalidating.discard(ino)
+        finally:
+            self._changes = None
+            with lock:
+                served.invalidating = set()
+                again, served.discarded = served.discarded, set()
         for ino in again:
             # Pages whose writing was acknowledged but discarded may be left in the cache as clean.
             self._invalidate_inode(ino, unheard)
         complete, lookups = served.complete, served.lookups
         for parent, name in changes.names:
-            if parent in lookups or parent == 1 or not complete:
+            if parent in lookups or parent == ROOT_INO or not complete:
                 self._notify(protocol.expire_entry(parent, name))
         self._repeat(unheard)
         with lock:
@@ -232,7 +254,7 @@ class Transport:
             return False
         except OSError as error:
             if error.errno not in (errno.ENODEV, errno.ENOTDIR, errno.ENOTCONN):
-                raise
+                log.error("%s: the kernel refused a notification: %s", self.connection.mountpoint, error)
             return False
         return True
 
@@ -281,15 +303,15 @@ class Transport:
 
     def _resolve(self, path: bytes) -> int | None:
         with self._workspace.lock:
-            view = self._workspace.view
-            ino = 1
+            view, ino = self._workspace.view, ROOT_INO
             for name in path.split(b"/"):
-                inode = view.lookup(ino, name)
+                try:
+                    inode = view.lookup(ino, name)
+                except OSError:
+                    return None
                 if inode is None:
                     return None
                 ino = inode.ino
-                if not stat.S_ISDIR(inode.mode) and name is not path.rsplit(b"/", 1)[-1]:
-                    return None
             return ino
 
 

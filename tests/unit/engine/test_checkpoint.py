@@ -1,28 +1,18 @@
 """checkpoint, restore and undo: what the state is afterwards, now, after a stop and after a kill."""
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
 from cowfs.errors import Conflict, Invalid, NotFound
-from tests.support.lab import ME, Lab
+from tests.support.lab import ME, STEPS, Lab
 from tests.support.treehash import TreeHash
 
-AFTERS: dict[str, Callable[[Lab], None]] = {
-    "go on": lambda lab: None,
-    "reopen": lambda lab: lab.reopen(),
-    "kill": lambda lab: lab.kill(),
-    "settle": lambda lab: lab.engine.settle(),
-    "settle and kill": lambda lab: (lab.engine.settle(), lab.kill())[1],
-    "kill and settle": lambda lab: (lab.kill(), lab.engine.settle())[1],
-}
 
-
-@pytest.fixture(params=AFTERS)
-def after(request: pytest.FixtureRequest) -> Callable[[Lab], None]:
+@pytest.fixture(params=STEPS)
+def step(request: pytest.FixtureRequest) -> str:
     """What happens to the store between a verb and a look."""
-    return AFTERS[request.param]
+    return str(request.param)
 
 
 def populate(lab: Lab, name: str = "ws") -> None:
@@ -52,38 +42,38 @@ def wreck(lab: Lab, name: str = "ws") -> None:
     files.unlink("pipe")
 
 
-def test_a_restore_gives_back_everything(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_a_restore_gives_back_everything(lab: Lab, step: str) -> None:
     populate(lab)
     made = lab.engine.checkpoint("ws", "before", label="good")
     before = lab.hash("ws")
     assert made.changed
     assert made.snapshot.labels == ("good",)
-    after(lab)
+    lab.do(step)
     assert lab.hash("ws") == before
     wreck(lab)
     wrecked = lab.hash("ws")
-    after(lab)
+    lab.do(step)
     assert lab.hash("ws") == wrecked
     done = lab.engine.restore("ws", "@good")
     assert done.snapshot.id == made.snapshot.id
     assert done.undo is not None
     assert done.undo.automatic
     assert lab.hash("ws") == before
-    after(lab)
+    lab.do(step)
     assert lab.hash("ws") == before
     undone = lab.engine.undo("ws")
     assert lab.hash("ws") == wrecked
-    after(lab)
+    lab.do(step)
     assert lab.hash("ws") == wrecked
     assert undone.undo is not None
     lab.engine.undo("ws")
     assert lab.hash("ws") == before
 
 
-def test_a_checkpoint_of_nothing_returns_the_head(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_a_checkpoint_of_nothing_returns_the_head(lab: Lab, step: str) -> None:
     first = lab.engine.checkpoint("ws", "first")
     assert first.changed  # a workspace without a head gets one
-    after(lab)
+    lab.do(step)
     again = lab.engine.checkpoint("ws", "again", label="name")
     assert not again.changed
     assert again.snapshot.id == first.snapshot.id
@@ -92,14 +82,14 @@ def test_a_checkpoint_of_nothing_returns_the_head(lab: Lab, after: Callable[[Lab
     fresh = lab.engine.checkpoint("ws", "empty", allow_empty=True)
     assert fresh.changed
     assert fresh.snapshot.parent == first.snapshot.id
-    after(lab)
+    lab.do(step)
     assert [each.id for each in lab.engine.log("ws")] == [fresh.snapshot.id, first.snapshot.id]
 
 
-def test_a_snapshot_keeps_what_it_was_given(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_a_snapshot_keeps_what_it_was_given(lab: Lab, step: str) -> None:
     lab.files("ws").create("a")
     made = lab.engine.checkpoint("ws", "Größe \N{SNOWMAN}", label="a.b-c_1", creator="me").snapshot
-    after(lab)
+    lab.do(step)
     seen = lab.engine.snapshot("ws@a.b-c_1")
     assert (seen.id, seen.message, seen.labels, seen.creator, seen.automatic, seen.created_at, seen.parent) == (
         made.id, "Größe \N{SNOWMAN}", ("a.b-c_1",), "me", False, made.created_at, None,
@@ -125,30 +115,30 @@ def test_labels_are_unique_and_move(lab: Lab) -> None:
             lab.engine.checkpoint("ws", "3", label=bad)
 
 
-def test_back_and_forth_through_a_line(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_back_and_forth_through_a_line(lab: Lab, step: str) -> None:
     hashes: list[tuple[str, TreeHash]] = []
-    for step in range(4):
+    for turn in range(4):
         files = lab.files("ws")
-        files.write("same", b"%d" % step * 5000, step * 1000)
-        files.write(f"only-{step}", b"x")
-        if step:
-            files.unlink(f"only-{step - 1}")
-        made = lab.engine.checkpoint("ws", str(step))
+        files.write("same", b"%d" % turn * 5000, turn * 1000)
+        files.write(f"only-{turn}", b"x")
+        if turn:
+            files.unlink(f"only-{turn - 1}")
+        made = lab.engine.checkpoint("ws", str(turn))
         hashes.append((made.snapshot.id, lab.hash("ws")))
-    after(lab)
+    lab.do(step)
     for index in (0, 3, 1, 2, 0, 2):
         snapshot, expected = hashes[index]
         assert lab.engine.restore("ws", snapshot).undo is not None
         assert lab.hash("ws") == expected
         if index == 1:
-            after(lab)
+            lab.do(step)
             lab.files("ws").write("branch", b"new line")
             assert lab.engine.checkpoint("ws", "branch").snapshot.parent == snapshot
-    after(lab)
+    lab.do(step)
     assert lab.hash("ws") == hashes[2][1]
 
 
-def test_inode_numbers_are_never_used_again(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_inode_numbers_are_never_used_again(lab: Lab, step: str) -> None:
     lab.engine.checkpoint("ws", "empty", label="empty")
     seen: set[int] = set()
     for name in "abc":
@@ -158,7 +148,7 @@ def test_inode_numbers_are_never_used_again(lab: Lab, after: Callable[[Lab], Non
         assert not numbers & seen
         seen |= numbers
         lab.engine.restore("ws", "@empty", discard=name == "b")
-        after(lab)
+        lab.do(step)
     assert lab.files("ws").names() == []
     assert lab.files("ws").create("new") > max(seen)
 
@@ -188,17 +178,17 @@ def test_discard_keeps_nothing(lab: Lab) -> None:
         lab.engine.undo("ws")
 
 
-def test_a_restore_after_the_head_was_removed_can_be_undone(lab: Lab, after: Callable[[Lab], None]) -> None:
+def test_a_restore_after_the_head_was_removed_can_be_undone(lab: Lab, step: str) -> None:
     lab.files("ws").write("a", b"1")
     lab.engine.checkpoint("ws", "1", label="one")
     lab.files("ws").write("a", b"2")
     head = lab.engine.checkpoint("ws", "2").snapshot.id
     state = lab.hash("ws")
     lab.engine.remove(head)
-    after(lab)
+    lab.do(step)
     done = lab.engine.restore("ws", "@one")
     assert done.undo is not None
-    after(lab)
+    lab.do(step)
     lab.engine.undo("ws")
     assert lab.hash("ws") == state
 

@@ -4,14 +4,7 @@ import pytest
 
 from cowfs.errors import Conflict, Invalid, NotFound
 from cowfs.results import Change
-from tests.support.lab import Lab
-
-STEPS = ("", "reopen", "kill", "settle", "settle, kill")
-
-
-def do(lab: Lab, step: str) -> None:
-    for word in filter(None, step.split(", ")):
-        {"reopen": lab.reopen, "kill": lab.kill, "settle": lab.engine.settle}[word]()
+from tests.support.lab import STEPS, Lab
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -21,14 +14,14 @@ def test_neither_side_sees_the_other(lab: Lab, step: str) -> None:
     before = lab.hash("ws")
     made = lab.engine.fork("ws", "fork")
     assert [each.name for each in made] == ["fork"]
-    do(lab, step)
+    lab.do(step)
     assert lab.hash("fork") == before
     lab.files("ws").write("shared", b"parent", 100)
     lab.files("ws").write("d/parent", b"p")
     lab.files("fork").write("shared", b"child", 3000)
     lab.files("fork").unlink("shared")
     lab.files("fork").write("d/child", b"c")
-    do(lab, step)
+    lab.do(step)
     assert lab.files("ws").names("d") == ["parent"]
     assert lab.files("fork").names("d") == ["child"]
     assert lab.files("ws").read("shared")[100:106] == b"parent"
@@ -48,7 +41,7 @@ def test_a_fork_of_a_fork_of_an_unsettled_parent(lab: Lab, step: str) -> None:
         hashes[name] = lab.hash(name)
         lab.engine.fork(name, f"fork-{generation}")
         name = f"fork-{generation}"
-    do(lab, step)
+    lab.do(step)
     for each, expected in hashes.items():
         assert lab.hash(each) == expected
     assert lab.hash(name) == hashes["fork-2"]
@@ -64,10 +57,10 @@ def test_the_parent_goes_first(lab: Lab, step: str, when: str) -> None:
     lab.engine.fork("ws@one", "elder")
     child, elder = lab.hash("child"), lab.hash("elder")
     if when == "before":
-        do(lab, step)
+        lab.do(step)
     lab.engine.remove("ws")
     if when == "after":
-        do(lab, step)
+        lab.do(step)
     with pytest.raises(NotFound):
         lab.engine.workspace("ws")
     assert (lab.hash("child"), lab.hash("elder")) == (child, elder)
@@ -114,10 +107,10 @@ def test_restore_to_an_ancestor_before_the_fork_point(lab: Lab, step: str) -> No
     lab.files("ws").write("c", b"3")
     late = lab.engine.checkpoint("ws", "3", label="three").snapshot.id
     numbers = {lab.files("fork").create(f"f{i}") for i in range(3)}
-    do(lab, step)
+    lab.do(step)
     lab.engine.restore("fork", "@one")
     assert lab.hash("fork") == one
-    do(lab, step)
+    lab.do(step)
     assert lab.hash("fork") == one
     assert lab.files("fork").create("new") > max(numbers)
     with pytest.raises((Conflict, NotFound)):
@@ -188,7 +181,7 @@ def test_diff(lab: Lab, step: str) -> None:
     files.rename("old", "dir/new")
     files.write("added", b"a")
     files.write("same", b"same")  # equal bytes, another mtime
-    do(lab, step)
+    lab.do(step)
     expected = [
         Change("added", b"added"),
         Change("renamed", b"dir/new", b"old"),
@@ -199,7 +192,7 @@ def test_diff(lab: Lab, step: str) -> None:
     ]
     assert lab.engine.diff("ws@one", "ws") == expected
     lab.engine.checkpoint("ws", "2", label="two")
-    do(lab, step)
+    lab.do(step)
     assert lab.engine.diff("ws@one", "ws@two") == expected
     assert lab.engine.diff("ws@two", "ws") == []
     back = {(each.change, each.path, each.old_path) for each in lab.engine.diff("ws@two", "ws@one")}
@@ -215,7 +208,7 @@ def test_diff_of_forks_goes_by_path_above_their_ancestor(lab: Lab, step: str) ->
     lab.files("fork").write("y", b"of the fork")
     lab.files("ws").write("both", b"equal")
     lab.files("fork").write("both", b"unequal")
-    do(lab, step)
+    lab.do(step)
     assert lab.engine.diff("ws", "fork") == [
         Change("modified", b"both"),
         Change("removed", b"x"),
