@@ -1,7 +1,6 @@
 """Routes of workspaces and snapshots: one verb of the engine each."""
 
 import base64
-import binascii
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +27,7 @@ def decode_path(encoded: str) -> bytes:
     """The path that base64 text means. Raises Invalid."""
     try:
         path = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also for what is not ASCII
         raise Invalid(f"not base64: {encoded[:40]!r}") from error
     if b"\0" in path:
         raise Invalid("a path cannot contain a NUL byte")
