@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in ("guest", "cli", "daemon", "", "bench"):
+for folder in ("guest", "cli", "daemon", ""):
     sys.path.insert(0, str(ROOT / folder))
 
 from bench.demo_surfaces import EngineSurface, LiveSurface, Surface, wreck  # noqa: E402
