@@ -54,7 +54,7 @@ def test_random_operations_and_restores(mounted: Mounted) -> None:
     machine = type("Machine", (MountMachine,), {"mounted": mounted, "beginning": mounted.checkpoint()})
     phases = [Phase.explicit, Phase.generate]  # a kernel is no pure function: shrink by hand
     quick = settings(
-        max_examples=25, stateful_step_count=40, deadline=None, phases=phases, report_multiple_bugs=False,
+        max_examples=40, stateful_step_count=40, deadline=None, phases=phases, report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck), database=None,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=quick)

@@ -47,6 +47,7 @@ class NativeWorld(World):
         super().__init__(clock, Model(clock, root_mode))
         self.native = Native(path)
         self.reserves = reserves
+        self.through_kernel = not reserves
         self.step = 0
         self.stamps = Stamps(), Stamps()
 
