@@ -204,10 +204,13 @@ class EngineMachine(FilesystemMachine):
         engine._commit(*engine.host.freeze(workspace.id, self.store.ids("lay")).operations)
         world.compare()
 
-    @rule()
-    def reopen(self) -> None:
-        """Descriptors end with the process, and with them what had no name."""
-        self.store.reopen()
+    @rule(killed=st.booleans())
+    def reopen(self, killed: bool) -> None:
+        """Stop and start. Descriptors end with the process, and with them what had no name."""
+        if killed:
+            self.store.kill()
+        else:
+            self.store.reopen()
         for world in self.worlds:
             world.model.nodes = world.model.snapshot()
             world.model.opens.clear()
