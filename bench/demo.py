@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-for folder in ("guest", "cli", "daemon", "", "bench"):
+for folder in ("guest", "cli", "daemon", ""):
     sys.path.insert(0, str(ROOT / folder))
 
-from demo_surfaces import EngineSurface, LiveSurface, Surface, wreck  # noqa: E402
-
+from bench.demo_surfaces import EngineSurface, LiveSurface, Surface, wreck  # noqa: E402
 from tests.support.treehash import TreeHash, differences, hash_directory  # noqa: E402
 
 REAL_FILES = ("/usr/lib/python3", "/etc")

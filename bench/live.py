@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cowfs_daemon.fuse import mount as mounts
-from cowfs_daemon.fuse.server import Server
-from cowfs_daemon.fuse.transport import Transport
-
 from bench import common, daemons, trees
 from bench.common import Series
 from cowfs.engine import Engine
+from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.transport import Transport
 
 CHANGES = 100
 
