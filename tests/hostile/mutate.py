@@ -89,7 +89,8 @@ def mutate(random: Random, data: bytes) -> bytes:
 
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1 << 63, -(1 << 70), 1.5, 1e308, "", "x", "\ud800", "a\0b", "../..", "\u202e", "x" * 300,
-    [], {}, [[]], {"": {}}, {"b": "!"}, {"b": "\u00e9"}, {"r": "Done", "v": 1}, {"r": [], "v": []}, {"d": [1]}, {"d": [[[], 1]]},
+    [], {}, [[]], {"": {}}, {"b": "!"}, {"b": "\u00e9"}, {"r": "Done", "v": 1}, {"r": [], "v": []}, {"d": [1]},
+    {"d": [[[], 1]]},
 )  # fmt: skip
 VALUES = tuple(json.dumps(value) for value in _VALUES)
 """What hostile JSON may hold anywhere."""
