@@ -1,31 +1,26 @@
-"""What every scenario shares: stores with synthetic trees, repeated timing, and the JSON report."""
+"""What every scenario shares: a scratch directory, placement, repeated timing, and the JSON report."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
-import stat
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cowfs.blocks.segments import SegmentWriter
-from cowfs.blocks.writer import BlockWriter
 from cowfs.engine import Engine
-from cowfs.formats import inode as fmt
-from cowfs.formats.inode import Content, InodeRecord, encode_dirent, encode_inode
-from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, ROOT_INO, Geometry
-from cowfs.tree import radix, root
-from cowfs.tree.content import directory_content
-from cowfs.tree.names import directory_key
 
-FILES_A_DIRECTORY = 100
-TIME_NS = 1_700_000_000_000_000_000
+REPOSITORY = Path(__file__).resolve().parent.parent
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WAIT_WRITE_WAIT = 7
 
 
 def ids(prefix: str) -> str:
@@ -46,65 +41,76 @@ def open_store(path: Path) -> Engine:
     return Engine.open(path, time.time_ns, ids)
 
 
-def synthetic_workspace(engine: Engine, name: str, files: int) -> None:
-    """A workspace of ``files`` small files, 100 to a directory, built as an import would store it.
-
-    Inode numbers: directories first, in the order of their names, then files.
-    """
-    geometry = engine.store.superblock.geometry
-    segment_id, path = engine.segments.take()
-    segment = SegmentWriter(path, segment_id)
-    writer = BlockWriter(engine.blocks, segment)
-    directories = -(-files // FILES_A_DIRECTORY)
-    first_file = 2 + directories
-
-    def records() -> Iterator[tuple[int, bytes]]:
-        entries = [(2 + number, stat.S_IFDIR >> 12, b"d%06d" % number) for number in range(directories)]
-        yield ROOT_INO, _directory(writer, geometry, entries, ())
-        for number in range(directories):
-            inos = range(first_file + number * FILES_A_DIRECTORY, first_file + min(files, (number + 1) * 100))
-            entries = [(ino, stat.S_IFREG >> 12, b"f%07d" % ino) for ino in inos]
-            yield 2 + number, _directory(writer, geometry, entries, ((ROOT_INO, b"d%06d" % number),))
-        for index in range(files):
-            ino = first_file + index
-            data = b"file %d\n" % ino
-            link = (2 + index // FILES_A_DIRECTORY, b"f%07d" % ino)
-            yield (
-                ino,
-                encode_inode(_record(stat.S_IFREG | 0o644, 1, len(data), 8, Content(fmt.INLINE, 1, data), (link,))),
-            )
-
-    table = radix.build(writer, records(), geometry, inline=False)
-    made = root.write_root(writer, table)
-    writer.sync()
-    found, relied = writer.batch()
-    writer.committed(engine.index.commit(found, relied))
-    writer.close()
-    engine.segments.release(segment_id)
-    engine.adopt(name, made, first_file + files, 0, files + directories + 1)
+@contextmanager
+def engine_at(path: Path) -> Iterator[Engine]:
+    """A new store at ``path``, open in this process."""
+    engine = open_store(path)
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
-def _directory(
-    writer: BlockWriter, geometry: Geometry, entries: list[tuple[int, int, bytes]], links: tuple[tuple[int, bytes], ...]
-) -> bytes:
-    used: dict[int, bytes] = {}
-    for ino, kind, name in entries:
-        cookie = directory_key(name, geometry.key_bits) << 8
-        while cookie in used:
-            cookie += 1
-        used[cookie] = encode_dirent(ino, kind, name)
-    pointer = radix.build(writer, sorted(used.items()), geometry, inline=True)
-    children = sum(kind == stat.S_IFDIR >> 12 for _, kind, _ in entries)
-    content = directory_content(pointer)
-    return encode_inode(_record(stat.S_IFDIR | 0o755, 2 + children, DIRECTORY_SIZE, DIRECTORY_BLOCKS, content, links))
+@contextmanager
+def placed(cpus: Sequence[int] | None) -> Iterator[None]:
+    """Run this thread, and the processes it starts, on ``cpus`` alone; None: anywhere."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def _record(
-    mode: int, nlink: int, size: int, blocks: int, content: Content, links: tuple[tuple[int, bytes], ...]
-) -> InodeRecord:
-    return InodeRecord(
-        mode, 0, 0, nlink, 0, size, blocks, 17, TIME_NS, TIME_NS, TIME_NS, TIME_NS, (), links, content
-    )  # fmt: skip
+def pin(pid: int, cpus: Sequence[int]) -> None:
+    """Put every thread of a process on ``cpus``; those it starts later inherit that."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), cpus)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For child processes: this checkout's packages, nobody's settings."""
+    roots = (REPOSITORY, REPOSITORY / "daemon", REPOSITORY / "cli", REPOSITORY / "guest")
+    own = {"PYTHONPATH": os.pathsep.join(map(str, roots)), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C", **more}
+    return {name: os.environ[name] for name in ("PATH", "XDG_RUNTIME_DIR") if name in os.environ} | own
+
+
+def run(*command: str | Path, **options: Any) -> None:
+    """Run a program to its end, quietly. Raises CalledProcessError with what it said in its notes."""
+    options.setdefault("env", environment())
+    options.setdefault("stdout", subprocess.DEVNULL)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, **options)
+    if done.returncode:
+        error = subprocess.CalledProcessError(done.returncode, command)
+        error.add_note(done.stderr.decode(errors="replace"))
+        raise error
+
+
+def write_back(where: Path) -> None:
+    """Have every file below ``where`` written to its device, and the filesystem's own log, without a global sync."""
+    last = None
+    for directory, _, names in os.walk(where):
+        for name in names:
+            path = os.path.join(directory, name)
+            if os.path.islink(path):
+                continue
+            last = path
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT)
+            finally:
+                os.close(fd)
+    if last is not None:
+        fd = os.open(last, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def drop_caches() -> None:
+    """Make the kernel forget clean pages, names and inodes, of every filesystem. Needs root."""
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -112,6 +118,41 @@ def timed(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+class Series:
+    """Named lists of seconds, filled in turn, so that all see the same moods of the machine."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def time(self, name: str, call: Callable[..., object], *arguments: Any, **options: Any) -> float:
+        """Time ``call`` with its arguments once more under ``name``."""
+        began = time.perf_counter()
+        call(*arguments, **options)
+        took = time.perf_counter() - began
+        self.seconds.setdefault(name, []).append(took)
+        return took
+
+    def summaries(self) -> dict[str, dict[str, float]]:
+        """A summary of each list."""
+        return {name: summary(seconds) for name, seconds in self.seconds.items()}
+
+
+class Appender:
+    """The floor under every durable verb: append to a file and fdatasync."""
+
+    def __init__(self, path: Path, size: int = 4096) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._data = bytes(size)
+
+    def __call__(self) -> None:
+        os.write(self._fd, self._data)
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -126,17 +167,32 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process that is its own: pages of files do not count."""
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+def disk_bytes(path: Path) -> int:
+    """Bytes that the files below ``path`` occupy."""
+    return sum(entry.lstat().st_blocks * 512 for entry in path.rglob("*") if entry.is_file())
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on; ``load`` is the load average when the report is made."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    return {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "load": [round(value, 2) for value in os.getloadavg()],
+    }
 
 
 def report(scenario: str, results: dict[str, Any]) -> None:
     """Print the results as JSON, with the machine they were measured on."""
-    machine = {
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "affinity": sorted(os.sched_getaffinity(0)),
-    }
-    print(json.dumps({"scenario": scenario, "machine": machine, "results": results}, indent=2))
+    print(json.dumps({"scenario": scenario, "machine": machine(), "results": results}, indent=2))

@@ -113,7 +113,7 @@ class Surface(Protocol):
         """Bytes of blocks on disk."""
 
     def restart(self) -> None:
-        """Wait until everything is settled, stop, start again."""
+        """Stop everything, start again."""
 
     def fsck(self) -> bool:
         """Whether the checker finds nothing."""

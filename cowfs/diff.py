@@ -37,14 +37,19 @@ class Difference:
 
     def path(self, state: State, parent: int, name: bytes) -> bytes:
         """The path of a name in a directory."""
-        if parent == ROOT_INO:
-            return name
-        key = (id(state), parent)
-        prefix = self._paths.get(key)
-        if prefix is None:
-            above, own = state.inode(parent).links[0]
-            prefix = self._paths[key] = self.path(state, above, own)
-        return prefix + b"/" + name
+        at, prefix = parent, None
+        above: list[tuple[int, bytes]] = []
+        while at != ROOT_INO:
+            prefix = self._paths.get((id(state), at))
+            if prefix is not None:
+                break
+            link = state.inode(at).links[0]
+            above.append((at, link[1]))
+            at = link[0]
+        for ino, own in reversed(above):
+            prefix = own if prefix is None else prefix + b"/" + own
+            self._paths[id(state), ino] = prefix
+        return name if prefix is None else prefix + b"/" + name
 
 
 def difference(sides: Difference) -> list[Change]:
@@ -62,41 +67,45 @@ def difference(sides: Difference) -> list[Change]:
         if after is not None:
             sides.added.update((path, after) for path in sides.paths(sides.new, after))
     for path in sides.removed.keys() & sides.added.keys():
-        _compared(sides, path, sides.removed[path], sides.added[path])
+        how = _how(sides.removed[path], sides.added[path])
+        if how is not None:
+            sides.changes.append(Change(how, path))
     sides.changes += [Change("removed", path) for path in sides.removed.keys() - sides.added.keys()]
     sides.changes += [Change("added", path) for path in sides.added.keys() - sides.removed.keys()]
     return sorted(sides.changes, key=lambda change: (change.path, change.change))
 
 
 def _same_file(sides: Difference, before: Inode, after: Inode) -> None:
-    """One inode on both sides: its names, then what it holds."""
-    gone = [link for link in before.links if link not in after.links]
-    come = [link for link in after.links if link not in before.links]
-    for (old_parent, old_name), (parent, name) in zip(gone, come, strict=False):
+    """One inode on both sides: its names, then what it holds, by each of its names."""
+    old, new = set(before.links), set(after.links)
+    gone, come = sorted(old - new), sorted(new - old)
+    moved = come[: len(gone)]
+    for (old_parent, old_name), (parent, name) in zip(gone, moved, strict=False):
         old_path = sides.path(sides.old, old_parent, old_name)
         sides.changes.append(Change("renamed", sides.path(sides.new, parent, name), old_path))
     for parent, name in gone[len(come) :]:
         sides.removed[sides.path(sides.old, parent, name)] = before
     for parent, name in come[len(gone) :]:
         sides.added[sides.path(sides.new, parent, name)] = after
-    kept = [link for link in after.links if link in before.links] or list(come[: len(gone)])
+    how = _how(before, after)
+    if how is None:
+        return
     if after.ino == ROOT_INO:
-        _compared(sides, b"", before, after)
-    for parent, name in kept[:1]:
-        _compared(sides, sides.path(sides.new, parent, name), before, after)
+        sides.changes.append(Change(how, b""))
+    for parent, name in [*(old & new), *moved]:
+        sides.changes.append(Change(how, sides.path(sides.new, parent, name)))
 
 
-def _compared(sides: Difference, path: bytes, before: Inode, after: Inode) -> None:
-    """Report ``path`` when what it names differs."""
+def _how(before: Inode, after: Inode) -> str | None:
+    """How two inodes under one path differ: "modified", "metadata", or None when they do not."""
     if stat.S_IFMT(before.mode) != stat.S_IFMT(after.mode):
-        sides.changes.append(Change("modified", path))
-    elif before.is_dir:
-        if (before.mode, before.uid, before.gid, before.xattrs) != (after.mode, after.uid, after.gid, after.xattrs):
-            sides.changes.append(Change("metadata", path))
-    elif (stat.S_ISREG(after.mode) or stat.S_ISLNK(after.mode)) and not same_content(before, after):
-        sides.changes.append(Change("modified", path))
-    elif not same_attributes(before, after):
-        sides.changes.append(Change("metadata", path))
+        return "modified"
+    if before.is_dir:
+        same = (before.mode, before.uid, before.gid, before.xattrs) == (after.mode, after.uid, after.gid, after.xattrs)
+        return None if same else "metadata"
+    if (stat.S_ISREG(after.mode) or stat.S_ISLNK(after.mode)) and not same_content(before, after):
+        return "modified"
+    return None if same_attributes(before, after) else "metadata"
 
 
 def _unrelated_directories(sides: Difference, before: Inode, after: Inode) -> None:

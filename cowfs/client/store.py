@@ -201,6 +201,6 @@ def show_target(ref: str, path: bytes) -> str:
 
 
 def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Lines ``{"progress": {…}}``, then ``{"workspace": {…}}``. ``source``: an absolute path."""
+    """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. ``source``: an absolute path."""
     encoded = base64.b64encode(source).decode()
     return wire.lines("POST", "/v1/imports", {"source_b64": encoded, "name": name, "exclude": list(exclude)})

@@ -7,7 +7,6 @@ state (a damaged journal) raises Corrupt or ESTALE and the replay stops there.
 from __future__ import annotations
 
 import stat
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,8 +19,6 @@ from cowfs.view.directory import Entry, free_cookie
 from cowfs.view.file import Source
 from cowfs.view.inode import Inode
 from cowfs.view.state import State, new_inode, thaw
-
-Links = tuple[tuple[int, bytes], ...]
 
 CAPABILITY: Final = b"security.capability"
 RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
@@ -67,7 +64,7 @@ def link(state: State, time: int, record: j.Link) -> Inode:
         state.files += 1
     inode.nlink += 1
     inode.ctime = time
-    inode.links = _with(inode.links, (record.parent, record.name))
+    inode.add_link((record.parent, record.name))
     _insert(state, state.own(state.inode(record.parent)), record.name, inode, time)
     return inode
 
@@ -135,7 +132,7 @@ def _remove(state: State, parent: Inode, name: bytes, ino: int, time: int) -> No
 
 def _lose_name(state: State, parent: Inode, inode: Inode, name: bytes, orphan: bool, time: int) -> None:
     inode.ctime = time
-    inode.links = _without(inode.links, (parent.ino, name))
+    inode.drop_link((parent.ino, name))
     if inode.is_dir:
         parent.nlink -= 1
         inode.nlink = 0
@@ -145,21 +142,10 @@ def _lose_name(state: State, parent: Inode, inode: Inode, name: bytes, orphan: b
         state.drop(inode, orphan)
 
 
-def _with(links: Links, link: tuple[int, bytes]) -> Links:
-    if not links:
-        return (link,)
-    at = bisect_left(links, link)
-    return (*links[:at], link, *links[at:])
-
-
-def _without(links: Links, link: tuple[int, bytes]) -> Links:
-    at = bisect_left(links, link)
-    return (*links[:at], *links[at + 1 :]) if links[at : at + 1] == (link,) else links
-
-
 def _move(state: State, inode: Inode, old: tuple[int, bytes], new: tuple[int, bytes], time: int) -> None:
     inode.ctime = time
-    inode.links = _with(_without(inode.links, old), new)
+    inode.drop_link(old)
+    inode.add_link(new)
     if inode.is_dir and old[0] != new[0]:
         state.own(state.inode(old[0])).nlink -= 1
         state.own(state.inode(new[0])).nlink += 1

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import stat
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from cowfs.view.directory import Directory
     from cowfs.view.file import FileData
+
+
+Link = tuple[int, bytes]
+"""(parent inode, name)"""
+
+MANY_LINKS: Final = 16
+"""Names of a file above which adding and dropping one must not copy all others."""
 
 
 class Caller(NamedTuple):
@@ -65,8 +74,9 @@ class Owner:
 class Inode:
     """One inode. Read-only for callers; ``owner`` tells the view whether it may be changed in place.
 
-    ``links`` is the sorted tuple of (parent inode, name) that name it; ``data`` is the content of a
-    regular file, the entries of a directory, the target of a symlink, else None.
+    ``links`` are the (parent inode, name) that name it, sorted: a tuple, or a list of its own when there
+    are many; ``data`` is the content of a regular file, the entries of a directory, the target of a
+    symlink, else None.
     """
 
     __slots__ = (
@@ -103,7 +113,7 @@ class Inode:
     ctime: int
     btime: int
     xattrs: dict[bytes, bytes]
-    links: tuple[tuple[int, bytes], ...]
+    links: Sequence[Link]
     data: FileData | Directory | bytes | None
     owner: Owner | None
 
@@ -114,9 +124,31 @@ class Inode:
         other.nlink, other.rdev, other.size, other.blocks = self.nlink, self.rdev, self.size, self.blocks
         other.block_log2, other.btime = self.block_log2, self.btime
         other.atime, other.mtime, other.ctime = self.atime, self.mtime, self.ctime
-        other.xattrs, other.links, other.data = self.xattrs, self.links, self.data
-        other.owner = owner
+        other.xattrs, other.data, other.owner = self.xattrs, self.data, owner
+        links = self.links
+        other.links = tuple(links) if links.__class__ is list else links
         return other
+
+    def add_link(self, link: Link) -> None:
+        """One more of ``links``."""
+        links = self.links
+        if isinstance(links, list):
+            insort(links, link)
+        else:
+            ordered = sorted((*links, link))
+            self.links = ordered if len(ordered) > MANY_LINKS else tuple(ordered)
+
+    def drop_link(self, link: Link) -> None:
+        """One less of ``links``."""
+        links = self.links
+        if len(links) > MANY_LINKS:
+            if not isinstance(links, list):
+                links = self.links = list(links)
+            at = bisect_left(links, link)
+            if links[at : at + 1] == [link]:
+                del links[at]
+        else:
+            self.links = tuple(pair for pair in links if pair != link)
 
     @property
     def is_dir(self) -> bool:

@@ -218,7 +218,7 @@ def record_of(inode: Inode, content: Content) -> InodeRecord:
     return InodeRecord(
         inode.mode, inode.uid, inode.gid, inode.nlink, inode.rdev, inode.size, inode.blocks, inode.block_log2,
         inode.atime, inode.mtime, inode.ctime, inode.btime,
-        tuple(sorted(inode.xattrs.items())), inode.links, content,
+        tuple(sorted(inode.xattrs.items())), tuple(inode.links), content,
     )  # fmt: skip
 
 

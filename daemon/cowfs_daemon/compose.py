@@ -74,6 +74,7 @@ class Owner:
         self._store = store
         self._keeper = keeper
         self._losses: list[float] = []
+        self._serving = False
         self.engine = self._open()
         self.settling = Settling(self.engine)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
@@ -99,6 +100,10 @@ class Owner:
     def _worker_lost(self) -> None:
         """In the thread that read its answers: let another one start the next."""
         log.error("worker %s ended by itself", self._host.pid)
+        if not self._serving:
+            # The start of the daemon fails, and says why.
+            self._host.give_up()
+            return
         self.mounts.lost()
         threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
 
@@ -108,12 +113,14 @@ class Owner:
         self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
         if len(self._losses) > LOSSES_MAX:
             log.error("%d workers ended within %d s: giving up", LOSSES_MAX, LOSSES_SECONDS)
+            self._host.give_up()
             return
         try:
             self._host.replace()
             self._host.wait_started()
         except (CowfsError, OSError):
             log.exception("no worker can be started")
+            self._host.give_up()
             return
         self.restore_mounts()
         log.info("worker %s serves again", self._host.pid)
@@ -134,6 +141,7 @@ class Owner:
     def wait_started(self) -> None:
         """Return when the worker serves. Raises what its start failed with."""
         self._host.wait_started()
+        self._serving = True
 
     def details(self) -> dict[str, Any]:
         """Their part of the daemon's status."""

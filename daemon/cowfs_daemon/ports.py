@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 
 Progress = Callable[[dict[str, Any]], None]
+"""Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
 
 
 class EngineLike(Protocol):

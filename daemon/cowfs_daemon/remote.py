@@ -149,6 +149,8 @@ class RemoteHost(Host):
     def replace(self) -> None:
         """Start a worker in the place of one that has ended. Raises what its start failed with."""
         with self._changed:
+            if self._closed:
+                raise _gone()
             old, self._worker = self._worker, None
         if old is not None:
             old.close()
@@ -191,12 +193,17 @@ class RemoteHost(Host):
     def _live(self) -> bool:
         return self._worker is not None and self._worker.live
 
-    def shut(self) -> int:
-        """End the worker; its exit code."""
+    def give_up(self) -> None:
+        """No worker will come: calls fail at once."""
         with self._changed:
             self._closed = True
-            worker = self._worker
             self._changed.notify_all()
+
+    def shut(self) -> int:
+        """End the worker; its exit code."""
+        self.give_up()
+        with self._changed:
+            worker = self._worker
         return 0 if worker is None else worker.close()
 
     def is_open(self, workspace: str) -> bool:

@@ -5,10 +5,9 @@ import json
 import re
 from pathlib import Path
 
-from cowfs_cli.main import COMMANDS
-
 from cowfs.client.place import connect_socket
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
+from cowfs_cli.main import COMMANDS
 from tests.support.servedstore import ServedStore
 
 DOCS = Path(__file__).parents[2] / "docs"

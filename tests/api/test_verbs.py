@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from cowfs_daemon.api import shapes
-from cowfs_daemon.api.shapes import rfc3339
 
 from cowfs.client import decode
 from cowfs.client.decode import time_ns
 from cowfs.client.store import Store
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.results import Change
+from cowfs_daemon.api import shapes
+from cowfs_daemon.api.shapes import rfc3339
 from tests.support.servedstore import ServedStore
 
 

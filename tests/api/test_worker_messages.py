@@ -5,9 +5,6 @@ import socket
 import threading
 
 import pytest
-from cowfs_daemon.channel import MAX_MESSAGE_BYTES, Channel, pack_error, unpack_error
-from cowfs_daemon.codec import decode, encode
-from cowfs_daemon.worker import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +14,9 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.results import Change, Handle
 from cowfs.workspace import CheckpointOrder
+from cowfs_daemon.channel import MAX_MESSAGE_BYTES, Channel, pack_error, unpack_error
+from cowfs_daemon.codec import decode, encode
+from cowfs_daemon.worker import serve
 
 LAYER = LayerSpec("lay-1", "wsp-1", None, (control.Span(16, 64, 200),), 9, b"\x00\xff" * 16)
 VALUES = [

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from cowfs_cli.main import main
 
+from cowfs_cli.main import main
 from tests.api.conftest import served
 from tests.support.servedstore import ServedStore
 

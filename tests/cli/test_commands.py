@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cowfs_cli.main import COMMANDS, main
 
+from cowfs_cli.main import COMMANDS, main
 from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
 

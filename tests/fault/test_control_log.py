@@ -3,15 +3,16 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowfs.catalog import Catalog
 from cowfs.errors import CowfsError
-from cowfs.formats.control import LayerImported, Renamed, Row, Set, WorkspaceCreated
+from cowfs.formats.control import LayerImported, Renamed, Set, WorkspaceCreated
 
 CALLS = ("pwrite", "fsync", "fdatasync", "rename", "ftruncate", "open")
 RENAMED = Renamed("wsp-1", "new")
@@ -69,7 +70,7 @@ def test_every_failing_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ver
             sync=True,
         )
         before = list(catalog.rows())
-        allowed: list[list[object] | list[Row]] = [before, renamed(before)] if verb is change else [before]  # type: ignore[list-item]
+        allowed = [before, renamed(before)] if verb is change else [before]
         with failing_at(number, monkeypatch) as made:
             try:
                 verb(catalog)
@@ -85,6 +86,6 @@ def test_every_failing_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ver
     assert number > 2
 
 
-def renamed(before: list[object]) -> list[object]:
+def renamed(before: Sequence[Any]) -> list[Any]:
     """The rows after the change."""
-    return [row._replace(name="new") if getattr(row, "name", "") == "old" else row for row in before]  # type: ignore[attr-defined]
+    return [row._replace(name="new") if getattr(row, "name", "") == "old" else row for row in before]

@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cowfs_daemon.fuse import mount as mounts
-from cowfs_daemon.fuse.server import Server
-from cowfs_daemon.fuse.transport import Transport
 
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.geometry import ROOT_INO, Geometry
@@ -25,6 +22,9 @@ from cowfs.layers.journal import Position
 from cowfs.layers.layer import Layer
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace
+from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.transport import Transport
 
 HANG_S = 60.0
 

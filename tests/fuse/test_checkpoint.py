@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cowfs_daemon.fuse import mount as mounts
 
 from cowfs.errors import Busy
+from cowfs_daemon.fuse import mount as mounts
 
 from .agent import Agent
 from .conftest import Mounted, client

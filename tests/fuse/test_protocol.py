@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from cowfs.errors import Corrupt, CowfsError, Invalid
 from cowfs_daemon.fuse import negotiate as n
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import HANDLERS
 from cowfs_daemon.fuse.mount import parse_mount_table
 from cowfs_daemon.fuse.served import Served
-
-from cowfs.errors import Corrupt, CowfsError, Invalid
 
 from .conftest import new_workspace
 

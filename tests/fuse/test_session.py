@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from cowfs.errors import Busy, Conflict, Invalid, NotFound
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
-
-from cowfs.errors import Busy, Conflict, Invalid, NotFound
 
 from .agent import Agent
 from .conftest import Mounted, new_workspace, wait_until

@@ -24,7 +24,7 @@ from tests.support.treehash import hash_view
 
 NOBODY = Caller(0, 0, 1, 0o022, 5, 6)
 NAMES = ("settled", "frozen", "live", "other")
-"""``settled``: nothing in its journal counts any more; ``frozen``: a snapshot without a root; ``live``: changes only."""
+"""``settled``: its journal counts no more; ``frozen``: a snapshot without a root; ``live``: changes only."""
 
 
 def make_sample(path: Path) -> dict[str, str]:

@@ -53,7 +53,7 @@ def operations() -> st.SearchStrategy[Any]:
 
 def raw_annotations(cls: type[Any]) -> dict[str, str]:
     """Field names and annotations as they are written."""
-    return {n: getattr(k, "__forward_arg__", k) for n, k in cls.__annotations__.items()}
+    return {n: str(getattr(k, "__forward_arg__", k)) for n, k in cls.__annotations__.items()}
 
 
 @given(st.lists(operations(), max_size=4))

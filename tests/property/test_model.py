@@ -52,7 +52,7 @@ class NativeWorld(World):
     reserves = True
 
     def __init__(self, clock: Clock, path: str) -> None:
-        super().__init__(clock, Model(clock, root_mode=0o700, privileged=True))
+        super().__init__(clock, Model(clock, root_mode=0o700))
         self.native = Native(path)
         self.step = 0
         self.stamps = Stamps(), Stamps()

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cowfs.engine import Engine
+from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
-
-from cowfs.engine import Engine
-from cowfs.workspace import Workspace
 
 _connections = itertools.count(1)
 

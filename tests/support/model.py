@@ -34,13 +34,11 @@ def refuse(code: int) -> NoReturn:
 class Model:
     """The filesystem. ``next_ino`` is the number that the next new inode gets; the caller may set it before.
 
-    ``privileged``: callers have CAP_FSETID, so that only chown clears set-id bits. Otherwise fallocate and
-    copy_range clear them always, since a transport cannot say, and a write does when it is told to.
+    A transport says when a write must clear set-id bits; fallocate and copy_range clear them unless root calls.
     """
 
-    def __init__(self, clock: Callable[[], int], root_mode: int = 0o755, privileged: bool = False) -> None:
+    def __init__(self, clock: Callable[[], int], root_mode: int = 0o755) -> None:
         self.clock = clock
-        self.privileged = privileged
         self.next_ino = 2
         root = Node(1, stat.S_IFDIR | root_mode, 0, 0, 0, clock())
         root.nlink = 2
@@ -382,7 +380,7 @@ class Model:
     def _modified(self, node: Node, kill_priv: bool) -> None:
         node.mtime = node.ctime = self.clock()
         node.xattrs.pop(CAPABILITY, None)
-        if kill_priv and not self.privileged:
+        if kill_priv:
             node.drop_set_id()
 
     def write(
@@ -414,7 +412,7 @@ class Model:
             node.punch(offset, end)
         if not mode & KEEP_SIZE:
             node.length = max(node.length, end)
-        self._modified(node, True)
+        self._modified(node, caller.uid != 0)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Any) -> int:
         """Copy bytes, as a read and a write; at most 1 MiB a call."""
@@ -422,7 +420,7 @@ class Model:
         data = self.read(source, source_offset, min(length, COPY_MAX))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             refuse(errno.EINVAL)
-        return self.write(ino, offset, data, caller, kill_priv=True)
+        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
 
     # -- descriptors
 

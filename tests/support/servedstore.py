@@ -11,14 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import trio
-from cowfs_daemon.ports import Mounted, Parts
-from cowfs_daemon.start import listen, unlisten
-from cowfs_daemon.supervisor import supervise
 
 from cowfs.client.store import Store, connect
 from cowfs.engine import Engine
 from cowfs.errors import Busy, NotFound
 from cowfs.view.inode import Caller, SetAttr
+from cowfs_daemon.ports import Mounted, Parts
+from cowfs_daemon.start import listen, unlisten
+from cowfs_daemon.supervisor import supervise
 
 
 class MemoryMounts:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from cowfs_cli.common import Session, options
+from cowfs_cli.common import Session, clean, options
 
 
 @click.command("import")
@@ -17,7 +17,8 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
     """Make WORKSPACE from the directory SOURCE.
 
     Everything is kept: owners, modes, times, hard links, extended attributes, holes, devices. Other filesystems
-    mounted below SOURCE are not entered. Importing an equal tree again stores nothing.
+    mounted below SOURCE are not entered. Importing an equal tree again stores nothing. What could not be read or
+    changed while it was read is told on standard error, and in "problems" with --json.
 
     \b
     Examples:
@@ -39,4 +40,8 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
         click.echo("\r\x1b[K", nl=False, err=True)
     if done is None:
         raise CowfsError("the import ended without a result", hint="see `cowfs doctor`")
-    session.out(done["workspace"], lambda: [f"imported {os.fsdecode(source)} as {workspace}"])
+    if not session.json:
+        for problem in done["problems"]:
+            click.echo(f"cowfs: {clean(problem)}", err=True)
+    value = {**done["workspace"], "problems": done["problems"]}
+    session.out(value, lambda: [f"imported {clean(os.fsdecode(source))} as {workspace}"])

@@ -85,14 +85,20 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.post("/imports")
     async def import_tree(body: bodies.Import) -> StreamingResponse:
-        """Lines `{"progress": {…}}`, then `{"workspace": {…}}` or `{"error": {…}}`."""
+        """Lines `{"progress": {…}}`, then `{"workspace": {…}, "problems": […]}` or `{"error": {…}}`."""
         source = decode_path(body.source_b64) if body.source_b64 is not None else os.fsencode(body.source or "")
         if not source.startswith(b"/"):
             raise Invalid("source must be an absolute path")
 
         def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-            made = verbs.engine.import_tree(source, body.name, body.exclude, progress)
-            return {"workspace": _shape(verbs, made)}
+            problems: list[str] = []
+
+            def report(counts: dict[str, Any]) -> None:
+                problems.extend(counts.pop("problems", ()))
+                progress(counts)
+
+            made = verbs.engine.import_tree(source, body.name, body.exclude, report)
+            return {"workspace": _shape(verbs, made), "problems": problems}
 
         return StreamingResponse(verbs.lines(work, body.name), media_type=NDJSON)
 

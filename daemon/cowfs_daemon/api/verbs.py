@@ -1,4 +1,4 @@
-"""How requests reach the engine: in threads, at most ``MAX_THREADS`` at once, one verb at a time per workspace.
+"""How requests reach the engine: in threads, at most 16 at once (and 4 imports), one verb at a time per workspace.
 
 All of it runs on the trio thread, except what ``run`` hands to a thread. The lock of a workspace is held from
 before the thread starts until it has ended, also when the client goes away meanwhile: a verb is never cut short.
@@ -16,6 +16,7 @@ from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress
 
 T = TypeVar("T")
 MAX_THREADS = 16
+MAX_IMPORTS = 4
 MAX_UNREAD_EVENTS = 1000
 
 
@@ -39,10 +40,17 @@ class Verbs:
         self._clock_ns = clock_ns
         self._changed = changed
         self._limiter = trio.CapacityLimiter(MAX_THREADS)
+        self._imports = trio.CapacityLimiter(MAX_IMPORTS)
         self._locks: dict[str, tuple[trio.Lock, int]] = {}
         self._listeners: set[trio.MemorySendChannel[dict[str, Any]]] = set()
 
-    async def run(self, work: Callable[..., T], *arguments: Any, locks: tuple[str, ...] = ()) -> T:
+    async def run(
+        self,
+        work: Callable[..., T],
+        *arguments: Any,
+        locks: tuple[str, ...] = (),
+        limiter: trio.CapacityLimiter | None = None,
+    ) -> T:
         """Call ``work`` in a thread while holding the locks of the workspaces ``locks``.
 
         Raises CowfsError only.
@@ -54,7 +62,7 @@ class Verbs:
                 self._locks[name] = (lock, users + 1)
                 held.append(name)
                 await lock.acquire()
-            return await trio.to_thread.run_sync(work, *arguments, limiter=self._limiter)
+            return await trio.to_thread.run_sync(work, *arguments, limiter=limiter or self._limiter)
         except Exception as error:
             raise as_cowfs_error(error) from error
         finally:
@@ -118,7 +126,7 @@ class Verbs:
         async def job() -> None:
             with sender:
                 try:
-                    result = await self.run(work, progress, locks=(lock,))
+                    result = await self.run(work, progress, locks=(lock,), limiter=self._imports)
                     line = json.dumps(result).encode() + b"\n"
                 except Exception as error:
                     line = error_line(error)

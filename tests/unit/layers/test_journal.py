@@ -110,11 +110,12 @@ def test_a_full_disk_takes_nothing(tmp_path: Path, extra: int) -> None:
     made = journal(tmp_path)
     made.append(record(1), 0)
     before = made.position
+    attempts: list[Callable[[], object]] = [
+        lambda: made.append(record(2, 100), 0),
+        lambda: made.append_write(2, 0, 0, b"x" * 100, 0, 0, 0),
+    ]
     with file_size_limit(before.offset + extra):
-        for attempt in (
-            lambda: made.append(record(2, 100), 0),
-            lambda: made.append_write(2, 0, 0, b"x" * 100, 0, 0, 0),
-        ):
+        for attempt in attempts:
             with pytest.raises(OSError) as caught:
                 attempt()
             assert caught.value.errno in (errno.ENOSPC, errno.EFBIG)
