@@ -146,7 +146,14 @@ class Engine:
                 entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
             done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
-            self._take(entry.id, done.operations)
+            try:
+                self._take(entry.id, done.operations)
+            except (Invalid, NotFound, Conflict) as error:
+                self._owed.pop(entry.id, None)
+                self.host.close(entry.id)
+                raise Corrupt(
+                    f"the journal of {entry.name} contradicts the control log: {error.message}", hint="Run: cowfs fsck"
+                ) from error
             self._arrive(entry.id)
 
     def _by_name(self, name: str) -> control.WorkspaceEntry:

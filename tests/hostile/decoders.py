@@ -15,6 +15,9 @@ from typing import Any
 
 import xxhash
 from blake3 import blake3
+from cowfs_daemon import codec as worker_codec
+from cowfs_daemon.api import bodies
+from cowfs_daemon.api.routes_workspaces import decode_path
 from pydantic import ValidationError
 
 from cowfs.blocks import codec as block_codec
@@ -26,9 +29,6 @@ from cowfs.host import Done, Point
 from cowfs.results import Change, Handle
 from cowfs.settle import bulk, protocol
 from cowfs.workspace import CheckpointOrder
-from cowfs_daemon import codec as worker_codec
-from cowfs_daemon.api import bodies
-from cowfs_daemon.api.routes_workspaces import decode_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILE_NO, SALT = 16, 0x1234567890ABCDEF
@@ -191,11 +191,10 @@ def block_samples() -> tuple[bytes, ...]:
 
 def journal_samples() -> tuple[bytes, ...]:
     """One record of every kind."""
-    kinds = [cls for cls, _, _ in journal.KINDS.values()]
-    records = []
-    for cls in kinds:
-        _, ints, tails = next(row for row in journal.KINDS.values() if row[0] is cls)
-        records.append(cls(*range(1, len(ints) + 1), *[b"name%d" % at for at in range(tails)]))  # type: ignore[arg-type]
+    records = [
+        cls(*range(1, len(ints) + 1), *[b"name%d" % at for at in range(tails)])
+        for cls, ints, tails in journal.KINDS.values()
+    ]
     return tuple(journal.encode(FILE_NO, seq, seq - 1, 10**18, 7, 9, each) for seq, each in enumerate(records, 1))
 
 
