@@ -280,14 +280,19 @@ class EngineMachine(FilesystemMachine):
         world.run("write", world.file(ino), offset, pattern(seed, 10), Who(uid=1000), kill_priv=True)
 
     def teardown(self) -> None:
-        if hasattr(self, "store"):
-            try:
-                self.compare_all()
-                self.check_snapshots()
-                assert not self.store.engine.fsck(deep=True)
-            finally:
-                self.store.close()
-        shutil.rmtree(self.path)
+        try:
+            if hasattr(self, "store"):
+                self._judge()
+        finally:
+            shutil.rmtree(self.path)
+
+    def _judge(self) -> None:
+        try:
+            self.compare_all()
+            self.check_snapshots()
+            assert not self.store.engine.fsck(deep=True)
+        finally:
+            self.store.close()
 
     def check_snapshots(self) -> None:
         """Every workspace's snapshots still are what they were, seen through a fork of each."""

@@ -177,13 +177,24 @@ class Lab:
     def __init__(
         self, path: Path, geometry: Geometry | None = None, limits: Limits | None = None, inline: bool = True
     ) -> None:
+        self._set(path, limits, inline, 1)
+        Engine.create_store(path, self.clock, bytes(range(16)), geometry)
+        self.engine = self.open()
+
+    def _set(self, path: Path, limits: Limits | None, inline: bool, first_id: int) -> None:
         self.path = path
         self.inline = inline
         self.clock = Ticks()
-        self.ids = Ids()
+        self.ids = Ids(first_id)
         self.limits = limits or Limits()
-        Engine.create_store(path, self.clock, bytes(range(16)), geometry)
-        self.engine = self.open()
+
+    @classmethod
+    def existing(cls, path: Path, limits: Limits | None = None) -> Lab:
+        """A store that another process left; new ids are far from those it gave."""
+        lab = cls.__new__(cls)
+        lab._set(path, limits, True, 500_000)
+        lab.engine = lab.open()
+        return lab
 
     def open(self) -> Engine:
         """Open the store at ``path``."""
