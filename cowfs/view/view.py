@@ -45,7 +45,7 @@ class View(ReadView):
     ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
     """
 
-    __slots__ = ("_clock", "_journal", "_opens")
+    __slots__ = ("_clock", "_ended", "_journal", "_opens")
 
     def __init__(
         self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
@@ -54,6 +54,7 @@ class View(ReadView):
         self._journal = journal
         self._clock = clock
         self._opens: dict[int, list[int]] = {}
+        self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -147,8 +148,9 @@ class View(ReadView):
             raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
-        if ino in self.state.orphans and ino < self.state.first_ino:
+        if ino in self.state.orphans and (ino < self.state.first_ino or ino in self._ended):
             self._carry(inode, caller)
+        self._ended.discard(ino)
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record)
 
@@ -182,7 +184,12 @@ class View(ReadView):
         orphan = 1 if inode.nlink == 1 and self._is_open(inode.ino) else 0
         record = j.Unlink(parent, inode.ino, orphan, name)
         apply.unlink(self.state, self._journaled(record, caller), record)
+        self._lost_name(inode.ino, orphan)
         return inode
+
+    def _lost_name(self, ino: int, orphan: int) -> None:
+        if not orphan and ino in self.state.orphans:
+            self._ended.add(ino)
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove an empty directory; returns its inode. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL for "."."""
@@ -246,6 +253,8 @@ class View(ReadView):
             parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
         apply.rename(state, self._journaled(record, caller), record)
+        if record.replaced:
+            self._lost_name(record.replaced, orphan)
 
     def _check_replace(self, inode: Inode, old: Inode) -> None:
         if old.is_dir:
@@ -414,28 +423,38 @@ class View(ReadView):
         self._opens[ino] = counts
 
     def released(self, ino: int, writable: bool, caller: Caller) -> None:
-        """A descriptor was closed for good; the last one ends an orphan that nobody else knows."""
+        """A descriptor was closed for good; the last one ends an orphan that nobody else knows.
+
+        Raises OSError when this cannot be journaled; it has happened all the same.
+        """
         counts = self._opens.get(ino)
         if counts is None:
             return
         counts[0] -= 1
-        if writable:
-            counts[1] -= 1
-            if not counts[1] and ino in self.state.opens:
-                closed = j.Opened(ino, 0, 0)
-                apply.opened(self.state, self._journaled(closed, caller), closed)
-        if counts[0] > 0:
-            return
-        del self._opens[ino]
-        if ino in self.state.orphans:
-            record = j.OrphanEnd(ino)
-            time = self._journaled(record, caller)
-            if ino not in self.state.pinned:
-                apply.orphan_end(self.state, time, record)
+        counts[1] -= 1 if writable else 0
+        records: list[j.Record] = []
+        if writable and not counts[1] and ino in self.state.opens:
+            del self.state.opens[ino]
+            records.append(j.Opened(ino, 0, 0))
+        if counts[0] <= 0:
+            del self._opens[ino]
+            if ino in self.state.orphans:
+                records.append(j.OrphanEnd(ino))
+                self._unopened(ino)
+        for record in records:
+            self._journaled(record, caller)
+
+    def _unopened(self, ino: int) -> None:
+        """An orphan has no descriptor: only the kernel may know it."""
+        if ino in self.state.pinned:
+            self._ended.add(ino)
+        else:
+            self.state.end_orphan(ino)
 
     def forget(self, ino: int) -> None:
         """The kernel no longer knows the inode."""
         if ino in self.state.orphans and ino not in self._opens:
+            self._ended.discard(ino)
             self.state.end_orphan(ino)
 
     def adopt_opens(self, other: View) -> None:
