@@ -18,6 +18,7 @@ from cowfs.geometry import PAGE
 from cowfs.layers.journal import Journal
 from cowfs.view import acl, apply
 from cowfs.view.directory import free_cookie
+from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.reading import ReadView
 from cowfs.view.state import State, fail, record_of
@@ -63,8 +64,8 @@ class View(ReadView):
         self._journal.append(record, time, caller.connection, caller.unique)
         return time
 
-    def _new_name(self, parent: int, name: bytes) -> Inode:
-        """The directory in which ``name`` is free and may be made."""
+    def _new_name(self, parent: int, name: bytes) -> tuple[Inode, int]:
+        """The directory in which ``name`` is free and may be made, and the cookie it gets."""
         directory_inode = self.state.inode(parent)
         directory = self.state.directory(directory_inode)
         self._check_name(name)
@@ -72,8 +73,7 @@ class View(ReadView):
             raise fail(errno.EEXIST)
         if not directory_inode.nlink:
             raise fail(errno.ENOENT)
-        free_cookie(directory, name)
-        return directory_inode
+        return directory_inode, free_cookie(directory, name)
 
     @staticmethod
     def _check_name(name: bytes) -> None:
@@ -102,10 +102,10 @@ class View(ReadView):
         return mode, gid, inode_fmt.encode_xattrs(tuple(sorted(pairs))) if pairs else b""
 
     def _make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, caller: Caller) -> Inode:
-        directory = self._new_name(parent, name)
+        directory, cookie = self._new_name(parent, name)
         mode, gid, xattrs = self._inherited(directory, mode, caller)
         record = j.Make(parent, self.state.next_ino, mode, caller.uid, gid, rdev, name, target, xattrs)
-        return apply.make(self.state, self._journaled(record, caller), record)
+        return apply.make(self.state, self._journaled(record, caller), record, cookie)
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
         """A regular file, fifo, socket or device. Raises EEXIST, ENOENT, ENOTDIR, EINVAL, ENAMETOOLONG, ENOSPC."""
@@ -141,7 +141,7 @@ class View(ReadView):
         Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
         """
         inode = self.state.inode(ino)
-        self._new_name(parent, name)
+        _, cookie = self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
         if not inode.nlink and not stat.S_ISREG(inode.mode):
@@ -152,7 +152,7 @@ class View(ReadView):
             self._carry(inode, caller)
         self._ended.discard(ino)
         record = j.Link(ino, parent, name)
-        return apply.link(self.state, self._journaled(record, caller), record)
+        return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
     def _carry(self, inode: Inode, caller: Caller) -> None:
         """Journal an orphan of an earlier layer, so that the live layer can be replayed without that one."""
@@ -240,8 +240,7 @@ class View(ReadView):
             return
         if old is not None and not exchange:
             self._check_replace(inode, old)
-        if old is None:
-            free_cookie(state.directory(target_dir), new_name)
+        cookie = free_cookie(target, new_name) if old is None else 0
         orphan = 0
         if old is not None and not exchange and self._is_open(old.ino):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
@@ -252,7 +251,7 @@ class View(ReadView):
         record = j.Rename(
             parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
-        apply.rename(state, self._journaled(record, caller), record)
+        apply.rename(state, self._journaled(record, caller), record, cookie)
         if record.replaced:
             self._lost_name(record.replaced, orphan)
 
@@ -286,22 +285,28 @@ class View(ReadView):
         size = 0
         if changes.size is not None:
             size = changes.size
-            self.state.file(inode)
+            data = self.state.file(inode)
             if not 0 <= size <= FILE_MAX:
                 raise fail(errno.EFBIG if size > 0 else errno.EINVAL)
+            if size < inode.size:
+                data.allocated(size // PAGE, -(-inode.size // PAGE))  # what is damaged must fail here
             valid |= j.SET_SIZE
-        for field, bit in ((changes.mode, j.SET_MODE), (changes.uid, j.SET_UID), (changes.gid, j.SET_GID)):
-            if field is not None:
-                valid |= bit
+        mode, uid, gid = changes.mode, changes.uid, changes.gid
+        if mode is not None:
+            valid |= j.SET_MODE
+        if uid is not None:
+            valid |= j.SET_UID
+        if gid is not None:
+            valid |= j.SET_GID
         time = self._clock()
-        times = [0, 0, 0]
-        for i, wanted in enumerate((changes.atime, changes.mtime, changes.ctime)):
-            if wanted is not None:
-                times[i] = wanted if isinstance(wanted, int) else time
-                valid |= (j.SET_ATIME, j.SET_MTIME, j.SET_CTIME)[i]
-        record = j.SetAttributes(
-            ino, valid, changes.mode or 0, changes.uid or 0, changes.gid or 0, size, times[0], times[1], times[2]
-        )
+        atime, mtime, ctime = (wanted if wanted is None or isinstance(wanted, int) else time for wanted in changes[4:7])
+        if atime is not None:
+            valid |= j.SET_ATIME
+        if mtime is not None:
+            valid |= j.SET_MTIME
+        if ctime is not None:
+            valid |= j.SET_CTIME
+        record = j.SetAttributes(ino, valid, mode or 0, uid or 0, gid or 0, size, atime or 0, mtime or 0, ctime or 0)
         self._journal.append(record, time, caller.connection, caller.unique)
         return apply.set_attributes(self.state, time, record)
 
@@ -364,7 +369,7 @@ class View(ReadView):
         """
         state = self.state
         inode = state.known.get(ino) or state.inode(ino)
-        state.file(inode)
+        target = state.file(inode)
         if append:
             offset = inode.size
         length = len(data)
@@ -376,10 +381,11 @@ class View(ReadView):
             raise fail(errno.EFBIG)
         if not length:
             return 0
+        fresh = fresh_pages(target, offset, offset + length)  # what is damaged must fail before it is journaled
         time = self._clock()
         kill = 1 if kill_priv else 0
         source, position = self._journal.append_write(ino, offset, kill, data, time, caller.connection, caller.unique)
-        apply.write(state, time, ino, offset, length, kill, source, position)
+        apply.write(state, time, ino, offset, length, kill, source, position, fresh)
         return length
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int, caller: Caller) -> None:
@@ -389,13 +395,16 @@ class View(ReadView):
         Raises EINVAL, EFBIG, EOPNOTSUPP, EISDIR.
         """
         inode = self.state.inode(ino)
-        self.state.file(inode)
+        data = self.state.file(inode)
         if offset < 0 or length <= 0:
             raise fail(errno.EINVAL)
         if mode not in (0, apply.KEEP_SIZE, _PUNCH, apply.ZERO_RANGE, apply.ZERO_RANGE | apply.KEEP_SIZE):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
+        if offset < inode.size and mode & (apply.PUNCH_HOLE | apply.ZERO_RANGE):
+            end = min(offset + length, inode.size)
+            data.allocated(offset // PAGE, -(-end // PAGE))  # what is damaged must fail here
         # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
         record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
