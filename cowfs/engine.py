@@ -29,8 +29,8 @@ from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
-from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
-from cowfs.lineage import horizon
+from cowfs.host import BranchSpec, Chain, Host, Point
+from cowfs.lineage import chain, horizon, with_ancestors
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -130,22 +130,19 @@ class Engine:
     # ---- workspaces in the host ------------------------------------------------------------------
 
     def _chain(self, layer: str) -> Chain:
-        return tuple(
-            LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
-            for entry in self.catalog.chain(layer)
-        )
+        return chain(self.catalog, layer)
 
     def _open(self, entry: control.WorkspaceEntry) -> None:
         """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
         with self._lock:
             if self.host.is_open(entry.id):
                 return
-            line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
                 entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
-            done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
+            line = (snapshot.layer for snapshot in line_of(self.catalog, entry.id))
+            done = self.host.open(spec, with_ancestors(self.catalog, line))
             try:
                 self._take(entry.id, done.operations)
             except (Invalid, NotFound, Conflict) as error:
@@ -431,6 +428,9 @@ class Engine:
             dropped = self.catalog.unreachable()
             if dropped:
                 self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
+        if dropped:
+            with suppress(Busy):  # a host that has ended holds nothing
+                self.host.forget([layer.id for layer in dropped])
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
             self._settling.trim(workspace)
 
