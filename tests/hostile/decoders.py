@@ -15,9 +15,6 @@ from typing import Any
 
 import xxhash
 from blake3 import blake3
-from cowfs_daemon import codec as worker_codec
-from cowfs_daemon.api import bodies
-from cowfs_daemon.api.routes_workspaces import decode_path
 from pydantic import ValidationError
 
 from cowfs.blocks import codec as block_codec
@@ -29,6 +26,9 @@ from cowfs.host import Done, Point
 from cowfs.results import Change, Handle
 from cowfs.settle import bulk, protocol
 from cowfs.workspace import CheckpointOrder
+from cowfs_daemon import codec as worker_codec
+from cowfs_daemon.api import bodies
+from cowfs_daemon.api.routes_workspaces import decode_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILE_NO, SALT = 16, 0x1234567890ABCDEF
