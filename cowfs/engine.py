@@ -71,7 +71,8 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        self.index = BlockIndex(store.index, writable=True)
+        empty = all(layer.root is None for layer in self.catalog.layers.values())
+        self.index = BlockIndex(store.index, writable=True, create=empty)
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -193,11 +194,12 @@ class Engine:
         """
         self._refuse_taken([check_workspace_name(name)])
         place = self.store.path.stat()
-
-        def report(files: int, size: int) -> None:
-            progress({"files": files, "bytes": size})
-
-        result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
+        result = self.settler.import_directory(
+            source,
+            exclude,
+            [(place.st_dev, place.st_ino)],
+            lambda files, size: progress({"files": files, "bytes": size}),
+        )
         problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
         problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
