@@ -265,7 +265,11 @@ class Host:
             return layer
         state = State(self.env.blocks, self.env.geometry, parent)
         for number, start, end in spec.spans:
-            replay_span(state, JournalFile.open(self.env.journals, spec.workspace, number), start, end)
+            try:
+                file = JournalFile.open(self.env.journals, spec.workspace, number)
+            except FileNotFoundError:
+                raise Corrupt(f"journal {spec.workspace}/{number:010d}.journal is missing") from None
+            replay_span(state, file, start, end)
         state.next_ino = spec.next_ino
         return state.freeze(spec.id, spec.workspace, spec.spans)
 

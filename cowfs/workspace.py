@@ -35,7 +35,7 @@ from cowfs.layers.journal import (
     read_records,
 )
 from cowfs.layers.layer import Layer
-from cowfs.layers.replay import MARKERS, placed, replay_record
+from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.results import Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
@@ -396,8 +396,10 @@ class _Replayer:
     def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
         record = envelope.record
         if isinstance(record, MARKERS):
-            with placed(file, offset):
+            try:
                 self._marker(record, envelope.time)
+            except (Corrupt, UnicodeDecodeError) as error:
+                raise misfit(error, file, offset) from error
         else:
             replay_record(self.workspace.view.state, envelope, file, offset)
 

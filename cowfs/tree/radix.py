@@ -10,7 +10,7 @@ a branch below. So leaves are well filled whatever the size of entries, at most 
 level, and the shape depends on nothing but the entries. ``check`` yields every violation.
 
 ``blocks`` is anything with ``get`` and a cache of decoded nodes, ``writer`` anything with ``put`` and
-``put_many`` (cowfs.blocks.api). All raise Corrupt on damaged nodes and NotFound on missing blocks.
+``put_many`` (cowfs.blocks.api). All raise Corrupt on damaged nodes and missing blocks.
 """
 
 from __future__ import annotations
