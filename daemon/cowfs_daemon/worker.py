@@ -67,6 +67,7 @@ class Worker:
             host.close,
             host.freeze,
             host.wants_freeze,
+            host.forget,
             host.diff,
             host.read,
             host.statistics,

@@ -140,8 +140,8 @@ def _judge(error: BaseException, what: str, defects: list[str]) -> str:
         if not error.message or "\n" in error.message:
             defects.append(f"{what}: not one line: {error.message!r}")
         return error.code
-    if isinstance(error, OSError) and error.errno == errno.EIO:
-        return "EIO"
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE):  # those of a view
+        return errno.errorcode[error.errno]
     import traceback
 
     where = traceback.extract_tb(error.__traceback__)[-1]
