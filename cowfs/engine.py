@@ -12,7 +12,7 @@ import builtins
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cowfs import usage
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_text, check_workspace_name, fork_names
+from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
@@ -30,11 +30,11 @@ from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
-from cowfs.layers.journal import file_path
-from cowfs.lineage import horizon, trim, unsettled
+from cowfs.lineage import horizon
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
+from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 
@@ -58,7 +58,7 @@ class Engine:
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
-        self._stuck: set[str] = set()
+        self._targets: defaultdict[str, set[str]] = defaultdict(set)
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
@@ -71,8 +71,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        empty = all(layer.root is None for layer in self.catalog.layers.values())
-        self.index = BlockIndex(store.index, writable=True, create=empty)
+        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -83,6 +82,10 @@ class Engine:
         undo.callback(self.settler.close)
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
+        self._settling = Settling(
+            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
+            store.journals, self._clock,
+        )  # fmt: skip
         self._catch_up()
 
     @classmethod
@@ -120,7 +123,7 @@ class Engine:
         self.catalog.sync()
         for workspace in journals:
             if workspace in self.catalog.workspaces or not self.catalog.statistics().cut_bytes:
-                self._trim(workspace)
+                self._settling.trim(workspace)
 
     # ---- workspaces in the host ------------------------------------------------------------------
 
@@ -147,6 +150,7 @@ class Engine:
                 del self._owed[entry.id]
                 self.host.close(entry.id)
                 raise Corrupt(f"the journal of {entry.name} contradicts the control log: {error.message}") from error
+            self._arrive(entry.id)
 
     def _by_name(self, name: str) -> control.WorkspaceEntry:
         with self._lock:
@@ -234,8 +238,7 @@ class Engine:
 
         Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
         """
-        check_text("message", message)
-        check_text("creator", creator)
+        check_texts(message=message, creator=creator)
         entry = self._ready(ws)
         with self._verbs[entry.id]:
             with self._lock:
@@ -245,6 +248,7 @@ class Engine:
             order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
             done = self.host.checkpoint(entry.id, order)
             self._take(entry.id, done.operations)
+            self._arrive(entry.id)
             with self._lock:
                 head = done.snapshot or self._head(entry.id)
                 if label is not None:
@@ -257,8 +261,8 @@ class Engine:
             raise Corrupt(f"workspace {workspace} has no head after a checkpoint")
         return head
 
-    def _automatic(self, message: str) -> CheckpointOrder:
-        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, automatic=True, creator="cowfs")
+    def _automatic(self, message: str, fresh: bool) -> CheckpointOrder:
+        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), "cowfs", True, fresh)
 
     def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored:
         """Make a workspace exactly what a snapshot of its own line is. Causes no inotify events.
@@ -275,13 +279,19 @@ class Engine:
                     )
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
-            automatic = self._automatic(f"before the restore of {found.id}")._replace(allow_empty=fresh)
-            undo = None if discard else automatic
-            done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
+                self._targets[found.id].add(entry.id)
+            undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
+            try:
+                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
+            except CowfsError:
+                if self.host.is_open(entry.id):
+                    self._arrive(entry.id)  # it was refused; any other failure may have come after the marker
+                raise
             # A restore that changed nothing leaves alone what --undo takes back.
             moved = done.snapshot is not None and done.changed
             extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._take(entry.id, done.operations, *extra)
+            self._arrive(entry.id)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
@@ -320,8 +330,7 @@ class Engine:
             return found.snapshot.workspace, found.snapshot.id
         entry = self._ready(found.workspace.name)
         with self._verbs[entry.id]:
-            order = self._automatic(f"fork of {entry.name}")
-            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
+            done = self.host.checkpoint(entry.id, self._automatic(f"fork of {entry.name}", entry.head is None))
             self._take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
@@ -380,17 +389,35 @@ class Engine:
         with self._lock:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
-            self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
+            with self._lock:
+                self._refuse_targets([found.snapshot.id])
+                self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
             self._drop_unneeded()
             return
         with self._verbs[found.workspace.id]:
             if not force and self.host.serving(found.workspace.id):
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
             self.host.close(found.workspace.id)
-            self._take(found.workspace.id, (), control.WorkspaceRemoved(found.workspace.id))
+            with self._lock:
+                going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
+                self._refuse_targets(going, found.workspace.id)
+                self._take(found.workspace.id, (), control.WorkspaceRemoved(found.workspace.id))
             self.catalog.sync()
         self._drop_unneeded()
-        self._trim(found.workspace.id)
+        self._settling.trim(found.workspace.id)
+
+    def _arrive(self, workspace: str) -> None:
+        """The control log knows of every restore that the workspace's journal knows of."""
+        with self._lock:
+            for going in self._targets.values():
+                going.discard(workspace)
+
+    def _refuse_targets(self, snapshots: Iterable[str], but: str = "") -> None:
+        """Raises Busy while another journal than that of ``but`` may name one of these, unknown to the control log."""
+        for snapshot in snapshots:
+            for workspace in self._targets.get(snapshot, set()) - {but}:
+                name = self.catalog.workspace(workspace).name
+                raise Busy(f"{name} is being restored to {snapshot}", hint=f"Try again, or checkpoint {name} first.")
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -399,7 +426,7 @@ class Engine:
             if dropped:
                 self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
-            self._trim(workspace)
+            self._settling.trim(workspace)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -447,8 +474,7 @@ class Engine:
 
     def unsettled(self) -> builtins.list[control.LayerEntry]:
         """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
-        with self._lock:
-            return unsettled(self.catalog, self._stuck)
+        return self._settling.waiting()
 
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
@@ -456,33 +482,7 @@ class Engine:
             with self._verbs[workspace]:
                 if self.host.is_open(workspace):
                     self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
-        waiting = self.unsettled()
-        if not waiting:
-            return False
-        layer = waiting[0]
-        with self._lock:
-            parent = self.catalog.layer(layer.parent) if layer.parent is not None else None
-        if parent is None or parent.root is None:
-            raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
-        spans = [
-            (str(file_path(self.store.journals, layer.workspace or "", span.file_no)), span.start, span.end)
-            for span in layer.spans
-        ]
-        try:
-            settled = self.settler.settle(parent.root, spans)
-        except Corrupt:
-            self._stuck.add(layer.id)
-            raise
-        with self._lock:
-            if layer.id not in self.catalog.layers:
-                return True  # nothing needs it any more
-            logical = parent.logical_bytes + settled.logical_bytes
-            self._commit(control.Settled(layer.id, settled.root, logical, settled.inodes), sync=True)
-            if self.catalog.statistics().compaction_due:
-                self.catalog.compact(self._clock())
-        self.host.settled(layer.id, settled.root, settled.contents)
-        self._trim(layer.workspace or "")
-        return True
+        return self._settling.next()
 
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
@@ -493,10 +493,6 @@ class Engine:
                     waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
             if not waiting or not self.settle_next():
                 return
-
-    def _trim(self, workspace: str) -> None:
-        with self._lock:
-            trim(self.catalog, self.store.journals, workspace)
 
 
 def _workspace(entry: control.WorkspaceEntry) -> Workspace:
