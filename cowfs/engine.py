@@ -21,7 +21,7 @@ from cowfs import usage
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_text, check_workspace_name, fork_names
+from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
@@ -71,8 +71,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        empty = all(layer.root is None for layer in self.catalog.layers.values())
-        self.index = BlockIndex(store.index, writable=True, create=empty)
+        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -236,8 +235,7 @@ class Engine:
 
         Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
         """
-        check_text("message", message)
-        check_text("creator", creator)
+        check_texts(message=message, creator=creator)
         entry = self._ready(ws)
         with self._verbs[entry.id]:
             with self._lock:
@@ -260,8 +258,8 @@ class Engine:
             raise Corrupt(f"workspace {workspace} has no head after a checkpoint")
         return head
 
-    def _automatic(self, message: str) -> CheckpointOrder:
-        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, automatic=True, creator="cowfs")
+    def _automatic(self, message: str, fresh: bool) -> CheckpointOrder:
+        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), "cowfs", True, fresh)
 
     def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored:
         """Make a workspace exactly what a snapshot of its own line is. Causes no inotify events.
@@ -279,8 +277,7 @@ class Engine:
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
                 self._targets[found.id].add(entry.id)
-            automatic = self._automatic(f"before the restore of {found.id}")._replace(allow_empty=fresh)
-            undo = None if discard else automatic
+            undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
             try:
                 done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
             except CowfsError:
@@ -330,8 +327,7 @@ class Engine:
             return found.snapshot.workspace, found.snapshot.id
         entry = self._ready(found.workspace.name)
         with self._verbs[entry.id]:
-            order = self._automatic(f"fork of {entry.name}")
-            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
+            done = self.host.checkpoint(entry.id, self._automatic(f"fork of {entry.name}", entry.head is None))
             self._take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)

@@ -25,7 +25,7 @@ class MemoryBlocks:
         try:
             return self.blocks[id_]
         except KeyError:
-            raise Corrupt(f"block {id_.hex()} is missing", hint="run cowfs fsck") from None
+            raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck") from None
 
     def has(self, id_: bytes) -> bool:
         """Whether the block is there."""

@@ -161,7 +161,7 @@ class BlockReader:
     def _locate(self, id_: bytes) -> Location:
         location = self.index.get(id_)
         if location is None:
-            raise Corrupt(f"block {id_.hex()} is missing", hint="run cowfs fsck")
+            raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck")
         return location
 
     def statistics(self) -> ReaderStatistics:

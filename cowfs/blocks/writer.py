@@ -152,7 +152,7 @@ class BlockWriter:
         for id_ in ids:
             if id_ not in self._own and id_ not in self._relied:
                 if self.reader.index.get(id_) is None:
-                    raise Corrupt(f"block {id_.hex()} is missing", hint="run cowfs fsck")
+                    raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck")
                 self._relied[id_] = None
 
     def sync(self) -> None:

@@ -36,15 +36,15 @@ def check_label(label: str) -> str:
     return _fitting("label", label)
 
 
-def check_text(what: str, text: str) -> str:
-    """``text``, when the control log can hold it: a message or a creator."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise Invalid(f"a {what} that is not valid UTF-8", hint="write it in UTF-8") from None
-    if size > TEXT_MAX:
-        raise Invalid(f"a {what} of {size} bytes is too long", hint=f"at most {TEXT_MAX} bytes of UTF-8")
-    return text
+def check_texts(**texts: str) -> None:
+    """Whether the control log can hold these: a message, a creator; the keyword says which."""
+    for what, text in texts.items():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise Invalid(f"a {what} that is not valid UTF-8", hint="write it in UTF-8") from None
+        if size > TEXT_MAX:
+            raise Invalid(f"a {what} of {size} bytes is too long", hint=f"at most {TEXT_MAX} bytes of UTF-8")
 
 
 def fork_names(name: str, count: int | None) -> list[str]:
