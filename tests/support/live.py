@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cowfs.engine import Engine
+from cowfs.geometry import Geometry
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
@@ -26,10 +27,10 @@ def random_id(prefix: str) -> str:
 class Live:
     """An open engine whose workspaces can be mounted below ``directory``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, geometry: Geometry | None = None) -> None:
         self.directory = directory
         self.store = directory / "store"
-        Engine.create_store(self.store, time.time_ns, os.urandom(16))
+        Engine.create_store(self.store, time.time_ns, os.urandom(16), geometry)
         self.engine = Engine.open(self.store, time.time_ns, random_id)
         self._server = Server()
         self._mounted: dict[str, Transport] = {}
@@ -71,9 +72,9 @@ class Live:
 
 
 @contextmanager
-def live_store(directory: Path) -> Iterator[Live]:
+def live_store(directory: Path, geometry: Geometry | None = None) -> Iterator[Live]:
     """A :class:`Live` store that is taken away again."""
-    live = Live(directory)
+    live = Live(directory, geometry)
     try:
         yield live
     finally:
