@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
@@ -39,15 +40,19 @@ class StoreDirectory:
 
     @classmethod
     def create(cls, path: Path, superblock: Superblock) -> StoreDirectory:
-        """Make an empty store. Raises Conflict when something is there, Invalid when the place is unusable."""
+        """Make an empty store, or nothing. Raises Conflict when something is there, Invalid, NoSpace."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
             if any(path.iterdir()):
                 raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
-            for part in PARTS:
-                (path / part).mkdir(mode=0o700)
-            Catalog.open(path / "control", create=True, salt=int.from_bytes(superblock.store_id[:8], "little")).close()
-            write_durably(path / "superblock", encode_superblock(superblock))
+            with ExitStack() as undo:
+                for part in PARTS:
+                    (path / part).mkdir(mode=0o700)
+                    undo.callback(shutil.rmtree, path / part)
+                salt = int.from_bytes(superblock.store_id[:8], "little")
+                Catalog.open(path / "control", create=True, salt=salt).close()
+                write_durably(path / "superblock", encode_superblock(superblock))
+                undo.pop_all()
         except OSError as error:
             raise _unusable(path, error) from None
         return cls(path, superblock)
@@ -112,11 +117,16 @@ def write_durably(path: Path, data: bytes) -> None:
     scratch = path.with_name(path.name + ".new")
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    scratch.rename(path)
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        scratch.rename(path)
+    except BaseException:
+        scratch.unlink()
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -125,6 +135,6 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> Exception:
-    if error.errno == errno.ENOSPC:
-        return NoSpace(f"no space left for the store at {path}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left for the store at {path}", hint="Free some space, then try again.")
     return Invalid(f"cannot use {path} as a store: {error.strerror}")

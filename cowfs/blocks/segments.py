@@ -34,6 +34,7 @@ from cowfs.formats.segment import (
 SEGMENT_TARGET = 128 * 1024 * 1024
 """Bytes at which a segment is full and should be sealed."""
 
+_FREE = "free some space, then try again"
 _IOV_MAX = 1024  # buffers in one writev(2)
 _SEARCH = 1 << 20  # bytes read at a time while looking for the next record behind damage
 
@@ -216,7 +217,7 @@ class SegmentWriter:
         except OSError as error:
             os.ftruncate(self._fd, self.size)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(f"no space for {at - self.size} bytes of blocks") from error
+                raise NoSpace(f"no space left for {at - self.size} bytes of blocks", hint=_FREE) from error
             raise
         self.size = at
         for (header, _), location in zip(blocks, locations, strict=True):
@@ -236,7 +237,7 @@ class SegmentWriter:
         except OSError as error:
             os.ftruncate(self._fd, self.size)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace("no space to seal a segment") from error
+                raise NoSpace("no space left to seal a segment", hint=_FREE) from error
             raise
         self.sync()
         self.sealed = True

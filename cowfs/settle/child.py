@@ -69,7 +69,8 @@ def _run(channel: Channel, stores: dict[tuple[str, str], Store], kind: str, para
         channel.send("failed", code=error.code, message=error.message[:4096], hint=error.hint)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        channel.send("failed", code=NoSpace.code if full else "internal", message=str(error)[:4096], hint="")
+        message, hint = ("no space left in the store", "free some space, then try again") if full else (str(error), "")
+        channel.send("failed", code=NoSpace.code if full else "internal", message=message[:4096], hint=hint)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         channel.send("failed", code="internal", message=f"{type(error).__name__}: {error}"[:4096], hint="")

@@ -187,12 +187,16 @@ class Mounts:
                 os.chmod(each, 0o700)
 
     def _save(self) -> None:
+        """Keep what should be mounted. On a full disk it is lost at most: mounting and unmounting work all the same."""
         new = self._state_path + ".new"
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump({"mounts": sorted(self._wanted)}, file)
-            file.flush()
-            os.fdatasync(file.fileno())
-        os.replace(new, self._state_path)
+        try:
+            with open(new, "w", encoding="utf-8") as file:
+                json.dump({"mounts": sorted(self._wanted)}, file)
+                file.flush()
+                os.fdatasync(file.fileno())
+            os.replace(new, self._state_path)
+        except OSError as error:
+            log.error("the next start will not know what is mounted: %s", error)
 
     def _load(self) -> list[str]:
         try:
