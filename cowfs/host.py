@@ -137,6 +137,11 @@ class Host:
         """Ids of the open workspaces."""
         return list(self.workspaces)
 
+    def owes(self, workspace: str) -> bool:
+        """Whether a verb that failed left something done, to be handed over by the next one."""
+        found = self.workspaces.get(workspace)
+        return found is not None and found.owes
+
     def serving(self, workspace: str) -> bool:
         """Whether a transport serves the workspace."""
         found = self.workspaces.get(workspace)

@@ -31,6 +31,16 @@ def _top(catalog: Catalog, found: Resolved) -> str:
     return catalog.workspace(found.workspace.id).parent_layer
 
 
+def line_users(catalog: Catalog, found: Resolved) -> list[str]:
+    """Ids of the workspaces, sorted, whose line holds the snapshot, or what is left of the workspace."""
+    snapshot = found.snapshot
+    if snapshot is not None:
+        return sorted(each for each in catalog.workspaces if catalog.in_line(each, snapshot))
+    return sorted(
+        each for each in catalog.workspaces if any(entry.id == found.workspace.id for entry, _ in catalog.line(each))
+    )
+
+
 def unsettled(catalog: Catalog, stuck: Container[str]) -> list[LayerEntry]:
     """Needed layers without a root, in the order to settle them: ready ones, ``stuck`` ones, those on others."""
     layers = catalog.layers

@@ -185,6 +185,11 @@ class Workspace:
         return bool(state.live) or state.parent is None or state.parent.id != self.head_layer
 
     @property
+    def owes(self) -> bool:
+        """Whether a verb that failed left something done, which the next outcome will hold."""
+        return bool(self._owed)
+
+    @property
     def wants_freeze(self) -> bool:
         """Whether the live layer has become so large that it should be frozen and settled."""
         return len(self.view.state.live) >= LIVE_INODES_MAX or self.journal.layer_bytes() >= LIVE_BYTES_MAX
