@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--writers", type=int, nargs="*", default=[0, 1_000])
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--forks", type=int, default=1000)
+    parser.add_argument("--mounted", type=int, default=200)
     options = parser.parse_args()
     with common.scratch() as directory:
         daemons.make_store(directory / "store", options.files)
@@ -98,7 +99,7 @@ def main() -> None:
                     str(writers): measure(client, options.files, writers, options.turns) for writers in options.writers
                 }
             }
-            results["idle_fork"] = idle_forks(client, f"n{options.files[-1]}@base", options.forks, 50)
+            results["idle_fork"] = idle_forks(client, f"n{options.files[-1]}@base", options.forks, options.mounted)
     common.report("api", results)
 
 

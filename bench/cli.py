@@ -25,7 +25,7 @@ def measure(store: Path, root: Path, files: int, turns: int) -> dict[str, Any]:
     one, many = trees.spread(1, files), trees.spread(CHANGES, files)
 
     def time_command(label: str, *arguments: str) -> None:
-        series.time(label, lambda: common.run(*arguments, env=env))
+        series.time(label, common.run, *arguments, env=env)
 
     for turn in range(turns):
         time_command("python_pass", sys.executable, "-c", "pass")
@@ -54,11 +54,8 @@ def main() -> None:
             workspace = client.workspace(f"n{options.files}")
             workspace.checkpoint("base", label="base")
             root = Path(workspace.path)
-            results = {
-                "files": options.files,
-                "commands": measure(Path(client.path), root, options.files, options.turns),
-            }
-    common.report("cli", results)
+            commands = measure(Path(client.path), root, options.files, options.turns)
+    common.report("cli", {"files": options.files, "commands": commands})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def pids(client: Store) -> list[int]:
     return [int(status["supervisor"]["pid"]), *(int(worker["pid"]) for worker in status["workers"])]
 
 
-def pin_workers(client: Store, cpus: list[int]) -> None:
+def pin_workers(client: Store, cpus: Sequence[int]) -> None:
     """Serve files on ``cpus`` alone."""
     for worker in client.daemon()["workers"]:
         common.pin(int(worker["pid"]), cpus)

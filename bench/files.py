@@ -23,7 +23,7 @@ from bench.common import Series
 PLACEMENTS: dict[str, Sequence[int] | None] = {"pinned": (0,), "free": None}
 READ_ALL = "find tree -type f -print0 | xargs -0 cat"
 COMMIT = "git init -q repo && mv tree repo/tree && cd repo && git add -A && git commit -q -m all"
-STEPS = ("untar", "find", "read_warm", "git_add_commit", "read_cold", "rm")
+STEPS = ("untar", "find", "read_warm", "read_cold", "git_add_commit", "rm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,13 @@ def one_turn(system: System, archive: Path, series: Series) -> None:
     series.time("find", shell, "find tree -size +1000000c", root)
     shell(READ_ALL, root)
     series.time("read_warm", shell, READ_ALL, root)
+    series.time("rm", shell, "rm -rf tree", root)
+    shell(f"tar -xf {archive}", root)
     series.time("git_add_commit", shell, COMMIT, root)
     shell("mv repo/tree tree", root)
     system.make_cold()
     series.time("read_cold", shell, READ_ALL, root)
-    series.time("rm", shell, "rm -rf tree repo", root)
+    shell("rm -rf tree repo", root)
 
 
 @contextlib.contextmanager
@@ -93,6 +95,7 @@ def bindfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[Syste
 def cowfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[System]:
     """A mounted workspace of the real daemon."""
     store = directory / "store"
+    directory.mkdir()
     daemons.make_store(store, [])
     with contextlib.ExitStack() as served:
         client = served.enter_context(daemons.serving(store))

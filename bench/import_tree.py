@@ -17,7 +17,7 @@ from bench import common, trees
 from bench.common import Series
 from cowfs.engine import Engine
 
-REAL = ("/usr/lib/python3", "/usr/include", "/usr/share/perl")
+REAL = ("/usr/lib/python3", "/usr/include")
 MB = 1e6
 
 

@@ -17,8 +17,10 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cowfs.errors import Corrupt
@@ -123,6 +125,7 @@ class Journal:
         self._layer_start = position.offset
         self._spans: list[Span] = []
         self._written_out = 0
+        self._writing: Future[None] | None = None
         self._sync_lock = threading.Lock()
         self._unsynced: list[JournalFile] = []
         self._rotations = self._named = 0
@@ -266,14 +269,28 @@ class Journal:
         self._end = position + size
         self._records += 1
         if self._end - self._written_out > WRITE_OUT_BYTES:
-            _libc.sync_file_range(
-                file.fd,
-                ctypes.c_int64(self._written_out),
-                ctypes.c_int64(self._end - self._written_out),
-                _SYNC_FILE_RANGE_WRITE,
-            )
-            self._written_out = self._end
+            self._write_out(file)
         return position
+
+    def _write_out(self, file: JournalFile) -> None:
+        """Have the kernel start writing the tail, in another thread: a busy disk makes that call wait.
+
+        Two tails under way are the most; then the writer waits, so that a sync never has much to do.
+        """
+        if self._writing is not None:
+            self._writing.result()
+        start, self._written_out = self._written_out, self._end
+        self._writing = _write_out_pool().submit(_start_writing, file, start, self._end - start)
+
+
+@lru_cache(maxsize=1)
+def _write_out_pool() -> ThreadPoolExecutor:
+    """The process's threads for starting writes; made when first needed, so never before a fork."""
+    return ThreadPoolExecutor(2, thread_name_prefix="cowfs-write-out")
+
+
+def _start_writing(file: JournalFile, start: int, size: int) -> None:
+    _libc.sync_file_range(file.fd, ctypes.c_int64(start), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 def _sync_directory(path: Path) -> None:

@@ -7,6 +7,7 @@ keys collide differ in the discriminator, the smallest one that is free when the
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import lru_cache
 
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import Corrupt
@@ -18,6 +19,7 @@ DISCRIMINATORS = 256
 """Names with equal keys that one directory can hold."""
 
 
+@lru_cache(maxsize=1024)  # making a name asks for its key up to three times
 def directory_key(name: bytes, key_bits: int = 54) -> int:
     """The first ``key_bits`` bits of BLAKE3(name), 1 to 2**key_bits - 1.
 

@@ -204,10 +204,13 @@ class EngineMachine(FilesystemMachine):
         engine._commit(*engine.host.freeze(workspace.id, self.store.ids("lay")).operations)
         world.compare()
 
-    @rule()
-    def reopen(self) -> None:
-        """Descriptors end with the process, and with them what had no name."""
-        self.store.reopen()
+    @rule(killed=st.booleans())
+    def reopen(self, killed: bool) -> None:
+        """Stop and start. Descriptors end with the process, and with them what had no name."""
+        if killed:
+            self.store.kill()
+        else:
+            self.store.reopen()
         for world in self.worlds:
             world.model.nodes = world.model.snapshot()
             world.model.opens.clear()
@@ -277,14 +280,19 @@ class EngineMachine(FilesystemMachine):
         world.run("write", world.file(ino), offset, pattern(seed, 10), Who(uid=1000), kill_priv=True)
 
     def teardown(self) -> None:
-        if hasattr(self, "store"):
-            try:
-                self.compare_all()
-                self.check_snapshots()
-                assert not self.store.engine.fsck(deep=True)
-            finally:
-                self.store.close()
-        shutil.rmtree(self.path)
+        try:
+            if hasattr(self, "store"):
+                self._judge()
+        finally:
+            shutil.rmtree(self.path)
+
+    def _judge(self) -> None:
+        try:
+            self.compare_all()
+            self.check_snapshots()
+            assert not self.store.engine.fsck(deep=True)
+        finally:
+            self.store.close()
 
     def check_snapshots(self) -> None:
         """Every workspace's snapshots still are what they were, seen through a fork of each."""

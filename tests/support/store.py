@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,15 @@ class TestStore:
     def reopen(self) -> None:
         """Close the engine and open the store again."""
         self.engine.close()
+        self.engine = Engine.open(self.path, self.clock, self.ids)
+
+    def kill(self) -> None:
+        """What a killed process leaves is what a copy of its files holds now: go on with such a copy."""
+        left = self.path.with_name(self.path.name + "-")
+        shutil.copytree(self.path, left)
+        self.engine.close()
+        shutil.rmtree(self.path)
+        self.path = left
         self.engine = Engine.open(self.path, self.clock, self.ids)
 
     def close(self) -> None:

@@ -1,0 +1,227 @@
+"""Put the figures of ``build/bench/*.json`` into ``docs/performance.md``, between its two marker lines.
+
+    python -m bench.render [--check]
+
+The tables, and which aims are met, come from the JSON alone; the words around them are written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import aims, common
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+DOCUMENT = common.REPOSITORY / "docs" / "performance.md"
+RESULTS = common.REPOSITORY / "build" / "bench"
+VERBS = ("fork", "checkpoint_durable", "checkpoint_clean", "restore_100_changes")
+NOT_MEASURED = "–"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; all but the first column to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def words(name: str) -> str:
+    """A name from the JSON as words."""
+    return name.replace("_", " ")
+
+
+def ms(summary: dict[str, float] | None) -> str:
+    """Median and, in brackets, p95, in milliseconds."""
+    if summary is None:
+        return NOT_MEASURED
+    return f"{number(summary['median_ms'])} ({number(summary['p95_ms'])})"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without exponents."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.001 else "0"
+
+
+def runs(results: Iterable[dict[str, float]]) -> str:
+    """How often each was measured."""
+    counts = sorted({int(one["n"]) for one in results})
+    return "n = " + ("-".join(str(count) for count in (counts[0], counts[-1])) if len(counts) > 1 else str(counts[0]))
+
+
+def verbs_section(data: dict[str, Any]) -> str:
+    """The verbs in the engine."""
+    files = data["files"]
+    names = list(next(iter(files.values())))
+    rows = [[words(name), *(ms(files[size].get(name)) for size in files)] for name in names]
+    rows += [[words(name), *([ms(one)] + [""] * (len(files) - 1))] for name, one in data["floor"].items()]
+    count = runs(one for by_name in files.values() for one in by_name.values())
+    head = ["milliseconds, median (p95)", *(f"{int(size):,} files" for size in files)]
+    return f"### In the engine\n\nNothing mounted; {count}. The last rows are the floor.\n\n{table(head, rows)}"
+
+
+def live_section(data: dict[str, Any]) -> str:
+    """On a live mount, by files open for writing."""
+    cases = [(size, writers) for size, by_writers in data["files"].items() for writers in by_writers]
+    rows = [[words(verb), *(ms(data["files"][size][w].get(verb)) for size, w in cases)] for verb in VERBS]
+    head = ["milliseconds, median (p95)", *(f"{int(size):,} files, {int(w):,} writable" for size, w in cases)]
+    count = runs(one for size, w in cases for one in data["files"][size][w].values())
+    return f"### In the engine, on a live mount\n\n{count}; writable: open for writing, clean.\n\n{table(head, rows)}"
+
+
+def api_section(data: dict[str, Any]) -> str:
+    """Through the API."""
+    cases = [(w, size) for w, one in data["writers"].items() for size in one["files"]]
+    rows = [[words(verb), *(ms(data["writers"][w]["files"][size].get(verb)) for w, size in cases)] for verb in VERBS]
+    rows.append(["null call", ms(data["writers"][cases[0][0]]["null_call"]), *[""] * (len(cases) - 1)])
+    head = ["milliseconds, median (p95)", *(f"{int(size):,} files, {int(w):,} writable" for w, size in cases)]
+    count = runs(one for w, size in cases for one in data["writers"][w]["files"][size].values())
+    about = f"`cowfs.connect()` in a running process, the real daemon; {count}."
+    return f"### Through the API, on a live mount\n\n{about}\n\n{table(head, rows)}"
+
+
+def processes_section(name: str, data: dict[str, Any]) -> str:
+    """Whole processes: ours, or the peers'."""
+    rows = [[words(command), ms(one), int(one["n"])] for command, one in data["commands"].items()]
+    if name == "cli":
+        title, about = "Whole `cowfs` processes", f"A mounted workspace of {data['files']:,} files."
+    else:
+        size = number(data["bytes"] / 1e6)
+        title, about = "Peers, as whole processes", f"A tree of {data['files']:,} files, {size} MB."
+    return f"### {title}\n\n{about}\n\n{table(['milliseconds, median (p95)', 'time', 'n'], rows)}"
+
+
+def idle_section(results: dict[str, Any]) -> str:
+    """What an idle fork costs."""
+    rows = []
+    if "verbs" in results:
+        idle = results["verbs"]["idle_fork"]
+        rows.append(["open in one process", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]])
+    if "api" in results:
+        idle = results["api"]["idle_fork"]
+        rows.append(["made by the daemon", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]])
+        rows.append(
+            ["and mounted", idle["mounted"], idle["mounted_disk_bytes_each"], idle["mounted_resident_bytes_each"]]
+        )
+    return "### One more idle fork\n\n" + table(["bytes each", "forks", "on disk", "resident"], rows)
+
+
+def files_section(data: dict[str, Any]) -> str:
+    """Work with files, as ratios."""
+    parts = []
+    for place, one in data["placements"].items():
+        systems = one["systems"]
+        rows = [
+            [
+                words(step),
+                *(ms(systems[system].get(step)) for system in systems),
+                *(number(ratios[step]) for ratios in one["ratio_to_native"].values()),
+            ]
+            for step in systems["native"]
+        ]
+        head = ["milliseconds, median (p95)", *systems, *(f"{name} / native" for name in one["ratio_to_native"])]
+        count = runs(step for system in systems.values() for step in system.values())
+        parts.append(f"{PLACES[place]}; {count}:\n\n{table(head, rows)}")
+    size = number(data["bytes"] / 1e6)
+    title = f"### Work with files\n\n{data['files']:,} small files, {size} MB, on a live mount of the daemon.\n\n"
+    return title + "\n\n".join(parts)
+
+
+PLACES = {"pinned": "Program and server on one CPU", "free": "Unpinned"}
+
+
+def import_section(data: dict[str, Any]) -> str:
+    """Import speed and stored size."""
+    rows = [
+        [
+            f"`{name}`" if name.startswith("/") else name,
+            f"{one['files']:,}",
+            number(one["bytes"] / 1e6),
+            f"{one['files_a_second']:,}",
+            one["mb_a_second"],
+            number(one["cp"]["median_ms"] / 1000),
+            number(one["import"]["median_ms"] / 1000),
+            number(one["import_again"]["median_ms"] / 1000),
+            number(one["stored_bytes"] / 1e6),
+            number(one["tar_zstd_bytes"] / 1e6),
+            f"{one['stored_bytes'] / one['tar_zstd_bytes']:.2f}",
+        ]
+        for name, one in data["trees"].items()
+    ]
+    head = [
+        "tree", "files", "MB", "files/s", "MB/s", "`cp -a` s", "import s", "again s", "stored MB", "tar, zstd MB",
+        "stored / tar",
+    ]  # fmt: skip
+    return "### Import\n\n" + table(head, rows)
+
+
+def replay_section(data: dict[str, Any]) -> str:
+    """Replay."""
+    return (
+        "### Replay\n\n"
+        f"{data['records']:,} records of an untar ({number(data['journal_bytes'] / 1e6)} MB) replay in "
+        f"{number(data['replay_ms'])} ms: {number(data['replay_ms_per_100k'])} ms per 100,000 records, "
+        f"{number(data['record_us'])} µs each. Making and journaling them took {number(data['journaling_us_each'])} µs "
+        "each."
+    )
+
+
+def aims_section(results: dict[str, Any]) -> str:
+    """Each aim, what was measured, and whether that meets it."""
+    rows = [[one.text, one.limit_text, one.measured, one.verdict] for one in aims.judged(results)]
+    return "### Aims\n\n" + table(["aim", "at most", "measured", ""], rows)
+
+
+def machine_section(reports: dict[str, Any]) -> str:
+    """Where, and how busy it was."""
+    machine = next(iter(reports.values()))["machine"]
+    loads = [report["machine"]["load"][0] for report in reports.values()]
+    cpu = f"{machine['cpus']} CPUs ({machine['cpu'] or 'of unknown model'})"
+    return (
+        f"Machine: {cpu}, {number(machine['memory_bytes'] / 2**30)} GiB, Linux {machine['kernel']}, "
+        f"Python {machine['python']}. Load average while it ran: {min(loads)} to {max(loads)}."
+    )
+
+
+def render(reports: dict[str, Any]) -> str:
+    """All tables."""
+    results = {name: report["results"] for name, report in reports.items()}
+    makers = {
+        "verbs": verbs_section, "live": live_section, "api": api_section,
+        "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
+        "files": files_section, "import_tree": import_section, "replay": replay_section,
+    }  # fmt: skip
+    sections = [machine_section(reports), aims_section(results)]
+    sections += [make(results[name]) for name, make in makers.items() if name in results]
+    sections.append(idle_section(results))
+    return "\n\n".join(sections)
+
+
+def main() -> int:
+    """Rewrite the document; with ``--check`` only tell whether that would change it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    reports = {path.stem: json.loads(path.read_text()) for path in sorted(options.results.glob("*.json"))}
+    if not reports:
+        print(f"no results in {options.results}: run `make bench` first", file=sys.stderr)
+        return 1
+    old = DOCUMENT.read_text()
+    before, rest = old.split(BEGIN)
+    after = rest.split(END)[1]
+    new = f"{before}{BEGIN}\n\n{render(reports)}\n\n{END}{after}"
+    if options.check:
+        return int(new != old)
+    DOCUMENT.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Run every scenario, one process after the other, into ``build/bench/NAME.json``.
+
+    python -m bench.run [--quick] [NAME ...]
+
+``--quick`` uses small sizes, to check the scenarios themselves. A scenario that fails leaves no JSON and makes the exit
+code 1; the others still run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+from bench import common
+
+OUTPUT = common.REPOSITORY / "build" / "bench"
+
+QUICK: dict[str, tuple[str, ...]] = {
+    "verbs": ("--files", "1000", "10000", "--turns", "3", "--forks", "50"),
+    "live": ("--files", "1000", "--turns", "2"),
+    "api": ("--files", "1000", "10000", "--turns", "2", "--forks", "50", "--mounted", "5"),
+    "cli": ("--files", "1000", "--turns", "2"),
+    "peers": ("--files", "500", "--turns", "2"),
+    "import_tree": ("/usr/lib/python3", "--files", "500", "--turns", "1"),
+    "replay": ("--records", "10000", "--turns", "2"),
+    "files": ("--files", "300", "--turns", "1"),
+}
+"""Every scenario, with the arguments that make it short."""
+
+
+def run(name: str, arguments: tuple[str, ...]) -> bool:
+    """Run one scenario; whether it succeeded."""
+    result, part = OUTPUT / f"{name}.json", OUTPUT / f"{name}.json.part"
+    result.unlink(missing_ok=True)
+    environment = dict(os.environ) | common.environment()
+    began = time.monotonic()
+    with part.open("wb") as output:
+        command = [sys.executable, "-m", f"bench.{name}", *arguments]
+        code = subprocess.run(command, stdout=output, env=environment, cwd=common.REPOSITORY, check=False).returncode
+    if code == 0:
+        part.rename(result)
+    print(f"{name}: {'done' if code == 0 else f'failed with {code}'} in {time.monotonic() - began:.0f} s", flush=True)
+    return code == 0
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(QUICK)}; default: all")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(QUICK):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    done = [run(name, QUICK[name] if options.quick else ()) for name in options.names or QUICK]
+    return 0 if all(done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
