@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.common import number
+
 SMALL, LARGE = "1000", "1000000"
 RATIO_RUNS_MIN = 30
 Results = dict[str, Any]
@@ -116,4 +118,4 @@ def judged(results: Results) -> Iterator[Judged]:
             yield Judged(aim.text, limit, "–", "not measured")
             continue
         verdict = "met" if value <= aim.limit else "**missed**"
-        yield Judged(aim.text, limit, f"{value:.3g} {aim.unit}", verdict)
+        yield Judged(aim.text, limit, f"{number(value)} {aim.unit}", verdict)

@@ -167,6 +167,13 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
+def number(value: float) -> str:
+    """Three significant digits, without exponents."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else "0"
+
+
 def resident_bytes(pid: int | str = "self") -> int:
     """Resident memory of a process that is its own: pages of files do not count."""
     fields = Path(f"/proc/{pid}/statm").read_text().split()

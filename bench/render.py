@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import aims, common
+from bench.common import number
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 DOCUMENT = common.REPOSITORY / "docs" / "performance.md"
@@ -40,13 +41,6 @@ def ms(summary: dict[str, float] | None) -> str:
     if summary is None:
         return NOT_MEASURED
     return f"{number(summary['median_ms'])} ({number(summary['p95_ms'])})"
-
-
-def number(value: float) -> str:
-    """Three significant digits, without exponents."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 else "0"
 
 
 def runs(results: Iterable[dict[str, float]]) -> str:

@@ -1,29 +1,45 @@
-"""Every verb of a store, on top of the catalog, the block index, the settler and a host.
+"""The owner of a store: every verb, on top of the catalog, the block index, the settler and a host.
 
-Locks and order: see :mod:`cowfs.owner`.
+Locks, in this order: one verb lock per workspace (checkpoint, restore, fork, remove of that workspace);
+``_lock`` for the catalog and what derives from it. The host is never called while ``_lock`` is held,
+except to open a workspace. The engine has no threads of its own: whoever owns it calls
+:meth:`settle_next` in the background.
 """
 
 from __future__ import annotations
 
 import builtins
 import os
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from cowfs import usage
+from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.reader import BlockReader
+from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_workspace_name, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
-from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NotFound
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
+from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
-from cowfs.host import Point
-from cowfs.lineage import horizon, line_users
-from cowfs.owner import Owner
+from cowfs.geometry import Geometry
+from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
+from cowfs.lineage import Targets, horizon
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
-from cowfs.workspace import CheckpointOrder
+from cowfs.settle.pool import SegmentPool
+from cowfs.settle.process import Settler
+from cowfs.settling import Settling
+from cowfs.store import StoreDirectory
+from cowfs.workspace import CheckpointOrder, Env
 
+Clock = Callable[[], int]
+Ids = Callable[[str], str]
 Progress = Callable[[dict[str, Any]], None]
 
 UNDO = "undo"
@@ -33,8 +49,141 @@ MESSAGE_MAX = 64 * 1024
 """Characters in a message at most."""
 
 
-class Engine(Owner):
-    """The verbs of one open store. Results are frozen records, errors :class:`CowfsError`."""
+class Engine:
+    """One open store. ``clock`` gives ns since the epoch, ``ids(prefix)`` a new id never given out before."""
+
+    def __init__(
+        self, store: StoreDirectory, clock: Clock, ids: Ids, host: Callable[[Env], Host] | None = None
+    ) -> None:
+        self.store = store
+        self._clock = clock
+        self._ids = ids
+        self._lock = threading.RLock()
+        self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        self._owed: dict[str, tuple[control.Operation, ...]] = {}
+        self._targets = Targets()
+        with ExitStack() as undo:
+            self._owner = store.lock()
+            undo.callback(store.unlock, self._owner)
+            self._start(store, undo, host)
+            self._parts = undo.pop_all()
+
+    def _start(self, store: StoreDirectory, undo: ExitStack, host: Callable[[Env], Host] | None) -> None:
+        """Open every part; ``undo`` closes again what was opened when a later part fails."""
+        store.sweep_tmp()
+        geometry = store.superblock.geometry
+        self.catalog = Catalog.open(store.control)
+        undo.callback(self.catalog.close)
+        self.index = BlockIndex(store.index, writable=True)
+        undo.callback(self.index.close)
+        self.blocks = BlockReader(self.index, store.segments)
+        undo.callback(self.blocks.close)
+        self.segments = SegmentPool(store.segments)
+        self.settler = Settler(
+            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
+        )
+        undo.callback(self.settler.close)
+        env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
+        self.host = Host(env) if host is None else host(env)
+        self._settling = Settling(
+            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
+            store.journals, self._clock,
+        )  # fmt: skip
+        self._catch_up()
+
+    @classmethod
+    def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
+        """Make an empty store; ``store_id`` is 16 random bytes. Raises Conflict, Invalid, NoSpace."""
+        StoreDirectory.create(path, Superblock(store_id=store_id, created_at=clock(), geometry=geometry or Geometry()))
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock, ids: Ids, host: Callable[[Env], Host] | None = None) -> Engine:
+        """Become the owner of a store. Raises NotFound, Busy, Corrupt."""
+        return cls(StoreDirectory.open(path), clock, ids, host)
+
+    def close(self) -> None:
+        """Let go of everything, also when a part raises OSError; what was answered is in the journals."""
+        with self._parts:
+            for workspace in self.host.opened():
+                self._parts.callback(self.host.close, workspace)
+
+    def _catch_up(self) -> None:
+        """Open every workspace whose journal goes on behind the control log: its markers count.
+
+        A damaged one stays closed and keeps its files; whoever asks for it is told why.
+        """
+        journals = {path.name for path in self.store.journals.iterdir()}
+        for entry in list(self.catalog.workspaces.values()):
+            if entry.id in journals:
+                with suppress(CowfsError, OSError):
+                    self._open(entry)
+        self.catalog.sync()
+        for workspace in journals:
+            self._settling.trim(workspace)
+
+    # ---- workspaces in the host ------------------------------------------------------------------
+
+    def _chain(self, layer: str) -> Chain:
+        return tuple(
+            LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
+            for entry in self.catalog.chain(layer)
+        )
+
+    def _open(self, entry: control.WorkspaceEntry) -> None:
+        """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
+        with self._lock:
+            if self.host.is_open(entry.id):
+                return
+            line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
+            spec = BranchSpec(
+                entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
+                entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
+            )  # fmt: skip
+            done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
+            self._owed.pop(entry.id, None)  # the journal says all of it again
+            try:
+                self._take(entry.id, done.operations)
+            except (Invalid, NotFound, Conflict) as error:
+                self._owed.pop(entry.id, None)
+                self.host.close(entry.id)
+                raise Corrupt(
+                    f"the journal of {entry.name} contradicts the control log: {error.message}", hint="Run: cowfs fsck"
+                ) from error
+            except CowfsError:
+                return  # the control log cannot be written: it is owed, and files are served all the same
+            self._targets.arrived(entry.id)
+
+    def _by_name(self, name: str) -> control.WorkspaceEntry:
+        with self._lock:
+            return self.catalog.by_name(name)
+
+    def _ready(self, name: str) -> control.WorkspaceEntry:
+        """A workspace that the host serves."""
+        with self._lock:
+            entry = self.catalog.by_name(name)
+            self._open(entry)
+            with suppress(CowfsError):
+                self._take(entry.id, ())
+            return self.catalog.by_name(name)
+
+    def _take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
+        """Copy what a workspace did into the control log; what cannot be written now is owed until it can."""
+        with self._lock:
+            owed = self._owed.pop(workspace, ()) + done
+            try:
+                self._commit(*owed, *extra)
+            except BaseException:
+                self._owed[workspace] = owed
+                raise
+
+    def open_workspace(self, name: str) -> str:
+        """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
+        return self._ready(name).id
+
+    def _commit(self, *operations: control.Operation, sync: bool = False) -> None:
+        if operations:
+            with self._lock:
+                self.catalog.commit(*operations, sync=sync)
 
     # ---- verbs -----------------------------------------------------------------------------------
 
@@ -99,8 +248,9 @@ class Engine(Owner):
                     label_operations(self.catalog, entry.id, label, None, move=move)
                 fresh = allow_empty or self.catalog.workspace(entry.id).head is None
             order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
-            done = self._asked(entry.id, lambda: self.host.checkpoint(entry.id, order))
+            done = self.host.checkpoint(entry.id, order)
             self._take(entry.id, done.operations)
+            self._targets.arrived(entry.id)
             with self._lock:
                 head = done.snapshot or self._head(entry.id)
                 if label is not None:
@@ -131,14 +281,20 @@ class Engine(Owner):
                     )
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
+                self._targets.add(found.id, entry.id)
             automatic = self._automatic(f"before the restore of {found.id}")._replace(allow_empty=fresh)
             undo = None if discard else automatic
-            live = self._ids("lay")
-            done = self._asked(entry.id, lambda: self.host.restore(entry.id, found.id, chain, live, undo, force))
+            try:
+                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
+            except CowfsError:
+                if self.host.is_open(entry.id):
+                    self._targets.arrived(entry.id)  # it was refused; any other failure may have come after the marker
+                raise
             # A restore that changed nothing leaves alone what --undo takes back.
             moved = done.snapshot is not None and done.changed
             extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._take(entry.id, done.operations, *extra)
+            self._targets.arrived(entry.id)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
@@ -178,8 +334,7 @@ class Engine(Owner):
         entry = self._ready(found.workspace.name)
         with self._verbs[entry.id]:
             order = self._automatic(f"fork of {entry.name}")
-            order = order._replace(allow_empty=entry.head is None)
-            done = self._asked(entry.id, lambda: self.host.checkpoint(entry.id, order))
+            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
             self._take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
@@ -237,28 +392,24 @@ class Engine(Owner):
         """Remove a workspace with its snapshots, or one snapshot; what forks need stays. Raises Busy, NotFound."""
         with self._lock:
             found = resolve(self.catalog, ref)
-            users = line_users(self.catalog, found)
-        with ExitStack() as held:
-            for user in users:
-                held.enter_context(self._verbs[user])
-            for user in users:
-                if user != found.workspace.id or found.snapshot is not None:
-                    self._refuse_owing(user)
-            if found.snapshot is not None:
+        if found.snapshot is not None:
+            with self._lock:
+                self._targets.refuse(self.catalog, [found.snapshot.id])
                 self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
-            else:
-                self._remove_workspace(found.workspace, force)
+            self._drop_unneeded()
+            return
+        with self._verbs[found.workspace.id]:
+            if not force and self.host.serving(found.workspace.id):
+                raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
+            with self._lock:
+                going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
+                self._targets.refuse(self.catalog, going, found.workspace.id)
+                self._commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+                self._owed.pop(found.workspace.id, None)
+            with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
+                self.host.close(found.workspace.id)
         self._drop_unneeded()
-        if found.snapshot is None:
-            self._trim(found.workspace.id)
-
-    def _remove_workspace(self, entry: control.WorkspaceEntry, force: bool) -> None:
-        if not force and self.host.serving(entry.id):
-            raise Busy(f"{entry.name} is mounted", hint="Unmount it first, or use --force.")
-        self._commit(control.WorkspaceRemoved(entry.id), sync=True)
-        self._owed.pop(entry.id, None)
-        with suppress(OSError):  # nobody wants its journal to be durable
-            self.host.close(entry.id)
+        self._settling.trim(found.workspace.id)
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -267,7 +418,7 @@ class Engine(Owner):
             if dropped:
                 self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
-            self._trim(workspace)
+            self._settling.trim(workspace)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -310,6 +461,30 @@ class Engine(Owner):
         """
         with self._lock:
             return builtins.list(check_store(self.catalog, self.blocks, self.store.superblock.geometry, deep=deep))
+
+    # ---- settling --------------------------------------------------------------------------------
+
+    def unsettled(self) -> builtins.list[control.LayerEntry]:
+        """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
+        return self._settling.waiting()
+
+    def settle_next(self) -> bool:
+        """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
+        for workspace in self.host.wants_freeze():
+            with self._verbs[workspace]:
+                if self.host.is_open(workspace):
+                    self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
+        return self._settling.next()
+
+    def settle(self, ws: str | None = None) -> None:
+        """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
+        while True:
+            waiting = {entry.id for entry in self.unsettled()}
+            if ws is not None:
+                with self._lock:
+                    waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
+            if not waiting or not self.settle_next():
+                return
 
 
 def _workspace(entry: control.WorkspaceEntry) -> Workspace:

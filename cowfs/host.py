@@ -105,6 +105,10 @@ class Host:
                 spec.head_layer,
             )
             workspace, outcome = Workspace.open(self.env, branch, lambda layer: self._known(layer, known))
+            for layer in outcome.layers:
+                taken = self._layers.get(layer.id)
+                if layer.id in known or (taken is not None and (taken.workspace != spec.id or taken.root is not None)):
+                    raise Corrupt(f"journal {spec.id}: it makes layer {layer.id}, which exists")
             self.workspaces[spec.id] = workspace
             return self._took(outcome)
 
@@ -136,11 +140,6 @@ class Host:
     def opened(self) -> list[str]:
         """Ids of the open workspaces."""
         return list(self.workspaces)
-
-    def owes(self, workspace: str) -> bool:
-        """Whether a verb that failed left something done, to be handed over by the next one."""
-        found = self.workspaces.get(workspace)
-        return found is not None and found.owes
 
     def serving(self, workspace: str) -> bool:
         """Whether a transport serves the workspace."""

@@ -35,8 +35,8 @@ from cowfs.layers.journal import (
     read_records,
 )
 from cowfs.layers.layer import Layer
+from cowfs.layers.replay import MARKERS, placed, replay_record
 from cowfs.results import Handle
-from cowfs.view.apply import replay
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
 from cowfs.view.view import View
@@ -183,11 +183,6 @@ class Workspace:
         """Whether there is any change since the head. Needs the lock for an exact answer."""
         state = self.view.state
         return bool(state.live) or state.parent is None or state.parent.id != self.head_layer
-
-    @property
-    def owes(self) -> bool:
-        """Whether a verb that failed left something done, which the next outcome will hold."""
-        return bool(self._owed)
 
     @property
     def wants_freeze(self) -> bool:
@@ -391,15 +386,21 @@ class _Replayer:
             self._record(envelope, file, offset)
 
     def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
-        workspace, record = self.workspace, envelope.record
+        record = envelope.record
+        if isinstance(record, MARKERS):
+            with placed(file, offset):
+                self._marker(record, envelope.time)
+        else:
+            replay_record(self.workspace.view.state, envelope, file, offset)
+
+    def _marker(self, record: j.Record, time: int) -> None:
+        workspace = self.workspace
         if isinstance(record, j.Checkpoint):
-            self._took(workspace._snapshot(record, envelope.time))
+            self._took(workspace._snapshot(record, time))
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
         elif isinstance(record, j.Restore):
             self.operations += workspace._restored(record, self._target(record))
-        else:
-            replay(workspace.view.state, envelope.time, record, file, offset)
 
     def _took(self, made: tuple[tuple[control.Operation, ...], Layer]) -> None:
         self.operations += made[0]

@@ -252,7 +252,7 @@ def set_xattr(state: State, time: int, record: j.SetXattr) -> None:
         inode.xattrs[record.name] = record.value
     else:
         inode.xattrs.pop(record.name, None)
-    inode.mode = record.mode
+    inode.mode = inode.mode & ~0o7777 | record.mode & 0o7777
     inode.ctime = time
 
 

@@ -214,10 +214,6 @@ class RemoteHost(Host):
         """See Host.opened."""
         return list(self._opened)
 
-    def owes(self, workspace: str) -> bool:
-        """See Host.owes."""
-        return self.is_open(workspace) and bool(self.call("owes", workspace))
-
     def serving(self, workspace: str) -> bool:
         """See Host.serving."""
         return self.is_open(workspace) and bool(self.call("serving", workspace))

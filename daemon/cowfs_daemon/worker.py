@@ -71,7 +71,6 @@ class Worker:
             host.read,
             host.statistics,
             host.serving,
-            host.owes,
         )
         data = (self.checkpoint, self.restore, self.contents, self.settled)
         mounts = (self.mount, self.mount_frozen, self.unmount, self.abandon_kept)

@@ -191,11 +191,10 @@ def block_samples() -> tuple[bytes, ...]:
 
 def journal_samples() -> tuple[bytes, ...]:
     """One record of every kind."""
-    kinds = [cls for cls, _, _ in journal.KINDS.values()]
-    records = []
-    for cls in kinds:
-        _, ints, tails = next(row for row in journal.KINDS.values() if row[0] is cls)
-        records.append(cls(*range(1, len(ints) + 1), *[b"name%d" % at for at in range(tails)]))  # type: ignore[arg-type]
+    records = [
+        cls(*range(1, len(ints) + 1), *[b"name%d" % at for at in range(tails)])
+        for cls, ints, tails in journal.KINDS.values()
+    ]
     return tuple(journal.encode(FILE_NO, seq, seq - 1, 10**18, 7, 9, each) for seq, each in enumerate(records, 1))
 
 

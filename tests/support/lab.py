@@ -6,6 +6,7 @@ import itertools
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -235,7 +236,8 @@ class Lab:
         """Go on with a copy of the directory as it is at this instant, as after a kill of the process."""
         copy = self.path.with_name(self.path.name + "+")
         shutil.copytree(self.path, copy)
-        self.engine.close()
+        with suppress(OSError):
+            self.engine.close()
         shutil.rmtree(self.path)
         copy.rename(self.path)
         self.engine = self.open()
