@@ -9,6 +9,7 @@ import pytest
 
 from cowfs.errors import CowfsError
 from tests.support.faults import (
+    WRITES,
     Call,
     Moment,
     Step,
@@ -22,7 +23,6 @@ from tests.support.faults import (
 from tests.support.lab import Lab
 
 GROUPS = 8
-WRITES = ("write", "pwrite", "pwritev")
 EXPECTED = (OSError, CowfsError)
 
 

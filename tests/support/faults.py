@@ -20,6 +20,8 @@ CALLS = (
 )  # fmt: skip
 """What is counted; ``open`` only where it may create a file."""
 
+WRITES = ("write", "pwrite", "pwritev")
+
 Call = Callable[..., Any]
 Action = Callable[[int, str, Call, tuple[Any, ...], dict[str, Any]], Any]
 """(number of the call from 1 on, its name, the real function, arguments) -> what the call returns."""
