@@ -5,13 +5,14 @@ PY := $(VENV)/bin/python
 export PYTHONPATH := .:daemon:cli:guest
 TYPED := $(foreach folder,cowfs daemon cli guest tests bench,$(if $(shell find $(folder) -name "*.py" -print -quit),$(folder)))
 
-.PHONY: help venv lint check test demo clean
+.PHONY: help venv lint check test demo bench clean
 
 help:
 	@echo 'make venv    a virtual environment in .venv, with everything installed'
 	@echo 'make check   style, types, import rules, tidiness, unit tests (under 3 minutes)'
 	@echo 'make test    make check and every other test'
 	@echo 'make demo    import, wreck, restore and fork real files, with proof'
+	@echo 'make bench   every scenario of bench/, figures into build/bench (long)'
 
 venv: $(VENV)/.installed
 
@@ -31,7 +32,10 @@ test: lint
 	$(PY) -m pytest -q tests
 
 demo: venv
-	$(PY) bench/demo.py
+	$(PY) -m bench.demo
+
+bench: venv
+	$(PY) -m bench.run
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

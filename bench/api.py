@@ -83,7 +83,7 @@ def idle_forks(client: Store, ref: str, count: int, mounted: int) -> dict[str, A
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, nargs="*", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--files", type=int, nargs="*", default=[1_000, 1_000_000])
     parser.add_argument("--writers", type=int, nargs="*", default=[0, 1_000])
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--forks", type=int, default=1000)

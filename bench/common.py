@@ -113,13 +113,6 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that ``call`` takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 class Series:
     """Named lists of seconds, filled in turn, so that all see the same moods of the machine."""
 

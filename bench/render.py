@@ -166,6 +166,16 @@ def replay_section(data: dict[str, Any]) -> str:
     )
 
 
+def settle_section(data: dict[str, Any]) -> str:
+    """Settling."""
+    files = data["files"]
+    names = list(next(iter(files.values())))
+    rows = [[words(name), *(ms(files[size][name]) for size in files)] for name in names]
+    head = ["milliseconds, median (p95)", *(f"{int(size):,} files" for size in files)]
+    count = runs(one for by_name in files.values() for one in by_name.values())
+    return f"### Settling one layer\n\nIn the background, by a process of its own; {count}.\n\n{table(head, rows)}"
+
+
 def aims_section(results: dict[str, Any]) -> str:
     """Each aim, what was measured, and whether that meets it."""
     rows = [[one.text, one.limit_text, one.measured, one.verdict] for one in aims.judged(results)]
@@ -189,7 +199,8 @@ def render(reports: dict[str, Any]) -> str:
     makers = {
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
-        "files": files_section, "import_tree": import_section, "replay": replay_section,
+        "files": files_section, "import_tree": import_section, "settle": settle_section,
+        "replay": replay_section,
     }  # fmt: skip
     sections = [machine_section(reports), aims_section(results)]
     sections += [make(results[name]) for name, make in makers.items() if name in results]

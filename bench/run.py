@@ -25,6 +25,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "cli": ("--files", "1000", "--turns", "2"),
     "peers": ("--files", "500", "--turns", "2"),
     "import_tree": ("/usr/lib/python3", "--files", "500", "--turns", "1"),
+    "settle": ("--files", "1000", "--turns", "2"),
     "replay": ("--records", "10000", "--turns", "2"),
     "files": ("--files", "300", "--turns", "1"),
 }

@@ -68,7 +68,6 @@ def measure(engine: Engine, directory: Path, sizes: list[int], turns: int) -> di
     tail_floor.close()
     results: dict[str, Any] = {"floor": common_series.summaries()}
     results["files"] = {str(files): one.summaries() for files, one in series.items()}
-    results["settle_all_s"] = round(common.timed(engine.settle), 3)
     return results
 
 

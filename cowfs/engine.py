@@ -21,7 +21,7 @@ from cowfs import usage
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_workspace_name, fork_names
+from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
@@ -29,8 +29,8 @@ from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
-from cowfs.host import BranchSpec, Chain, Host, LayerSpec, Point
-from cowfs.lineage import Targets, horizon
+from cowfs.host import BranchSpec, Chain, Host, Point
+from cowfs.lineage import Targets, chain, horizon, with_ancestors
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -44,9 +44,6 @@ Progress = Callable[[dict[str, Any]], None]
 
 UNDO = "undo"
 """Setting of a workspace: the snapshot that takes back its last restore."""
-
-MESSAGE_MAX = 64 * 1024
-"""Characters in a message at most."""
 
 
 class Engine:
@@ -74,7 +71,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        self.index = BlockIndex(store.index, writable=True)
+        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -110,7 +107,7 @@ class Engine:
     def _catch_up(self) -> None:
         """Open every workspace whose journal goes on behind the control log: its markers count.
 
-        A damaged one stays closed and keeps its files; whoever asks for it is told why.
+        A damaged one stays closed and keeps its files, as do journals that nobody knows when the log was cut.
         """
         journals = {path.name for path in self.store.journals.iterdir()}
         for entry in list(self.catalog.workspaces.values()):
@@ -119,36 +116,32 @@ class Engine:
                     self._open(entry)
         self.catalog.sync()
         for workspace in journals:
-            self._settling.trim(workspace)
+            if workspace in self.catalog.workspaces or not self.catalog.statistics().cut_bytes:
+                self._settling.trim(workspace)
 
     # ---- workspaces in the host ------------------------------------------------------------------
 
     def _chain(self, layer: str) -> Chain:
-        return tuple(
-            LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
-            for entry in self.catalog.chain(layer)
-        )
+        return chain(self.catalog, layer)
 
     def _open(self, entry: control.WorkspaceEntry) -> None:
         """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
         with self._lock:
             if self.host.is_open(entry.id):
                 return
-            line = {snapshot.layer for snapshot in line_of(self.catalog, entry.id)}
             spec = BranchSpec(
                 entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
                 entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
             )  # fmt: skip
-            done = self.host.open(spec, {layer: self._chain(layer) for layer in line})
+            line = (snapshot.layer for snapshot in line_of(self.catalog, entry.id))
+            done = self.host.open(spec, with_ancestors(self.catalog, line))
             self._owed.pop(entry.id, None)  # the journal says all of it again
             try:
                 self._take(entry.id, done.operations)
             except (Invalid, NotFound, Conflict) as error:
-                self._owed.pop(entry.id, None)
+                del self._owed[entry.id]
                 self.host.close(entry.id)
-                raise Corrupt(
-                    f"the journal of {entry.name} contradicts the control log: {error.message}", hint="Run: cowfs fsck"
-                ) from error
+                raise Corrupt(f"the journal of {entry.name} contradicts the control log: {error.message}") from error
             except CowfsError:
                 return  # the control log cannot be written: it is owed, and files are served all the same
             self._targets.arrived(entry.id)
@@ -200,11 +193,12 @@ class Engine:
         """
         self._refuse_taken([check_workspace_name(name)])
         place = self.store.path.stat()
-
-        def report(files: int, size: int) -> None:
-            progress({"files": files, "bytes": size})
-
-        result = self.settler.import_directory(source, exclude, [(place.st_dev, place.st_ino)], report)
+        result = self.settler.import_directory(
+            source,
+            exclude,
+            [(place.st_dev, place.st_ino)],
+            lambda files, size: progress({"files": files, "bytes": size}),
+        )
         problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
         problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
         progress({"files": result.files, "bytes": result.bytes, "problems": problems})
@@ -239,8 +233,7 @@ class Engine:
 
         Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
         """
-        if len(message) > MESSAGE_MAX:
-            raise Invalid(f"a message of more than {MESSAGE_MAX} characters")
+        check_texts(message=message, creator=creator)
         entry = self._ready(ws)
         with self._verbs[entry.id]:
             with self._lock:
@@ -263,8 +256,8 @@ class Engine:
             raise Corrupt(f"workspace {workspace} has no head after a checkpoint")
         return head
 
-    def _automatic(self, message: str) -> CheckpointOrder:
-        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, automatic=True, creator="cowfs")
+    def _automatic(self, message: str, fresh: bool) -> CheckpointOrder:
+        return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), "cowfs", True, fresh)
 
     def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored:
         """Make a workspace exactly what a snapshot of its own line is. Causes no inotify events.
@@ -282,8 +275,7 @@ class Engine:
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
                 self._targets.add(found.id, entry.id)
-            automatic = self._automatic(f"before the restore of {found.id}")._replace(allow_empty=fresh)
-            undo = None if discard else automatic
+            undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
             try:
                 done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
             except CowfsError:
@@ -333,8 +325,7 @@ class Engine:
             return found.snapshot.workspace, found.snapshot.id
         entry = self._ready(found.workspace.name)
         with self._verbs[entry.id]:
-            order = self._automatic(f"fork of {entry.name}")
-            done = self.host.checkpoint(entry.id, order._replace(allow_empty=entry.head is None))
+            done = self.host.checkpoint(entry.id, self._automatic(f"fork of {entry.name}", entry.head is None))
             self._take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
@@ -417,6 +408,9 @@ class Engine:
             dropped = self.catalog.unreachable()
             if dropped:
                 self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
+        if dropped:
+            with suppress(Busy):  # a host that has ended holds nothing
+                self.host.forget([layer.id for layer in dropped])
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
             self._settling.trim(workspace)
 

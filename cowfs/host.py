@@ -87,8 +87,9 @@ class Host:
         self._layers: dict[str, Layer] = {}
         self._lock = threading.RLock()
 
-    def open(self, spec: BranchSpec, known: Mapping[str, Chain]) -> Done:
-        """Open a workspace and replay its journal; ``known`` has the layers that its markers may name.
+    def open(self, spec: BranchSpec, known: Mapping[str, LayerSpec]) -> Done:
+        """Open a workspace and replay its journal; ``known``: the layers that its markers may name, and what
+        these stand on, by id.
 
         Raises Corrupt when its journal or a block is damaged.
         """
@@ -112,9 +113,14 @@ class Host:
             self.workspaces[spec.id] = workspace
             return self._took(outcome)
 
-    def _known(self, layer: str, known: Mapping[str, Chain]) -> Layer:
-        if layer in known:
-            return self._layer(known[layer])
+    def _known(self, layer: str, known: Mapping[str, LayerSpec]) -> Layer:
+        chain = []
+        at = known.get(layer)
+        while at is not None:
+            chain.append(at)
+            at = known.get(at.parent) if at.root is None and at.parent is not None else None
+        if chain:
+            return self._layer(tuple(chain))
         if layer in self._layers:
             return self._layers[layer]
         raise Corrupt(f"journal: it goes back to layer {layer}, which is unknown")
@@ -190,6 +196,12 @@ class Host:
         elif isinstance(data, OverlayDirectory):
             data.settle(StoredDirectory(blocks, content.data, self.env.geometry.key_bits))
 
+    def forget(self, layers: Iterable[str]) -> None:
+        """Nothing will ask for these layers again."""
+        with self._lock:
+            for layer in layers:
+                self._layers.pop(layer, None)
+
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """What differs; inode numbers below ``horizon`` mean the same file on both sides."""
         with self._look(old, new) as (a, b):
@@ -253,7 +265,11 @@ class Host:
             return layer
         state = State(self.env.blocks, self.env.geometry, parent)
         for number, start, end in spec.spans:
-            replay_span(state, JournalFile.open(self.env.journals, spec.workspace, number), start, end)
+            try:
+                file = JournalFile.open(self.env.journals, spec.workspace, number)
+            except FileNotFoundError:
+                raise Corrupt(f"journal {spec.workspace}/{number:010d}.journal is missing") from None
+            replay_span(state, file, start, end)
         state.next_ino = spec.next_ino
         return state.freeze(spec.id, spec.workspace, spec.spans)
 

@@ -11,7 +11,29 @@ from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.refs import Resolved
 from cowfs.errors import Busy
 from cowfs.formats.control import LayerEntry
+from cowfs.host import Chain, LayerSpec
 from cowfs.layers.journal import file_numbers, file_path
+
+
+def _spec(entry: LayerEntry) -> LayerSpec:
+    return LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
+
+
+def chain(catalog: Catalog, layer: str) -> Chain:
+    """A layer and what it stands on, down to the first settled one. Raises NotFound."""
+    return tuple(map(_spec, catalog.chain(layer)))
+
+
+def with_ancestors(catalog: Catalog, layers: Iterable[str]) -> dict[str, LayerSpec]:
+    """These layers and all that they stand on, down to settled ones, by id."""
+    found: dict[str, LayerSpec] = {}
+    for layer in layers:
+        at: str | None = layer
+        while at is not None and at not in found:
+            entry = catalog.layer(at)
+            found[at] = _spec(entry)
+            at = entry.parent if entry.root is None else None
+    return found
 
 
 def horizon(catalog: Catalog, a: Resolved, b: Resolved) -> int:

@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
+from cowfs.catalog.log import LOG
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
@@ -63,9 +64,11 @@ class StoreDirectory:
         except OSError as error:
             raise _unusable(path, error) from None
         store = cls(path, decode_superblock(data))
-        missing = [part for part in PARTS if not (path / part).is_dir()]
+        missing = [part for part in (*PARTS, f"control/{LOG}") if not (path / part).exists()]
         if missing:
-            raise Corrupt(f"the store at {path} lacks its {', '.join(missing)} directory", hint="Run: cowfs fsck")
+            raise Corrupt(
+                f"the store at {path} lacks {', '.join(missing)}", hint="Restore what is missing from a copy of it."
+            )
         return store
 
     def lock(self) -> int:

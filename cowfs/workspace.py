@@ -35,7 +35,7 @@ from cowfs.layers.journal import (
     read_records,
 )
 from cowfs.layers.layer import Layer
-from cowfs.layers.replay import MARKERS, placed, replay_record
+from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.results import Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
@@ -46,6 +46,9 @@ LIVE_INODES_MAX = 200_000
 
 LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
+
+LIVE_RECORDS_MAX = 200_000
+"""Journal records of a live layer at which it is frozen by itself: two to four seconds of replay."""
 
 
 class Transport(Protocol):
@@ -187,7 +190,12 @@ class Workspace:
     @property
     def wants_freeze(self) -> bool:
         """Whether the live layer has become so large that it should be frozen and settled."""
-        return len(self.view.state.live) >= LIVE_INODES_MAX or self.journal.layer_bytes() >= LIVE_BYTES_MAX
+        journal = self.journal
+        return (
+            len(self.view.state.live) >= LIVE_INODES_MAX
+            or journal.layer_bytes() >= LIVE_BYTES_MAX
+            or journal.layer_records() >= LIVE_RECORDS_MAX
+        )
 
     def checkpoint(self, order: CheckpointOrder) -> Outcome:
         """Freeze the live layer as a snapshot, durably. Without changes and ``allow_empty``: no snapshot.
@@ -217,7 +225,7 @@ class Workspace:
         """Freeze the live layer without a snapshot, to bound memory and replay. No transport is asked."""
         with self._verbs:
             with self.lock:
-                if self.view.state.live:
+                if self.view.state.live or self.wants_freeze:
                     record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
                     self.journal.append(record, self.env.clock())
                     self._owe(self._frozen(live))
@@ -283,7 +291,6 @@ class Workspace:
                 )
                 self.journal.append(record, self.env.clock())
                 self._owed += self._restored(record, state)
-                self.view.adopt_opens(old)
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
             handles: list[Handle] = []
@@ -299,7 +306,8 @@ class Workspace:
     def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
         """What a Restore marker means, made now or replayed; whatever was live is dropped."""
         self.journal.cut()
-        self.view = self._view(state)
+        old, self.view = self.view, self._view(state)
+        self.view.adopt_opens(old)
         self.head = record.snapshot.decode()
         self.live = record.live.decode()
         parent = state.parent
@@ -388,8 +396,10 @@ class _Replayer:
     def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
         record = envelope.record
         if isinstance(record, MARKERS):
-            with placed(file, offset):
+            try:
                 self._marker(record, envelope.time)
+            except (Corrupt, UnicodeDecodeError) as error:
+                raise misfit(error, file, offset) from error
         else:
             replay_record(self.workspace.view.state, envelope, file, offset)
 

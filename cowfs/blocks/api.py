@@ -28,7 +28,7 @@ class BlockSource(Protocol):
     nodes: LruCache[Leaf | Branch]
 
     def get(self, id_: bytes) -> bytes:
-        """The raw bytes. Raises NotFound (unknown id) and Corrupt (damaged)."""
+        """The raw bytes. Raises Corrupt: damaged, or unknown (only blocks that exist are referred to)."""
         ...
 
 

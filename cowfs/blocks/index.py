@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import lmdb
 
@@ -29,6 +29,7 @@ from cowfs.formats.checksum import ID_BYTES
 MAP_BYTES = 64 << 30
 """Size of the sparse map: address space and an upper bound, not disk space."""
 
+_DATA = "data.mdb"
 _MAX_READERS = 1022
 _SCAN_BATCH = 4096  # entries listed in one read transaction
 _VALUE = struct.Struct("<QIIIBB")  # segment, offset, raw, stored, codec, state
@@ -62,10 +63,13 @@ class BlockIndex:
     """The index in directory ``path``. Raises Corrupt when LMDB cannot make sense of its file, NotFound when there
     is none to read, Busy when this process has it open already (share the handle).
 
-    A writable one creates the directory and clears readers that died.
+    A writable one creates the directory and clears readers that died. ``create`` False: blocks are known to be in it,
+    so a missing or empty one is Corrupt, and is not made anew.
     """
 
-    def __init__(self, path: Path, *, writable: bool, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, path: Path, *, writable: bool, create: bool = True, map_bytes: int = MAP_BYTES) -> None:
+        if writable and not create and _file_size(path) <= 0:
+            raise Corrupt(f"block index {path} is missing", hint="restore it from a copy of the store")
         if writable:
             path.mkdir(mode=0o700, exist_ok=True)
         self.path = path
@@ -79,18 +83,31 @@ class BlockIndex:
         except lmdb.Error as error:
             if "already open" in str(error):
                 raise Busy(f"block index {path} is already open in this process", hint="share the handle") from None
-            if not writable and not (path / "data.mdb").exists():
+            if not writable and not (path / _DATA).exists():
                 raise NotFound(f"no block index in {path}") from None
             self._fail(error)
+        size = _file_size(path)
         try:
-            if writable:
-                self._env.reader_check()
             with self._errors():
-                self._blocks = self._env.open_db(b"blocks", create=writable)
-                self._usage = self._env.open_db(b"usage", create=writable)
+                if writable:
+                    self._reach_end(size)
+                    self._env.reader_check()
+                self._blocks = self._env.open_db(b"blocks", create=writable and create)
+                self._usage = self._env.open_db(b"usage", create=writable and create)
         except BaseException:
             self._env.close()
+            if writable and _file_size(path) > size:
+                os.truncate(path / _DATA, size)
             raise
+
+    def _reach_end(self, size: int) -> None:
+        """Make the file as long as LMDB believes it is: touching a mapped page behind its end would be a SIGBUS.
+
+        LMDB leaves the last pages unwritten when they are free; those of a file that was cut read as no page at all.
+        """
+        end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if size < end:
+            os.truncate(self.path / _DATA, end)
 
     # Reading
 
@@ -126,7 +143,7 @@ class BlockIndex:
     def usage(self) -> list[SegmentUsage]:
         """Per segment, ascending by id."""
         with self._errors(), self._env.begin(self._usage) as txn, txn.cursor() as cursor:
-            return [SegmentUsage(_SEGMENT_KEY.unpack(key)[0], *_USAGE.unpack(value)) for key, value in cursor]
+            return [SegmentUsage(_unpacked(_SEGMENT_KEY, key)[0], *_unpacked(_USAGE, value)) for key, value in cursor]
 
     def statistics(self) -> IndexStatistics:
         """Figures of now."""
@@ -236,7 +253,7 @@ class BlockIndex:
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space" in str(error):
             raise NoSpace(f"block index {self.path}: {error}") from error
-        raise Corrupt(f"block index {self.path}: {error}", hint="run cowfs fsck --repair") from error
+        raise Corrupt(f"block index {self.path}: {error}", hint="run cowfs fsck") from error
 
 
 class _Batch:
@@ -273,16 +290,28 @@ class _Batch:
         for segment, delta in self._delta.items():
             key = _SEGMENT_KEY.pack(segment)
             old = self._txn.get(key, db=database)
-            total = [a + b for a, b in zip(_USAGE.unpack(old) if old else (0, 0, 0), delta, strict=True)]
+            total = [a + b for a, b in zip(_unpacked(_USAGE, old) if old else (0, 0, 0), delta, strict=True)]
             if total[0] > 0:
                 self._txn.put(key, _USAGE.pack(*total), db=database)
             elif old:
                 self._txn.delete(key, db=database)
 
 
-def _location(value: bytes | memoryview) -> tuple[Location, bool]:
+def _file_size(path: Path) -> int:
+    """Bytes in the file of the index in directory ``path``; -1 without one."""
     try:
-        *fields, state = _VALUE.unpack(value)
+        return (path / _DATA).stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _unpacked(layout: struct.Struct, data: bytes | memoryview) -> tuple[Any, ...]:
+    try:
+        return layout.unpack(data)
     except struct.error:
-        raise Corrupt("block index: a value of wrong length", hint="run cowfs fsck --repair") from None
+        raise Corrupt("block index: a key or value of wrong length", hint="run cowfs fsck") from None
+
+
+def _location(value: bytes | memoryview) -> tuple[Location, bool]:
+    *fields, state = _unpacked(_VALUE, value)
     return Location(*fields), state != _LIVE

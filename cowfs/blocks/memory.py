@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cowfs.blocks.api import RAW_MAX
 from cowfs.blocks.cache import LruCache
-from cowfs.errors import NotFound
+from cowfs.errors import Corrupt
 from cowfs.formats.checksum import block_id
 from cowfs.formats.node import Branch, Leaf
 
@@ -20,12 +20,12 @@ class MemoryBlocks:
         self.nodes: LruCache[Leaf | Branch] = LruCache(32 << 20)
 
     def get(self, id_: bytes) -> bytes:
-        """The raw bytes. Raises NotFound."""
+        """The raw bytes. Raises Corrupt."""
         self.reads.append(id_)
         try:
             return self.blocks[id_]
         except KeyError:
-            raise NotFound(f"no block {id_.hex()}") from None
+            raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck") from None
 
     def has(self, id_: bytes) -> bool:
         """Whether the block is there."""

@@ -13,7 +13,7 @@ from cowfs.blocks.cache import CacheStatistics, LruCache
 from cowfs.blocks.codec import decode, verify
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.segments import segment_path
-from cowfs.errors import Corrupt, NotFound
+from cowfs.errors import Corrupt
 from cowfs.formats.node import Branch, Leaf
 from cowfs.formats.segment import RECORD_BYTES, RecordHeader, check_lengths, decode_record_header
 
@@ -118,7 +118,7 @@ class BlockReader:
         self._raw: LruCache[bytes] = LruCache(raw_cache_bytes)
 
     def get(self, id_: bytes) -> bytes:
-        """The raw bytes. Raises NotFound (unknown id), Corrupt (damaged; names block and segment)."""
+        """The raw bytes. Raises Corrupt (unknown or damaged; names block and segment)."""
         raw = self._raw.get(id_)
         if raw is None:
             raw = self._read(id_)[1]
@@ -134,7 +134,7 @@ class BlockReader:
         return self._raw.get(id_)
 
     def verify(self, id_: bytes) -> None:
-        """Read a block past all caches and hash it again. Raises NotFound, Corrupt."""
+        """Read a block past all caches and hash it again. Raises Corrupt."""
         header, raw = self._read(id_)
         try:
             verify(header, raw)
@@ -161,7 +161,7 @@ class BlockReader:
     def _locate(self, id_: bytes) -> Location:
         location = self.index.get(id_)
         if location is None:
-            raise NotFound(f"no block {id_.hex()}")
+            raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck")
         return location
 
     def statistics(self) -> ReaderStatistics:

@@ -11,7 +11,7 @@ from cowfs.blocks.api import Location
 from cowfs.blocks.codec import encode
 from cowfs.blocks.reader import BlockReader
 from cowfs.blocks.segments import SegmentWriter
-from cowfs.errors import NotFound
+from cowfs.errors import Corrupt
 from cowfs.formats.checksum import block_id
 from cowfs.formats.segment import RAW_MAX, RecordHeader
 
@@ -134,7 +134,7 @@ class BlockWriter:
         self._new += len(records)
 
     def get(self, id_: bytes) -> bytes:
-        """The raw bytes, of blocks not committed yet as well. Raises NotFound, Corrupt."""
+        """The raw bytes, of blocks not committed yet as well. Raises Corrupt."""
         location = self._own.get(id_)
         if location is None:
             return self.reader.get(id_)
@@ -147,12 +147,12 @@ class BlockWriter:
     def rely_on(self, ids: Iterable[bytes]) -> None:
         """Note blocks that the job's result refers to without having put them (an unchanged subtree's).
 
-        Raises NotFound if one is unknown.
+        Raises Corrupt if one is unknown.
         """
         for id_ in ids:
             if id_ not in self._own and id_ not in self._relied:
                 if self.reader.index.get(id_) is None:
-                    raise NotFound(f"no block {id_.hex()}")
+                    raise Corrupt(f"no block {id_.hex()}", hint="run cowfs fsck")
                 self._relied[id_] = None
 
     def sync(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from cowfs.errors import Invalid
+from cowfs.formats.control_fields import TEXT_MAX
 
 NAME_MAX = 255
 """Characters in a workspace name or label at most; a name is also the last part of a mount path."""
@@ -33,6 +34,17 @@ def check_label(label: str) -> str:
     if label == "latest":
         raise Invalid("latest cannot be a label", hint="@latest always means the newest snapshot")
     return _fitting("label", label)
+
+
+def check_texts(**texts: str) -> None:
+    """Whether the control log can hold these: a message, a creator; the keyword says which."""
+    for what, text in texts.items():
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise Invalid(f"a {what} that is not valid UTF-8", hint="write it in UTF-8") from None
+        if size > TEXT_MAX:
+            raise Invalid(f"a {what} of {size} bytes is too long", hint=f"at most {TEXT_MAX} bytes of UTF-8")
 
 
 def fork_names(name: str, count: int | None) -> list[str]:

@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cowfs.errors import Corrupt
@@ -46,8 +45,7 @@ NONE, INLINE, BLOCK, TREE = 0, 1, 2, 3
 EMPTY = Content(NONE, 0, b"")
 
 
-@dataclass(frozen=True, slots=True)
-class InodeRecord:
+class InodeRecord(NamedTuple):
     """One inode at rest. Times are ns since the epoch; ``blocks`` counts 512-byte units.
 
     ``xattrs`` and ``links`` hold the decoded pairs, or are None when ``xattrs_block`` / ``links_block``

@@ -122,7 +122,7 @@ class Journal:
         self._file_no = position.file_no
         self._end = position.offset
         self._records = 0
-        self._layer_start = position.offset
+        self._layer_start, self._layer_seq = position.offset, position.seq
         self._spans: list[Span] = []
         self._written_out = 0
         self._writing: Future[None] | None = None
@@ -164,12 +164,16 @@ class Journal:
         """The spans of everything since the last cut; the next record begins a new layer."""
         spans = (*self._spans, Span(self._file_no, self._layer_start, self._end))
         self._spans = []
-        self._layer_start = self._end
+        self._layer_start, self._layer_seq = self._end, self.seq
         return tuple(span for span in spans if span[2] > span[1])
 
     def layer_bytes(self) -> int:
         """Bytes of the live layer's records."""
         return sum(end - start for _, start, end in self._spans) + self._end - self._layer_start
+
+    def layer_records(self) -> int:
+        """How many records the live layer has."""
+        return self.seq - self._layer_seq
 
     def sync(self) -> None:
         """Return when everything appended before the call survives power loss.

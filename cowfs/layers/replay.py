@@ -7,8 +7,8 @@ not fit the state is Corrupt too, whatever the state said about it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 from cowfs.errors import Corrupt
 from cowfs.formats import journal as j
@@ -35,49 +35,64 @@ def replay_span(state: State, file: JournalFile, start: int, end: int) -> None:
 
 def replay_record(state: State, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
     """Do what the record at ``offset`` of ``file`` did. Raises Corrupt, naming both, when it does not fit."""
-    with placed(file, offset):
-        _check(envelope.record)
-        replay(state, envelope.time, envelope.record, file, offset)
-
-
-@contextmanager
-def placed(file: JournalFile, offset: int) -> Iterator[None]:
-    """Say where the record lies that turns out not to fit: Corrupt, and errors that only such a record causes."""
+    record = envelope.record
     try:
-        yield
-    except Corrupt as error:
-        raise Corrupt(f"{file}, byte {offset}: {error.message}", hint=error.hint) from error
-    except UnicodeDecodeError as error:
-        raise Corrupt(f"{file}, byte {offset}: an id that is not text") from error
-    except OSError as error:
+        check = _CHECKS.get(type(record))
+        if check is not None:
+            check(record)
+        replay(state, envelope.time, record, file, offset)
+    except (Corrupt, OSError) as error:
+        raise misfit(error, file, offset) from error
+
+
+def misfit(error: Exception, file: JournalFile, offset: int) -> Exception:
+    """What to raise for a record that failed with ``error``: Corrupt, saying where it lies; a failing disk as it is."""
+    if isinstance(error, Corrupt):
+        return Corrupt(f"{file}, byte {offset}: {error.message}", hint=error.hint)
+    if isinstance(error, OSError):
         if error.errno not in _MISFITS:
-            raise
-        raise Corrupt(f"{file}, byte {offset}: its record does not fit ({error.strerror})") from error
+            return error
+        return Corrupt(f"{file}, byte {offset}: its record does not fit ({error.strerror})")
+    return Corrupt(f"{file}, byte {offset}: its record does not fit ({error})")
 
 
-def _check(record: j.Record) -> None:
-    """Refuse what no view ever writes and no later check would find."""
-    if isinstance(record, j.Write | j.CloneRange):
-        end = record.offset + len(record.data)
-    elif isinstance(record, j.Make | j.Link):
-        _check_name(record.name)
-        return
-    elif isinstance(record, j.Rename):
-        _check_name(record.name)
-        _check_name(record.new_name)
-        return
-    elif isinstance(record, j.SetAttributes):
-        end = record.size
-    elif isinstance(record, j.Allocate):
-        end = record.offset + record.length
-    elif isinstance(record, j.Orphan):
-        end = record.offset + len(record.data)
-    else:
-        return
-    if end > SIZE_MAX:
-        raise Corrupt("a file of impossible size")
+def _name(record: Any) -> None:
+    _check_name(record.name)
+
+
+def _names(record: j.Rename) -> None:
+    _check_name(record.name)
+    _check_name(record.new_name)
 
 
 def _check_name(name: bytes) -> None:
     if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise Corrupt("an impossible file name")
+
+
+def _end(record: Any) -> None:
+    if record.offset + len(record.data) > SIZE_MAX:
+        raise Corrupt("a file of impossible size")
+
+
+def _allocated(record: j.Allocate) -> None:
+    if record.offset + record.length > SIZE_MAX:
+        raise Corrupt("a file of impossible size")
+
+
+def _size(record: j.SetAttributes) -> None:
+    if record.size > SIZE_MAX:
+        raise Corrupt("a file of impossible size")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    j.Make: _name,
+    j.Link: _name,
+    j.Rename: _names,
+    j.Write: _end,
+    j.CloneRange: _end,
+    j.Orphan: _end,
+    j.Allocate: _allocated,
+    j.SetAttributes: _size,
+}
+"""What no view ever writes and no later check would find, by kind of record."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cowfs.blocks.writer import BlockWriter
+from cowfs.blocks.api import BlockSink, BlockSource
 from cowfs.formats import inode as fmt
 from cowfs.formats.inode import Content, InodeRecord, encode_inode
 from cowfs.geometry import PAGE, Geometry
@@ -39,8 +39,8 @@ class SettledLayer:
 
 
 def settle_layer(
-    blocks: BlockWriter,
-    writer: BlockWriter,
+    blocks: BlockSource,
+    writer: BlockSink,
     geometry: Geometry,
     parent_root: bytes,
     spans: Iterable[tuple[str, int, int]],
@@ -71,7 +71,7 @@ def _file_size(inode: Inode | None) -> int:
     return inode.size if inode is not None and stat.S_ISREG(inode.mode) else 0
 
 
-def base_layer(blocks: BlockWriter, root_id: bytes) -> Layer:
+def base_layer(blocks: BlockSource, root_id: bytes) -> Layer:
     """A settled layer that stands for a root alone; it gives out no inode numbers."""
     layer = Layer("", "", None, None, (), 1 << 63, 0)
     layer.settle(root_id, root.read_root(blocks, root_id))
@@ -82,7 +82,7 @@ class DeltaStore:
     """Stores the inodes of one delta; collects in ``contents`` what files and directories became."""
 
     def __init__(
-        self, blocks: BlockWriter, writer: BlockWriter, geometry: Geometry, contents: list[tuple[int, Content]]
+        self, blocks: BlockSource, writer: BlockSink, geometry: Geometry, contents: list[tuple[int, Content]]
     ) -> None:
         self.blocks = blocks
         self.writer = writer

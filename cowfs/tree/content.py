@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 from cowfs.blocks.api import BlockSink, BlockSource
@@ -341,14 +340,14 @@ def finish_record(writer: BlockSink, record: InodeRecord) -> InodeRecord:
         if len(encoded) > XATTRS_MAX:
             raise Invalid(f"extended attributes: {len(encoded)} bytes, more than {XATTRS_MAX}")
         if len(encoded) > XATTRS_INLINE:
-            record = replace(record, xattrs=None, xattrs_block=writer.put(encoded))
+            record = record._replace(xattrs=None, xattrs_block=writer.put(encoded))
     if record.links:
         encoded = encode_links(record.links)
         if len(encoded) > LINKS_INLINE:
             if len(encoded) > LIST_PART:
                 parts = [encoded[at : at + LIST_PART] for at in range(0, len(encoded), LIST_PART)]
                 encoded = _MANY + b"".join(writer.put_many(parts))
-            record = replace(record, links=None, links_block=writer.put(encoded))
+            record = record._replace(links=None, links_block=writer.put(encoded))
     return record
 
 

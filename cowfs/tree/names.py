@@ -36,16 +36,7 @@ def free_discriminator(used: Container[int]) -> int | None:
 
 def find_name(blocks: BlockSource, pointer: bytes, key: int, name: bytes) -> Dirent | None:
     """The entry of ``name`` in a directory's tree, ``key`` being its :func:`directory_key`. Raises Corrupt."""
-    if not pointer:
-        return None
-    # Discriminators are dense but for deletions, and a first one of 0 is nearly always the only one.
-    first = key << 8
-    value = radix.lookup(blocks, pointer, first)
-    if value is not None:
-        found, entry = decode_dirent(first, value)
-        if found == name:
-            return entry
-    for cookie, value in radix.scan(blocks, pointer, first + 1, first + DISCRIMINATORS):
+    for cookie, value in radix.group(blocks, pointer, key << 8, 8):
         found, entry = decode_dirent(cookie, value)
         if found == name:
             return entry

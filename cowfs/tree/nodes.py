@@ -14,7 +14,7 @@ _CHILD_COST = 300  # of one child of a decoded branch
 
 
 def load(blocks: BlockSource, id_: bytes) -> Leaf | Branch:
-    """The node in a block. Raises Corrupt, NotFound."""
+    """The node in a block. Raises Corrupt."""
     node = blocks.nodes.get(id_)
     if node is None:
         raw = blocks.get(id_)

@@ -10,7 +10,7 @@ a branch below. So leaves are well filled whatever the size of entries, at most 
 level, and the shape depends on nothing but the entries. ``check`` yields every violation.
 
 ``blocks`` is anything with ``get`` and a cache of decoded nodes, ``writer`` anything with ``put`` and
-``put_many`` (cowfs.blocks.api). All raise Corrupt on damaged nodes and NotFound on missing blocks.
+``put_many`` (cowfs.blocks.api). All raise Corrupt on damaged nodes and missing blocks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cowfs.tree.diff import diff
 from cowfs.tree.nodes import KEY_LIMIT, child_range, load, load_branch, load_leaf
 from cowfs.tree.update import build, update
 
-__all__ = ["VALUE_MAX", "build", "check", "count", "diff", "lookup", "scan", "update", "walk"]
+__all__ = ["VALUE_MAX", "build", "check", "count", "diff", "group", "lookup", "scan", "update", "walk"]
 
 _MASK = (1 << DIGIT_BITS) - 1
 
@@ -46,31 +46,59 @@ def lookup(blocks: BlockSource, pointer: bytes, key: int) -> bytes | None:
     """The value of ``key``, or None."""
     if not pointer:
         return None
-    if pointer[0] == LEAF:
-        node: Leaf | Branch = decode_leaf(pointer)
-    else:
-        id_ = ref_id(pointer)
-        cached = blocks.nodes.get
-        above = KEY_LIMIT
-        while True:
-            node = cached(id_) or load(blocks, id_)
-            if node.__class__ is Leaf:
-                break
-            assert isinstance(node, Branch)
-            shift = node.shift
-            if shift >= above:
-                raise Corrupt(f"block {id_.hex()}: a branch that is not below its parent")
-            above = shift
-            if (key ^ node.base) >> (shift + DIGIT_BITS):
-                return None
-            child = node.table[(key >> shift) & _MASK]
-            if child is None:
-                return None
-            id_ = child[2][3]  # .ref.id, by position: this is the hottest loop of all
-    assert isinstance(node, Leaf)
-    keys = node.keys
+    leaf = decode_leaf(pointer) if pointer[0] == LEAF else _descend(blocks, ref_id(pointer), key, 0)
+    if leaf is None:
+        return None
+    keys = leaf.keys
     index = bisect_left(keys, key)
-    return node.value(index) if index < len(keys) and keys[index] == key else None
+    return leaf.value(index) if index < len(keys) and keys[index] == key else None
+
+
+def group(blocks: BlockSource, pointer: bytes, first: int, bits: int) -> list[tuple[int, bytes]]:
+    """Entries with keys from ``first``, a multiple of ``2**bits``, to ``first + 2**bits - 1``, in key order."""
+    if not pointer:
+        return []
+    stop = first + (1 << bits)
+    try:
+        leaf = decode_leaf(pointer) if pointer[0] == LEAF else _descend(blocks, ref_id(pointer), first, bits)
+    except _Divided:
+        return list(scan(blocks, pointer, first, stop))
+    if leaf is None:
+        return []
+    keys = leaf.keys
+    index, end = bisect_left(keys, first), len(keys)
+    found = []
+    while index < end and keys[index] < stop:
+        found.append((keys[index], leaf.value(index)))
+        index += 1
+    return found
+
+
+class _Divided(Exception):
+    """A branch splits the keys that were asked for together."""
+
+
+def _descend(blocks: BlockSource, id_: bytes, key: int, bits: int) -> Leaf | None:
+    """The leaf that covers ``key``, and all keys that differ in the last ``bits`` only; None where nothing lies."""
+    cached = blocks.nodes.get
+    above = KEY_LIMIT
+    while True:
+        node = cached(id_) or load(blocks, id_)
+        if node.__class__ is Leaf:
+            return node
+        assert isinstance(node, Branch)
+        shift = node.shift
+        if shift >= above:
+            raise Corrupt(f"block {id_.hex()}: a branch that is not below its parent")
+        if shift < bits:
+            raise _Divided
+        above = shift
+        if (key ^ node.base) >> (shift + DIGIT_BITS):
+            return None
+        child = node.table[(key >> shift) & _MASK]
+        if child is None:
+            return None
+        id_ = child[2][3]  # .ref.id, by position: this is the hottest loop of all
 
 
 def count(pointer: bytes) -> int:

@@ -13,7 +13,7 @@ def write_root(writer: BlockSink, table: bytes) -> bytes:
 
 
 def read_root(blocks: BlockSource, root: bytes) -> bytes:
-    """The pointer to a root's inode table. Raises NotFound, Corrupt."""
+    """The pointer to a root's inode table. Raises Corrupt."""
     try:
         return decode_root(blocks.get(root)).table
     except Corrupt as error:

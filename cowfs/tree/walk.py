@@ -15,7 +15,7 @@ Visit = Callable[[bytes], bool]
 
 
 def walk_root(blocks: BlockSource, root: bytes, visit: Visit) -> None:
-    """Call ``visit`` for the root and every block below it. Raises Corrupt, NotFound."""
+    """Call ``visit`` for the root and every block below it. Raises Corrupt."""
     if not visit(root):
         return
     for _, records in radix.walk(blocks, read_root(blocks, root), visit):

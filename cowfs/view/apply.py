@@ -16,7 +16,7 @@ from cowfs.formats import journal as j
 from cowfs.geometry import PAGE
 from cowfs.view import acl
 from cowfs.view.directory import Entry, free_cookie
-from cowfs.view.file import Source
+from cowfs.view.file import Source, fresh_pages
 from cowfs.view.inode import Inode
 from cowfs.view.state import State, new_inode, thaw
 
@@ -25,8 +25,8 @@ RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
 PUNCH_HOLE, ZERO_RANGE, KEEP_SIZE = 0x02, 0x10, 0x01
 
 
-def make(state: State, time: int, record: j.Make) -> Inode:
-    """A new inode under a new name."""
+def make(state: State, time: int, record: j.Make, cookie: int = 0) -> Inode:
+    """A new inode under a new name; ``cookie``: the free one of the name, where it is known."""
     inode = new_inode(state, record.ino, record.mode, record.uid, record.gid, record.rdev, time)
     if record.xattrs:
         inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
@@ -35,7 +35,7 @@ def make(state: State, time: int, record: j.Make) -> Inode:
         inode.size = len(record.target)
     inode.links = ((record.parent, record.name),)
     parent = state.own(state.inode(record.parent))
-    _insert(state, parent, record.name, inode, time)
+    _insert(state, parent, record.name, inode, time, cookie)
     if inode.is_dir:
         parent.nlink += 1
     state.add(inode)
@@ -54,8 +54,8 @@ def tmpfile(state: State, time: int, record: j.Tmpfile) -> Inode:
     return inode
 
 
-def link(state: State, time: int, record: j.Link) -> Inode:
-    """One more name."""
+def link(state: State, time: int, record: j.Link, cookie: int = 0) -> Inode:
+    """One more name; ``cookie`` as for :func:`make`."""
     ino = record.ino
     inode = state.own(state.inode(ino))
     if ino in state.orphans:
@@ -65,7 +65,7 @@ def link(state: State, time: int, record: j.Link) -> Inode:
     inode.nlink += 1
     inode.ctime = time
     inode.add_link((record.parent, record.name))
-    _insert(state, state.own(state.inode(record.parent)), record.name, inode, time)
+    _insert(state, state.own(state.inode(record.parent)), record.name, inode, time, cookie)
     return inode
 
 
@@ -77,8 +77,8 @@ def unlink(state: State, time: int, record: j.Unlink) -> None:
     _lose_name(state, parent, inode, record.name, bool(record.orphan), time)
 
 
-def rename(state: State, time: int, record: j.Rename) -> None:
-    """A name moves, or two names change places."""
+def rename(state: State, time: int, record: j.Rename, cookie: int = 0) -> None:
+    """A name moves, or two names change places; ``cookie`` as for :func:`make`."""
     old_parent = state.own(state.inode(record.parent))
     new_parent = state.own(state.inode(record.new_parent))
     inode = state.own(state.inode(record.ino))
@@ -94,7 +94,7 @@ def rename(state: State, time: int, record: j.Rename) -> None:
         _point(state, new_parent, record.new_name, inode, time)
         _lose_name(state, new_parent, gone, record.new_name, bool(record.orphan), time)
     else:
-        _insert(state, new_parent, record.new_name, inode, time)
+        _insert(state, new_parent, record.new_name, inode, time, cookie)
     if record.whiteout:
         white = new_inode(state, record.whiteout, stat.S_IFCHR, record.uid, record.gid, 0, time)
         white.links = ((record.parent, record.name),)
@@ -105,9 +105,9 @@ def rename(state: State, time: int, record: j.Rename) -> None:
     _move(state, inode, (record.parent, record.name), (record.new_parent, record.new_name), time)
 
 
-def _insert(state: State, parent: Inode, name: bytes, inode: Inode, time: int) -> None:
+def _insert(state: State, parent: Inode, name: bytes, inode: Inode, time: int, cookie: int) -> None:
     directory = state.own_directory(parent)
-    directory.insert(Entry(free_cookie(directory, name), inode.ino, inode.mode >> 12, name))
+    directory.insert(Entry(cookie or free_cookie(directory, name), inode.ino, inode.mode >> 12, name))
     parent.mtime = parent.ctime = time
 
 
@@ -209,14 +209,22 @@ def _truncate(state: State, inode: Inode, size: int, time: int) -> None:
 
 
 def write(
-    state: State, time: int, ino: int, offset: int, length: int, kill_priv: int, source: Source, position: int
+    state: State,
+    time: int,
+    ino: int,
+    offset: int,
+    length: int,
+    kill_priv: int,
+    source: Source,
+    position: int,
+    fresh: int,
 ) -> Inode:
-    """``length`` bytes at ``offset`` now lie in ``source`` at ``position``."""
+    """``length`` bytes at ``offset`` now lie in ``source`` at ``position``; ``fresh`` pages of them are new."""
     inode = state.known[ino]
     if inode.owner is not state.owner:
         inode = state.own(inode)
     end = offset + length
-    fresh = state.own_file(inode).put(offset, end, source, position)
+    state.own_file(inode).put(offset, end, source, position)
     if fresh:
         inode.blocks += 8 * fresh
     if end > inode.size:
@@ -311,10 +319,13 @@ def replay(state: State, time: int, record: j.Record, source: Source, position: 
     have are those of an orphan whose state was not carried along: nothing can see them any more.
     """
     if isinstance(record, j.Write | j.CloneRange):
-        if state.find(record.ino) is not None:
+        inode = state.find(record.ino)
+        if inode is not None:
             kill = record.kill_priv if isinstance(record, j.Write) else 1
             data_at = position + j.HEAD_BYTES + j.body_bytes(type(record))
-            write(state, time, record.ino, record.offset, len(record.data), kill, source, data_at)
+            length = len(record.data)
+            fresh = fresh_pages(state.file(inode), record.offset, record.offset + length)
+            write(state, time, record.ino, record.offset, length, kill, source, data_at, fresh)
         return
     if isinstance(record, j.Orphan):
         orphan(state, record, source, position + j.HEAD_BYTES + j.body_bytes(j.Orphan) + len(record.record))

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from cowfs.blocks.api import BlockSource
@@ -64,6 +64,24 @@ class StoredFile:
         self.size = size
         self.block_log2 = block_log2
 
+    @property
+    def top(self) -> int:
+        """No page from this one on is allocated."""
+        return -(-self.size // PAGE)
+
+    def allocated(self, first: int, end: int) -> int:
+        """How many pages of [first, end) are allocated. Raises Corrupt."""
+        content = self.content
+        shift = self.block_log2 - 12
+        number = first >> shift
+        if content.kind != fmt.TREE or (end - 1) >> shift != number:
+            return sum(b - a for a, b in self.runs(first, end))
+        value = radix.lookup(self.blocks, content.data, number)
+        if value is None:
+            return 0
+        mask = fmt.decode_file_block(value)[0] >> (first - (number << shift))
+        return (mask & ((1 << end - first) - 1)).bit_count()
+
     def read(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes at ``offset``; zeros past the end. Raises Corrupt."""
         content = self.content
@@ -83,7 +101,13 @@ class StoredFile:
         first, last = offset >> log2, (offset + size - 1) >> log2
         pieces: list[bytes] = []
         at = offset
-        for number, value in radix.scan(self.blocks, self.content.data, first, last + 1):
+        found: Iterable[tuple[int, bytes]]
+        if first == last:
+            alone = radix.lookup(self.blocks, self.content.data, first)
+            found = () if alone is None else ((first, alone),)
+        else:
+            found = radix.scan(self.blocks, self.content.data, first, last + 1)
+        for number, value in found:
             start = number << log2
             if start > at:
                 pieces.append(bytes(start - at))
@@ -231,19 +255,27 @@ class OverlayFile:
             yield last
 
     def allocated(self, first: int, end: int) -> int:
-        """How many pages of [first, end) are allocated."""
+        """How many pages of [first, end) are allocated. Raises Corrupt."""
+        extents = self.map
+        if extents is None:
+            return self._stored().allocated(first, end)
+        starts, found = extents.starts, extents.extents
+        at, stop = first * PAGE, end * PAGE
+        index = bisect_right(starts, at) - 1
+        extent_end = found[index][0] if index >= 0 else 0
+        if extent_end >= stop:  # all in one extent
+            return 0 if found[index][1] is HOLE else end - first
+        if extent_end <= at and (index + 1 == len(starts) or starts[index + 1] >= stop):  # all in one gap
+            base, limit = extents.base, min(stop, extents.limit)
+            return base.allocated(first, -(-limit // PAGE)) if base is not None and at < limit else 0
         return sum(b - a for a, b in self.runs(first, end))
 
-    def put(self, start: int, end: int, source: Source, position: int) -> int:
-        """Let bytes [start, end) come from ``source``; returns how many pages this newly allocates."""
-        first, last = start // PAGE, -(-end // PAGE)
-        fresh = last - first
-        if first < self.top:
-            fresh -= self.allocated(first, min(last, self.top))
+    def put(self, start: int, end: int, source: Source, position: int) -> None:
+        """Let bytes [start, end) come from ``source``."""
         self.replace(start, end, source, position)
+        last = -(-end // PAGE)
         if last > self.top:
             self.top = last
-        return fresh
 
     def replace(self, start: int, end: int, source: Source, position: int) -> None:
         """Cover bytes [start, end) with one extent, cutting what lay there."""
@@ -387,3 +419,11 @@ def _raw_runs(live: _Map, first: int, end: int) -> Iterator[Run]:
 
 
 FileData = StoredFile | OverlayFile
+
+
+def fresh_pages(data: FileData, start: int, end: int) -> int:
+    """How many pages a write of bytes [start, end) newly allocates. Raises Corrupt."""
+    first, last, top = start // PAGE, -(-end // PAGE), data.top
+    if first >= top:
+        return last - first
+    return last - first - data.allocated(first, min(last, top))

@@ -18,6 +18,7 @@ from cowfs.geometry import PAGE
 from cowfs.layers.journal import Journal
 from cowfs.view import acl, apply
 from cowfs.view.directory import free_cookie
+from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.reading import ReadView
 from cowfs.view.state import State, fail, record_of
@@ -45,7 +46,7 @@ class View(ReadView):
     ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
     """
 
-    __slots__ = ("_clock", "_journal", "_opens")
+    __slots__ = ("_clock", "_ended", "_journal", "_opens")
 
     def __init__(
         self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
@@ -54,6 +55,7 @@ class View(ReadView):
         self._journal = journal
         self._clock = clock
         self._opens: dict[int, list[int]] = {}
+        self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -62,8 +64,8 @@ class View(ReadView):
         self._journal.append(record, time, caller.connection, caller.unique)
         return time
 
-    def _new_name(self, parent: int, name: bytes) -> Inode:
-        """The directory in which ``name`` is free and may be made."""
+    def _new_name(self, parent: int, name: bytes) -> tuple[Inode, int]:
+        """The directory in which ``name`` is free and may be made, and the cookie it gets."""
         directory_inode = self.state.inode(parent)
         directory = self.state.directory(directory_inode)
         self._check_name(name)
@@ -71,8 +73,7 @@ class View(ReadView):
             raise fail(errno.EEXIST)
         if not directory_inode.nlink:
             raise fail(errno.ENOENT)
-        free_cookie(directory, name)
-        return directory_inode
+        return directory_inode, free_cookie(directory, name)
 
     @staticmethod
     def _check_name(name: bytes) -> None:
@@ -101,10 +102,10 @@ class View(ReadView):
         return mode, gid, inode_fmt.encode_xattrs(tuple(sorted(pairs))) if pairs else b""
 
     def _make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, caller: Caller) -> Inode:
-        directory = self._new_name(parent, name)
+        directory, cookie = self._new_name(parent, name)
         mode, gid, xattrs = self._inherited(directory, mode, caller)
         record = j.Make(parent, self.state.next_ino, mode, caller.uid, gid, rdev, name, target, xattrs)
-        return apply.make(self.state, self._journaled(record, caller), record)
+        return apply.make(self.state, self._journaled(record, caller), record, cookie)
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
         """A regular file, fifo, socket or device. Raises EEXIST, ENOENT, ENOTDIR, EINVAL, ENAMETOOLONG, ENOSPC."""
@@ -140,17 +141,18 @@ class View(ReadView):
         Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
         """
         inode = self.state.inode(ino)
-        self._new_name(parent, name)
+        _, cookie = self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
         if not inode.nlink and not stat.S_ISREG(inode.mode):
             raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
-        if ino in self.state.orphans and ino < self.state.first_ino:
+        if ino in self.state.orphans and (ino < self.state.first_ino or ino in self._ended):
             self._carry(inode, caller)
+        self._ended.discard(ino)
         record = j.Link(ino, parent, name)
-        return apply.link(self.state, self._journaled(record, caller), record)
+        return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
     def _carry(self, inode: Inode, caller: Caller) -> None:
         """Journal an orphan of an earlier layer, so that the live layer can be replayed without that one."""
@@ -182,7 +184,12 @@ class View(ReadView):
         orphan = 1 if inode.nlink == 1 and self._is_open(inode.ino) else 0
         record = j.Unlink(parent, inode.ino, orphan, name)
         apply.unlink(self.state, self._journaled(record, caller), record)
+        self._lost_name(inode.ino, orphan)
         return inode
+
+    def _lost_name(self, ino: int, orphan: int) -> None:
+        if not orphan and ino in self.state.orphans:
+            self._ended.add(ino)
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove an empty directory; returns its inode. Raises ENOENT, ENOTDIR, ENOTEMPTY, EINVAL for "."."""
@@ -233,8 +240,7 @@ class View(ReadView):
             return
         if old is not None and not exchange:
             self._check_replace(inode, old)
-        if old is None:
-            free_cookie(state.directory(target_dir), new_name)
+        cookie = free_cookie(target, new_name) if old is None else 0
         orphan = 0
         if old is not None and not exchange and self._is_open(old.ino):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
@@ -245,7 +251,9 @@ class View(ReadView):
         record = j.Rename(
             parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
-        apply.rename(state, self._journaled(record, caller), record)
+        apply.rename(state, self._journaled(record, caller), record, cookie)
+        if record.replaced:
+            self._lost_name(record.replaced, orphan)
 
     def _check_replace(self, inode: Inode, old: Inode) -> None:
         if old.is_dir:
@@ -277,22 +285,28 @@ class View(ReadView):
         size = 0
         if changes.size is not None:
             size = changes.size
-            self.state.file(inode)
+            data = self.state.file(inode)
             if not 0 <= size <= FILE_MAX:
                 raise fail(errno.EFBIG if size > 0 else errno.EINVAL)
+            if size < inode.size:
+                data.allocated(size // PAGE, -(-inode.size // PAGE))  # what is damaged must fail here
             valid |= j.SET_SIZE
-        for field, bit in ((changes.mode, j.SET_MODE), (changes.uid, j.SET_UID), (changes.gid, j.SET_GID)):
-            if field is not None:
-                valid |= bit
+        mode, uid, gid = changes.mode, changes.uid, changes.gid
+        if mode is not None:
+            valid |= j.SET_MODE
+        if uid is not None:
+            valid |= j.SET_UID
+        if gid is not None:
+            valid |= j.SET_GID
         time = self._clock()
-        times = [0, 0, 0]
-        for i, wanted in enumerate((changes.atime, changes.mtime, changes.ctime)):
-            if wanted is not None:
-                times[i] = wanted if isinstance(wanted, int) else time
-                valid |= (j.SET_ATIME, j.SET_MTIME, j.SET_CTIME)[i]
-        record = j.SetAttributes(
-            ino, valid, changes.mode or 0, changes.uid or 0, changes.gid or 0, size, times[0], times[1], times[2]
-        )
+        atime, mtime, ctime = (wanted if wanted is None or isinstance(wanted, int) else time for wanted in changes[4:7])
+        if atime is not None:
+            valid |= j.SET_ATIME
+        if mtime is not None:
+            valid |= j.SET_MTIME
+        if ctime is not None:
+            valid |= j.SET_CTIME
+        record = j.SetAttributes(ino, valid, mode or 0, uid or 0, gid or 0, size, atime or 0, mtime or 0, ctime or 0)
         self._journal.append(record, time, caller.connection, caller.unique)
         return apply.set_attributes(self.state, time, record)
 
@@ -355,7 +369,7 @@ class View(ReadView):
         """
         state = self.state
         inode = state.known.get(ino) or state.inode(ino)
-        state.file(inode)
+        target = state.file(inode)
         if append:
             offset = inode.size
         length = len(data)
@@ -367,10 +381,11 @@ class View(ReadView):
             raise fail(errno.EFBIG)
         if not length:
             return 0
+        fresh = fresh_pages(target, offset, offset + length)  # what is damaged must fail before it is journaled
         time = self._clock()
         kill = 1 if kill_priv else 0
         source, position = self._journal.append_write(ino, offset, kill, data, time, caller.connection, caller.unique)
-        apply.write(state, time, ino, offset, length, kill, source, position)
+        apply.write(state, time, ino, offset, length, kill, source, position, fresh)
         return length
 
     def fallocate(self, ino: int, mode: int, offset: int, length: int, caller: Caller) -> None:
@@ -380,13 +395,16 @@ class View(ReadView):
         Raises EINVAL, EFBIG, EOPNOTSUPP, EISDIR.
         """
         inode = self.state.inode(ino)
-        self.state.file(inode)
+        data = self.state.file(inode)
         if offset < 0 or length <= 0:
             raise fail(errno.EINVAL)
         if mode not in (0, apply.KEEP_SIZE, _PUNCH, apply.ZERO_RANGE, apply.ZERO_RANGE | apply.KEEP_SIZE):
             raise fail(errno.EOPNOTSUPP)
         if offset + length > FILE_MAX:
             raise fail(errno.EFBIG)
+        if offset < inode.size and mode & (apply.PUNCH_HOLE | apply.ZERO_RANGE):
+            end = min(offset + length, inode.size)
+            data.allocated(offset // PAGE, -(-end // PAGE))  # what is damaged must fail here
         # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
         record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)
@@ -414,28 +432,38 @@ class View(ReadView):
         self._opens[ino] = counts
 
     def released(self, ino: int, writable: bool, caller: Caller) -> None:
-        """A descriptor was closed for good; the last one ends an orphan that nobody else knows."""
+        """A descriptor was closed for good; the last one ends an orphan that nobody else knows.
+
+        Raises OSError when this cannot be journaled; it has happened all the same.
+        """
         counts = self._opens.get(ino)
         if counts is None:
             return
         counts[0] -= 1
-        if writable:
-            counts[1] -= 1
-            if not counts[1] and ino in self.state.opens:
-                closed = j.Opened(ino, 0, 0)
-                apply.opened(self.state, self._journaled(closed, caller), closed)
-        if counts[0] > 0:
-            return
-        del self._opens[ino]
-        if ino in self.state.orphans:
-            record = j.OrphanEnd(ino)
-            time = self._journaled(record, caller)
-            if ino not in self.state.pinned:
-                apply.orphan_end(self.state, time, record)
+        counts[1] -= 1 if writable else 0
+        records: list[j.Record] = []
+        if writable and not counts[1] and ino in self.state.opens:
+            del self.state.opens[ino]
+            records.append(j.Opened(ino, 0, 0))
+        if counts[0] <= 0:
+            del self._opens[ino]
+            if ino in self.state.orphans:
+                records.append(j.OrphanEnd(ino))
+                self._unopened(ino)
+        for record in records:
+            self._journaled(record, caller)
+
+    def _unopened(self, ino: int) -> None:
+        """An orphan has no descriptor: only the kernel may know it."""
+        if ino in self.state.pinned:
+            self._ended.add(ino)
+        else:
+            self.state.end_orphan(ino)
 
     def forget(self, ino: int) -> None:
         """The kernel no longer knows the inode."""
         if ino in self.state.orphans and ino not in self._opens:
+            self._ended.discard(ino)
             self.state.end_orphan(ino)
 
     def adopt_opens(self, other: View) -> None:

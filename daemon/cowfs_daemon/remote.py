@@ -18,7 +18,7 @@ from typing import Any
 
 from cowfs.errors import Busy, CowfsError
 from cowfs.formats.inode import Content
-from cowfs.host import BranchSpec, Chain, Done, Host, Point
+from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
@@ -218,7 +218,7 @@ class RemoteHost(Host):
         """See Host.serving."""
         return self.is_open(workspace) and bool(self.call("serving", workspace))
 
-    def open(self, spec: BranchSpec, known: Mapping[str, Chain]) -> Done:
+    def open(self, spec: BranchSpec, known: Mapping[str, LayerSpec]) -> Done:
         """See Host.open."""
         done: Done = self.call("open", spec, dict(known))
         with self._changed:
@@ -259,6 +259,10 @@ class RemoteHost(Host):
             while piece := tuple(itertools.islice(pairs, CONTENTS_PER_MESSAGE)):
                 self.call("contents", layer_id, piece)
             self.call("settled", layer_id, root)
+
+    def forget(self, layers: Iterable[str]) -> None:
+        """See Host.forget."""
+        self.call("forget", tuple(layers))
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""

@@ -8,6 +8,7 @@ others go on); FUSE readers are ``cowfs_daemon.fuse``'s own. Mounts change under
 """
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -67,6 +68,7 @@ class Worker:
             host.close,
             host.freeze,
             host.wants_freeze,
+            host.forget,
             host.diff,
             host.read,
             host.statistics,
@@ -230,6 +232,9 @@ def main() -> int:
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--keeper", type=int)
     options = parser.parse_args()
+    # Inodes are many, live long and form no cycles. With the usual thresholds, looking through all of them again and
+    # again was 18 % of making files, and stopped every reader for 0.1 s at 150,000 inodes.
+    gc.set_threshold(20_000, 50, 1_000)
     # The owner decides when to end: a Ctrl-C in its terminal reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -244,7 +244,7 @@ def test_progress_can_give_up(store: Store, source: Path) -> None:
 def test_errors_keep_their_kind_and_the_process(store: Store, source: Path) -> None:
     with pytest.raises(NotFound):
         store.settler.import_directory(source / "nothing")
-    with pytest.raises(NotFound):
+    with pytest.raises(Corrupt):
         store.settler.settle(bytes(32), [])
     assert store.settler.import_directory(source).files == FILES + 1
     statistics = store.settler.statistics()

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,39 +27,63 @@ NAMES = ("settled", "frozen", "live", "other")
 """``settled``: its journal counts no more; ``frozen``: a snapshot without a root; ``live``: changes only."""
 
 
-def make_sample(path: Path) -> dict[str, str]:
-    """Make the store at ``path``; the tree hash of each workspace."""
+class Sample(NamedTuple):
+    """A closed store; ``trees`` has each hash that a workspace had since its last durable point, newest first."""
+
+    path: Path
+    trees: dict[str, list[str]]
+    glances: dict[str, str]
+
+
+def make_sample(path: Path) -> Sample:
+    """Make the store at ``path``."""
     store = TestStore(path)
+    trees: dict[str, list[str]] = {name: [] for name in (*NAMES, "fork")}
     try:
         for name in NAMES:
             store.engine.create(name)
-            _fill(store, name, 12)
+            for _ in _fill(store, name, 12):
+                pass
             store.engine.checkpoint(name, f"first of {name}", label="first")
         store.engine.settle()
-        for name in ("frozen", "live", "other"):
-            _fill(store, name, 5, b"later")
+        for name in NAMES:
+            trees[name].append(_hash(store, name))
+            if name != "settled":
+                trees[name] += [_hash(store, name) for _ in _fill(store, name, 4, b"later")]
         store.engine.checkpoint("frozen", "no root yet")
         store.engine.fork("settled@first", "fork")
-        return {name: hash_view(store.workspace(name).view).total for name in (*NAMES, "fork")}
+        trees["fork"].append(_hash(store, "fork"))
+        glances = {name: glance(store.workspace(name).view) for name in trees}
     finally:
         store.close()
+    return Sample(path, {name: found[::-1] for name, found in trees.items()}, glances)
 
 
-def _fill(store: TestStore, name: str, files: int, prefix: bytes = b"file") -> None:
-    """Some of everything."""
-    workspace = store.workspace(name)
-    view = workspace.view
-    with workspace.lock:
-        top = view.mkdir(1, prefix + b"s", 0o755, NOBODY).ino
-        for number in range(files):
-            file = view.mknod(top, prefix + b"%d" % number, stat.S_IFREG | 0o644, 0, NOBODY).ino
-            view.write(file, 0, b"%s %d\n" % (name.encode(), number) * (1 + number * 90), NOBODY)
-        view.link(file, 1, prefix + b"-link", NOBODY)
-        view.symlink(1, prefix + b"-symlink", b"a/target", NOBODY)
-        view.setxattr(file, b"user.note", b"\0\xff", 0, NOBODY)
-        view.rename(top, prefix + b"0", 1, prefix + b"-moved", 0, NOBODY)
-        view.unlink(top, prefix + b"1", NOBODY)
-        view.write(file, 1 << 20, b"far", NOBODY)
+def _hash(store: TestStore, name: str) -> str:
+    return hash_view(store.workspace(name).view).total
+
+
+def _fill(store: TestStore, name: str, files: int, prefix: bytes = b"file") -> Iterator[None]:
+    """Some of everything; a step for each record in the journal."""
+    view = store.workspace(name).view
+    top = view.mkdir(1, prefix + b"s", 0o755, NOBODY).ino
+    yield
+    for number in range(files):
+        file = view.mknod(top, prefix + b"%d" % number, stat.S_IFREG | 0o644, 0, NOBODY).ino
+        yield
+        view.write(file, 0, b"%s %d\n" % (name.encode(), number) * (1 + number * 90), NOBODY)
+        yield
+    calls: tuple[tuple[Callable[..., object], tuple[object, ...]], ...] = (
+        (view.link, (file, 1, prefix + b"-link")),
+        (view.symlink, (1, prefix + b"-symlink", b"a/target")),
+        (view.setxattr, (file, b"user.note", b"\0\xff", 0)),
+        (view.rename, (top, prefix + b"0", 1, prefix + b"-moved", 0)),
+        (view.unlink, (top, prefix + b"1")),
+        (view.write, (file, 1 << 20, b"far")),
+    )
+    for call, arguments in calls:
+        call(*arguments, NOBODY)
+        yield
 
 
 class Seen(NamedTuple):
@@ -140,8 +164,8 @@ def _judge(error: BaseException, what: str, defects: list[str]) -> str:
         if not error.message or "\n" in error.message:
             defects.append(f"{what}: not one line: {error.message!r}")
         return error.code
-    if isinstance(error, OSError) and error.errno == errno.EIO:
-        return "EIO"
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE):  # those of a view
+        return errno.errorcode[error.errno]
     import traceback
 
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,6 +92,26 @@ class Native:
         descriptor = self._held.pop(ino)
         del self._numbers[self._key(os.fstat(descriptor))]
         os.close(descriptor)
+
+    def regain(self, entries: Mapping[int, Mapping[bytes, int]]) -> None:
+        """The directory became another state: ``entries`` are its names, by number of the directory.
+
+        What is still there goes on under the descriptor it had; what came back is opened by its name.
+        """
+        there = {1, *(ino for names in entries.values() for ino in names.values())}
+        for ino in self._held.keys() - there:
+            os.close(self._held.pop(ino))
+        self._numbers = {key: ino for key, ino in self._numbers.items() if ino in self._held}
+        waiting = [1]
+        while waiting:
+            parent = waiting.pop()
+            for name, ino in entries.get(parent, {}).items():
+                if ino not in self._held:
+                    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._at(parent))
+                    self._held[ino] = descriptor
+                    self._numbers[self._key(os.fstat(descriptor))] = ino
+                if ino in entries:
+                    waiting.append(ino)
 
     def inode(self, ino: int) -> Attributes:
         """Attributes. A directory's size and blocks, which differ between filesystems, are given as constants."""

@@ -189,6 +189,8 @@ class Transport:
         changed = changes.inodes
         served.valid = 0
         pending = {ino for ino in changed if ino in served.lookups} if served.complete else set(changed)
+        if ROOT_INO in changed:
+            pending.add(ROOT_INO)  # known to the kernel from the mount on, without a lookup
         pending.update(served.writers)
         pending.update(ino for ino in served.invalidating)
         served.invalidating = pending

@@ -12,7 +12,7 @@ from cowfs.blocks.codec import decode, encode
 from cowfs.blocks.reader import BlockReader, SegmentFiles
 from cowfs.blocks.segments import read_segment, segment_path
 from cowfs.blocks.writer import BlockWriter
-from cowfs.errors import Corrupt, NotFound
+from cowfs.errors import Corrupt
 from cowfs.formats.checksum import block_id, xxh3
 from cowfs.formats.segment import RAW, RAW_MAX, RECORD_BYTES, ZSTD, RecordHeader
 from cowfs.geometry import Geometry
@@ -34,7 +34,7 @@ def test_round_trip(blocks: Blocks, raw: bytes) -> None:
     id_ = writer.put(raw)
     assert id_ == block_id(raw)
     assert writer.get(id_) == raw
-    with pytest.raises(NotFound):
+    with pytest.raises(Corrupt):
         blocks.reader.get(id_)
     assert blocks.commit(writer) == []
     assert blocks.fresh_reader().get(id_) == raw
@@ -117,7 +117,7 @@ def test_rely_on(blocks: Blocks) -> None:
     blocks.commit(writer)
     writer.rely_on([id_])
     assert writer.batch() == ([], [id_])
-    with pytest.raises(NotFound):
+    with pytest.raises(Corrupt):
         writer.rely_on([block_id(b"nowhere")])
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +63,7 @@ class Tree:
 
     def change(self, path: str, **fields: object) -> None:
         ino = self.find(path)
-        self.put(ino, encode_inode(replace(self.record(ino), **fields)))  # type: ignore[arg-type]
+        self.put(ino, encode_inode(self.record(ino)._replace(**fields)))  # type: ignore[arg-type]
 
     def content(self, path: str, **fields: object) -> None:
         self.change(path, content=self.record(self.find(path)).content._replace(**fields))  # type: ignore[arg-type]
@@ -150,7 +149,7 @@ def move(tree: Tree, ino: int, name: str, old: str, new: str) -> None:
     """Give the directory ``name`` in ``old`` to ``new``, keeping counts and links right."""
     tree.entries(old, {tree.cookie(name): None})
     tree.entries(new, {tree.cookie(name): encode_dirent(ino, 4, name.encode())})
-    tree.put(ino, encode_inode(replace(tree.record(ino), links=((tree.find(new), name.encode()),))))
+    tree.put(ino, encode_inode(tree.record(ino)._replace(links=((tree.find(new), name.encode()),))))
 
 
 def make_circle(tree: Tree) -> None:
@@ -160,8 +159,8 @@ def make_circle(tree: Tree) -> None:
     tree.change("", nlink=tree.record(ROOT_INO).nlink - 1)
     record = tree.record(sub)
     pointer = radix.build(tree.blocks, [(tree.cookie("dir"), encode_dirent(ino, 4, b"dir"))], GEOMETRY, inline=True)
-    tree.put(sub, encode_inode(replace(record, content=map_content(pointer), nlink=3)))
-    tree.put(ino, encode_inode(replace(tree.record(ino), links=((sub, b"dir"),))))
+    tree.put(sub, encode_inode(record._replace(content=map_content(pointer), nlink=3)))
+    tree.put(ino, encode_inode(tree.record(ino)._replace(links=((sub, b"dir"),))))
 
 
 def second_name(tree: Tree) -> None:

@@ -1,7 +1,5 @@
 """cowfs.tree.content: the canonical choice of how content is stored."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,10 +163,10 @@ RECORD = InodeRecord(0o100644, 0, 0, 1, 0, 0, 0, 13, 0, 0, 0, 0, (), (), EMPTY)
 
 def test_long_lists_move_out_of_the_record() -> None:
     blocks = MemoryBlocks()
-    short = replace(RECORD, xattrs=((b"user.a", b"x" * 2000),), links=((1, b"n" * 255),))
+    short = RECORD._replace(xattrs=((b"user.a", b"x" * 2000),), links=((1, b"n" * 255),))
     assert content.finish_record(blocks, short) == short
     for count in (10, 100, 20000):  # one block, one block, several
-        record = replace(RECORD, xattrs=((b"user.a", b"x" * 3000),), links=tuple((i, b"n" * 100) for i in range(count)))
+        record = RECORD._replace(xattrs=((b"user.a", b"x" * 3000),), links=tuple((i, b"n" * 100) for i in range(count)))
         moved = content.finish_record(blocks, record)
         assert moved.xattrs is None
         assert moved.links is None
@@ -181,14 +179,14 @@ def test_long_lists_move_out_of_the_record() -> None:
 
 def test_too_many_xattrs_are_refused() -> None:
     with pytest.raises(Invalid):
-        content.finish_record(MemoryBlocks(), replace(RECORD, xattrs=((b"user.a", bytes(128 * 1024)),)))
+        content.finish_record(MemoryBlocks(), RECORD._replace(xattrs=((b"user.a", bytes(128 * 1024)),)))
 
 
 def test_a_list_of_parts_must_hold_whole_ids() -> None:
     blocks = MemoryBlocks()
     bad = blocks.put(b"\xff\xff\xff\xff" + bytes(33))
     with pytest.raises(Corrupt):
-        content.record_links(blocks, replace(RECORD, links=None, links_block=bad))
+        content.record_links(blocks, RECORD._replace(links=None, links_block=bad))
 
 
 def test_a_block_of_the_wrong_length_is_corrupt() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from cowfs.blocks.memory import MemoryBlocks
-from cowfs.errors import Corrupt, NotFound
+from cowfs.errors import Corrupt
 from cowfs.formats.node import (
     BRANCH,
     LEAF,
@@ -173,7 +173,7 @@ def test_walk_visits_each_block_once_and_skips_what_is_refused() -> None:
 def test_missing_and_damaged_blocks() -> None:
     blocks = MemoryBlocks()
     pointer = tree(blocks, {key: bytes(30) for key in range(1000)})
-    with pytest.raises(NotFound):
+    with pytest.raises(Corrupt):
         radix.lookup(MemoryBlocks(), pointer, 3)
     for id_ in blocks.blocks:
         blocks.blocks[id_] = b"\x01junk"
