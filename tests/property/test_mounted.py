@@ -378,7 +378,7 @@ class MountedMachine(FilesystemMachine):
 
 
 TestMounted = MountedMachine.TestCase
-TestMounted.settings = settings(max_examples=20, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+TestMounted.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
 TestMounted.pytestmark = [  # type: ignore[attr-defined]
     pytest.mark.fuse,
     pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounting needs /dev/fuse, root"),
