@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.fuse.agent import Agent
-from tests.property.operations import Clock, FilesystemMachine, World, pattern, ranks
-from tests.property.test_model import Stamps
+from tests.property.native_world import TIMES
+from tests.property.operations import START, Clock, FilesystemMachine, World, pattern, ranks
 from tests.support.compare import READ_WHOLE, Seen, Who, look, outcome
 from tests.support.live import Live
 from tests.support.model import CAPABILITY, FILE_MAX, Model
@@ -35,6 +35,28 @@ WORKSPACES_MAX = 3
 
 Moment = tuple[dict[int, Node], tuple[dict[Any, Any], ...]]
 """The model's nodes at a snapshot, and what the three stamps then called each time."""
+
+
+class Stamps:
+    """Names each time by the operation that set it last, unless it was given explicitly."""
+
+    def __init__(self) -> None:
+        self.last: dict[tuple[int, str], tuple[int, Any]] = {}
+
+    def rename(self, seen: Seen, ino: int, step: int) -> Seen:
+        """The same inode with comparable times; blocks are compared apart."""
+        attributes: dict[str, Any] = dict(seen.attributes)
+        del attributes["blocks"]
+        if stat.S_ISLNK(attributes["mode"]):
+            del attributes["atime"]  # readlink sets it here, and no option prevents that
+        for field in TIMES & attributes.keys():
+            value = attributes[field]
+            previous, label = self.last.get((ino, field), (None, None))
+            if value != previous:
+                label = value if value < START else f"operation {step}"
+            self.last[ino, field] = (value, label)
+            attributes[field] = label
+        return seen._replace(attributes=attributes)
 
 
 class MountedWorld(World):
@@ -232,7 +254,7 @@ class MountedMachine(FilesystemMachine):
         self.moments: dict[str, Moment] = {}
         self.agent: Agent | None = None
         self.live.engine.create("ws-1")
-        model = Model(self.clock, privileged=True)
+        model = Model(self.clock)
         self.new_world("ws-1", model, model.nodes)
 
     def new_world(self, name: str, model: Model, nodes: dict[int, Node]) -> MountedWorld:
@@ -319,7 +341,7 @@ class MountedMachine(FilesystemMachine):
         if made.head not in self.moments:
             self.remember(world, made.head, world.moment())
         moment = self.moments[made.head]
-        model = Model(self.clock, privileged=True)
+        model = Model(self.clock)
         model.restore(moment[0])
         other = self.new_world(name, model, model.nodes)
         other.reserved = set(world.reserved)
