@@ -184,7 +184,7 @@ def fingerprint(path: Path, without: Iterable[str] = ()) -> dict[str, str]:
         for file in files:
             at = Path(folder, file)
             name = str(at.relative_to(path))
-            if name not in VOLATILE and name not in without and not name.startswith("index/lock"):
+            if name not in VOLATILE and name not in without and not name.startswith(("index/lock", "daemon/")):
                 found[name] = hashlib.blake2b(at.read_bytes()).hexdigest()
     return found
 

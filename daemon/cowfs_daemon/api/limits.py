@@ -26,16 +26,18 @@ class BoundedBody:
             await self.app(scope, receive, send)
             return
         body = bytearray()
-        more = True
+        size, more = 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":
                 return
-            body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > MAX_BODY_BYTES:
-                await _refuse(send)
-                return
+            size += len(message.get("body", b""))
+            if size <= MAX_BODY_BYTES:
+                body += message.get("body", b"")
+        if size > MAX_BODY_BYTES:  # read to its end all the same: a client that still sends hears no answer
+            await _refuse(send)
+            return
         await self.app(scope, _replay(bytes(body), receive), send)
 
 

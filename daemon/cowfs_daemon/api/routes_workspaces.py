@@ -87,7 +87,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     async def import_tree(body: bodies.Import) -> StreamingResponse:
         """Lines `{"progress": {…}}`, then `{"workspace": {…}, "problems": […]}` or `{"error": {…}}`."""
         source = decode_path(body.source_b64) if body.source_b64 is not None else os.fsencode(body.source or "")
-        if not source.startswith(b"/"):
+        if not source.startswith(b"/") or b"\0" in source:
             raise Invalid("source must be an absolute path")
 
         def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
