@@ -199,8 +199,10 @@ class View(ReadView):
         apply.unlink(self.state, self._journaled(record, caller), record)
         return inode
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> None:
-        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT.
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Inode | None:
+        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT; returns the inode that lost its name.
 
         Raises ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL (into its own subtree, or bad flags),
         EBUSY for "." and "..", ENAMETOOLONG, ENOSPC.
@@ -230,7 +232,7 @@ class View(ReadView):
         if exchange and old is not None:
             self._refuse_loop(old, parent)
         if old is inode or (old is not None and old.ino == inode.ino):
-            return
+            return None
         if old is not None and not exchange:
             self._check_replace(inode, old)
         if old is None:
@@ -246,6 +248,7 @@ class View(ReadView):
             parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
         apply.rename(state, self._journaled(record, caller), record)
+        return None if exchange else old
 
     def _check_replace(self, inode: Inode, old: Inode) -> None:
         if old.is_dir:
