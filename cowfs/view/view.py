@@ -206,8 +206,10 @@ class View(ReadView):
         apply.unlink(self.state, self._journaled(record, caller), record)
         return inode
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> None:
-        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT.
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Inode | None:
+        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT; returns the inode that lost its name.
 
         Raises ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL (into its own subtree, or bad flags),
         EBUSY for "." and "..", ENAMETOOLONG, ENOSPC.
@@ -238,7 +240,7 @@ class View(ReadView):
         if old is not None and self._contains(old, parent):
             raise fail(errno.EINVAL if exchange else errno.ENOTEMPTY)
         if old is inode or (old is not None and old.ino == inode.ino):
-            return
+            return None
         if old is not None and not exchange:
             self._check_replace(inode, old)
         cookie = free_cookie(target, new_name) if old is None else 0
@@ -255,6 +257,7 @@ class View(ReadView):
         apply.rename(state, self._journaled(record, caller), record, cookie)
         if record.replaced:
             self._lost_name(record.replaced, orphan)
+        return None if exchange else old
 
     def _check_replace(self, inode: Inode, old: Inode) -> None:
         if old.is_dir:

@@ -28,6 +28,8 @@ class Served:
     ``invalidating``: inodes whose pages the kernel has yet to drop; page-cache writes to them are
     discarded, and ``discarded`` collects where that happened.
     ``stale``: inodes whose size the kernel has not asked for since a restore changed them.
+    ``dead``: directories that the kernel saw removed, and holds for who uses them still.
+    ``impostors``: names of the root that stand for an inode, as no name would; see :mod:`.transport`.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -35,7 +37,8 @@ class Served:
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "discarded", "invalidating", "lookups", "opens", "refresh",
+        "appending", "complete", "connection_id", "dead", "discarded", "impostors", "invalidating", "lookups", "opens",
+        "refresh",
         "setxattr_ext", "stale", "sync_later", "valid", "writers",
     )  # fmt: skip
 
@@ -60,6 +63,8 @@ class Served:
         self.invalidating: set[int] = set()
         self.discarded: set[int] = set()
         self.stale: set[int] = set()
+        self.dead: set[int] = set()
+        self.impostors: dict[bytes, int] = {}
         self.appending: set[int] = set()
 
     def told(self, ino: int) -> None:
@@ -73,8 +78,14 @@ class Served:
             self.lookups[ino] = left
             return False
         self.lookups.pop(ino, None)
+        self.dead.discard(ino)
         self.stale.discard(ino)
         return True
+
+    def removed(self, directory: int) -> None:
+        """A directory was removed by the kernel, which lets nobody use that inode for new names ever again."""
+        if directory in self.lookups:
+            self.dead.add(directory)
 
     def opened(self, ino: int, writable: bool) -> None:
         """One more open file."""
