@@ -209,7 +209,7 @@ def render(reports: dict[str, Any]) -> str:
 
 
 def rendered(results: Path, document: str) -> str:
-    """``document`` with the figures of the JSON files in ``results``. Raises FileNotFoundError when there are none."""
+    """``document`` with the figures of the JSON files in ``results`` in place. Raises FileNotFoundError."""
     reports = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     if not reports:
         raise FileNotFoundError(f"no results in {results}: run `make bench` first")

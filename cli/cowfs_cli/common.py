@@ -49,7 +49,7 @@ def _session(context: click.Context) -> Session:
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
         session = _session(context)
-        if value:
+        if value is not None and value is not False:
             setattr(session, name, value)
 
     return callback

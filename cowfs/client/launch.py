@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir
+from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir, is_store
 from cowfs.client.wire import error_from
 from cowfs.errors import CowfsError, Invalid, NotFound
 
@@ -50,7 +50,7 @@ def start_daemon(store: str) -> int:
     """
     environment = daemon_environment()
     directory = daemon_dir(store)
-    if not os.path.isdir(store):
+    if not is_store(store):
         raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)

@@ -17,12 +17,17 @@ SUN_PATH_BYTES = 107
 
 def store_path(store: str | None) -> str:
     """The absolute path of ``store``, or of COWFS_STORE when it is None. Raises Invalid when neither is given."""
-    chosen = store or os.environ.get("COWFS_STORE")
+    chosen = os.environ.get("COWFS_STORE") if store is None else store
     if not chosen:
         raise Invalid("no store given", hint="pass --store DIR or set COWFS_STORE; `cowfs init` makes a new store")
     if "\0" in chosen:
         raise Invalid("a path cannot contain a NUL byte")
     return os.path.abspath(chosen)
+
+
+def is_store(store: str) -> bool:
+    """Whether a store is there; in what is none, nothing may be written."""
+    return os.path.isfile(os.path.join(store, "superblock"))
 
 
 def daemon_dir(store: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
+from cowfs.errors import Invalid
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 
 
@@ -69,7 +70,7 @@ class Store:
 
         Raises NotFound or Invalid for the source, Conflict when the name is taken.
         """
-        for line in import_lines(self._wire, os.path.abspath(os.fsencode(source)), name, exclude):
+        for line in import_lines(self._wire, os.fsencode(source), name, exclude):
             if progress is not None and "progress" in line:
                 progress(line["progress"])
         return self.workspace(name)
@@ -201,6 +202,8 @@ def show_target(ref: str, path: bytes) -> str:
 
 
 def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. ``source``: an absolute path."""
-    encoded = base64.b64encode(source).decode()
+    """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. Raises Invalid."""
+    if not source:
+        raise Invalid("the source of an import is empty", hint="name a directory; . is the current one")
+    encoded = base64.b64encode(os.path.abspath(source)).decode()
     return wire.lines("POST", "/v1/imports", {"source_b64": encoded, "name": name, "exclude": list(exclude)})

@@ -8,13 +8,12 @@ Thread-safe: each request takes an idle connection from a pool, or opens one.
 """
 
 import json
-import os
 import select
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
-from cowfs.client.place import connect_socket
+from cowfs.client.place import connect_socket, is_store
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
 
 _BY_CODE: dict[str, type[CowfsError]] = {
@@ -145,10 +144,12 @@ class Wire:
         try:
             return _Connection(connect_socket(self.store))
         except (FileNotFoundError, ConnectionRefusedError):
-            if not os.path.isdir(self.store):
+            if not is_store(self.store):
                 raise NotFound(f"no store at {self.store}", hint=f"cowfs init --store {self.store}") from None
             if not self.start:
                 raise NotFound(f"no daemon is running for {self.store}", hint="cowfs daemon start") from None
+        except NotADirectoryError:
+            raise NotFound(f"no store at {self.store}", hint="it is not a directory") from None
         except PermissionError:
             raise Invalid(f"no right to use the store at {self.store}", hint="it belongs to another user") from None
         from cowfs.client.launch import start_daemon

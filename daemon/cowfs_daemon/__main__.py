@@ -30,21 +30,22 @@ def parse(words: list[str]) -> argparse.Namespace:
             verb.add_argument("--keeper-fd", type=int, help="the keeper's socket")
         if name in ("run", "supervise"):
             verb.add_argument("--ready-fd", type=int, help="say there when ready, or why not")
+            verb.add_argument("--json", action="store_true", help="without --ready-fd, say in JSON why not")
         if name == "fsck":
             verb.add_argument("--deep", action="store_true", help="re-hash every block")
     return parser.parse_args(words)
 
 
-def keep(store: str, *, background: bool, ready: Ready) -> None:
+def keep(store: str, *, background: bool, ready: Ready, as_json: bool) -> None:
     """Keep a supervisor running until it is stopped; ends the process."""
     if background:
         detach(store)
     from cowfs_daemon.keeper import keep as keep_store
 
-    sys.exit(_guarded(lambda: keep_store(store, ready, background=background), ready))
+    sys.exit(_guarded(lambda: keep_store(store, ready, background=background, as_json=as_json), ready, as_json))
 
 
-def supervise(store: str, keeper: int | None, ready: Ready) -> int:
+def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool) -> int:
     """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -54,10 +55,10 @@ def supervise(store: str, keeper: int | None, ready: Ready) -> int:
         serve_store(store, lambda: ready.tell({"pid": os.getpid()}), keeper)
         return 0
 
-    return _guarded(serve, ready)
+    return _guarded(serve, ready, as_json)
 
 
-def _guarded(work: Callable[[], int], ready: Ready) -> int:
+def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
     """Call ``work``; a failure goes to the starter, or to standard error. The exit code."""
     try:
         return work()
@@ -67,7 +68,8 @@ def _guarded(work: Callable[[], int], ready: Ready) -> int:
         logging.exception("the daemon failed")
         failure = CowfsError(f"{type(error).__name__}: {error}", hint="the daemon's log has more")
     if ready.fd is None:
-        print(f"cowfs: {failure.message} ({failure.hint})", file=sys.stderr)
+        line = f"cowfs: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
+        print(json.dumps(_shape(failure)) if as_json else line, file=sys.stderr)
     ready.tell(_shape(failure))
     return failure.exit_code
 
@@ -87,9 +89,9 @@ def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
     if options.verb == "run":
-        keep(options.store, background=options.detach, ready=Ready(options.ready_fd))
+        keep(options.store, background=options.detach, ready=Ready(options.ready_fd), as_json=options.json)
     if options.verb == "supervise":
-        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd))
+        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd), options.json)
     try:
         result = tool(options.verb, options.store, deep=getattr(options, "deep", False))
         code = 0

@@ -25,8 +25,8 @@ import sys
 import time
 from typing import Any
 
-from cowfs.client.place import daemon_dir
-from cowfs.errors import Busy, CowfsError
+from cowfs.client.place import daemon_dir, is_store
+from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon.start import Ready, answers
 
 PACKET_BYTES = 8192
@@ -78,8 +78,9 @@ def die_with_parent(number: int) -> None:
 class Keeper:
     """``run`` is the whole life. ``_kept``: key -> (fields, descriptor)."""
 
-    def __init__(self, store: str, ready: Ready) -> None:
+    def __init__(self, store: str, ready: Ready, as_json: bool) -> None:
         self._store = store
+        self._as_json = as_json
         self._ready = ready
         self._kept: dict[str, tuple[Any, int]] = {}
         self._supervisor = 0
@@ -124,7 +125,7 @@ class Keeper:
     def _supervise(self) -> int:
         """Start a supervisor and serve it until it ends; its wait status."""
         words = [sys.executable, "-P", "-m", "cowfs_daemon", "supervise", "--store", self._store]
-        words += ["--keeper-fd", str(self._theirs.fileno())]
+        words += ["--keeper-fd", str(self._theirs.fileno()), *(["--json"] if self._as_json else [])]
         inherited = [self._theirs.fileno()]
         if self._ready.fd is not None:
             words += ["--ready-fd", str(self._ready.fd)]
@@ -235,8 +236,10 @@ def lock(store: str, wait: bool) -> int | None:
         return fd
 
 
-def keep(store: str, ready: Ready, *, background: bool) -> int:
-    """Be the keeper of ``store``; the exit code."""
+def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False) -> int:
+    """Be the keeper of ``store``; the exit code. ``as_json``: how failures are said when nobody waits for ``ready``."""
+    if not is_store(store):
+        raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
     try:
         held = lock(store, wait=background)
         if held is None:
@@ -245,6 +248,6 @@ def keep(store: str, ready: Ready, *, background: bool) -> int:
     except OSError as error:
         raise CowfsError(f"cannot keep {store}: {error}") from error
     try:
-        return Keeper(store, ready).run()
+        return Keeper(store, ready, as_json).run()
     finally:
         os.close(held)

@@ -138,7 +138,9 @@ def test_without_a_store(cowfs: Cowfs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status_and_stop_without_a_daemon(cowfs: Cowfs, tmp_path_factory: pytest.TempPathFactory) -> None:
-    store = str(tmp_path_factory.mktemp("idle"))
+    idle = tmp_path_factory.mktemp("idle")
+    (idle / "superblock").touch()
+    store = str(idle)
     assert cowfs("daemon", "status", "--store", store).code == 3
     assert cowfs("daemon", "stop", "--store", store).out == "no daemon is running\n"
 

@@ -28,7 +28,7 @@ def run(session: Session) -> None:
     """
     from cowfs.client.launch import daemon_command, daemon_environment
 
-    words = daemon_command("run", "--store", session.path())
+    words = daemon_command("run", "--store", session.path(), *(["--json"] if session.json else []))
     os.execve(words[0], words, daemon_environment())
 
 
@@ -52,13 +52,14 @@ def stop(session: Session, force: bool) -> None:
     While programs use a mount, it is busy (exit code 5), and they are named. No daemon is no error.
     """
     from cowfs.client.launch import wait_stopped
+    from cowfs.client.place import is_store
     from cowfs.errors import NotFound
 
     wire = session.wire(start=False)
     try:
         status = wire.call("GET", "/v1/daemon")
     except NotFound:
-        if not os.path.isdir(session.path()):
+        if not is_store(session.path()):
             raise
         session.out({"stopped": False}, lambda: ["no daemon is running"])
         return

@@ -30,7 +30,7 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
 
     live = sys.stderr.isatty() and not session.json
     done = None
-    for line in import_lines(session.wire(), os.path.abspath(source), workspace, exclude):
+    for line in import_lines(session.wire(), source, workspace, exclude):
         if "workspace" in line:
             done = line
         elif live:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from cowfs.geometry import ROOT_INO
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
 
@@ -53,7 +54,7 @@ class Served:
         self.sync_later: Final = sync_later
         self.refresh: Final = refresh
         self.valid = protocol.FOREVER
-        self.lookups: dict[int, int] = {}
+        self.lookups: dict[int, int] = {ROOT_INO: 1}  # Known from the start: no answer ever tells of it.
         self.opens: dict[int, int] = {}
         self.writers: dict[int, int] = {}
         self.invalidating: set[int] = set()

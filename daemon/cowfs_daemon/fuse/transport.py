@@ -89,6 +89,8 @@ class Transport:
 
     def unmount(self, *, force: bool = False) -> None:
         """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
+        if not force:
+            self.session.settle()  # A job that has a file open would make the mount busy.
         self._close_root()
         self.session.ending = True
         if self._is_mounted():
@@ -220,7 +222,7 @@ class Transport:
             self._invalidate_inode(ino, unheard)
         complete, lookups = served.complete, served.lookups
         for parent, name in changes.names:
-            if parent in lookups or parent == ROOT_INO or not complete:
+            if parent in lookups or not complete:
                 self._notify(protocol.expire_entry(parent, name))
         self._repeat(unheard)
         with lock:
@@ -279,7 +281,7 @@ class Transport:
             self._notify(protocol.invalidate_inode(ino))
             self._ask_size(ino)
 
-        self.session.submit(job)
+        self.session.submit(job, asking=True)
 
     # Mount points
 
