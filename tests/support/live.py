@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cowfs.engine import Engine
+from cowfs.geometry import Geometry
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
@@ -30,10 +31,10 @@ class Live:
     ``inline``: settle in this process, which starts faster than a child.
     """
 
-    def __init__(self, directory: Path, *, inline: bool = False) -> None:
+    def __init__(self, directory: Path, geometry: Geometry | None = None, *, inline: bool = False) -> None:
         self.directory = directory
         self.store = directory / "store"
-        Engine.create_store(self.store, time.time_ns, os.urandom(16))
+        Engine.create_store(self.store, time.time_ns, os.urandom(16), geometry)
         self.engine = Engine.open(self.store, time.time_ns, random_id)
         if inline:
             self.engine.settler.close()
@@ -78,9 +79,9 @@ class Live:
 
 
 @contextmanager
-def live_store(directory: Path) -> Iterator[Live]:
+def live_store(directory: Path, geometry: Geometry | None = None) -> Iterator[Live]:
     """A :class:`Live` store that is taken away again."""
-    live = Live(directory)
+    live = Live(directory, geometry)
     try:
         yield live
     finally:
