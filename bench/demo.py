@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from tests.support.treehash import TreeHash, differences, hash_directory  # noqa
 
 REAL_FILES = ("/usr/lib/python3", "/etc")
 TRIES = 3
+DEBOOTSTRAP_S = 300
 
 
 class Line(NamedTuple):
@@ -111,17 +113,37 @@ def run(demo: Demo, tree: Path) -> None:
     demo.claim("fsck finds nothing wrong", demo.step("fsck", surface.fsck))
 
 
+def debootstrap(tree: Path) -> bool:
+    """Put a minimal Debian into ``tree``, when that can be had: root, debootstrap installed, a mirror in reach."""
+    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        return False
+    print("making a minimal Debian with debootstrap (about a minute)", flush=True)
+    command = ["debootstrap", "--variant=minbase", "stable", str(tree)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=DEBOOTSTRAP_S, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        done = False
+    if not done:
+        print(f"that failed; {' and '.join(REAL_FILES)} serve instead", flush=True)
+        shutil.rmtree(tree)
+        tree.mkdir(mode=0o755)
+    return done
+
+
 def main() -> None:
     """Run the demo, print the proof, exit 1 when a line does not hold."""
     parser = argparse.ArgumentParser(description="Import, fork, wreck and restore real files, with proof.")
     parser.add_argument("--engine", action="store_true", help="in the engine alone, without mounts")
-    parser.add_argument("--tree", action="append", help=f"what to import (default: {' and '.join(REAL_FILES)})")
+    parser.add_argument(
+        "--tree", action="append", help=f"what to import (default: a minimal Debian, else {' and '.join(REAL_FILES)})"
+    )
     arguments = parser.parse_args()
     live = not arguments.engine and os.geteuid() == 0 and os.path.exists("/dev/fuse")
     with tempfile.TemporaryDirectory(prefix="cowfs-demo-") as scratch:
         tree, store = Path(scratch, "tree"), Path(scratch, "store")
         tree.mkdir(mode=0o755)
-        stage(tree, arguments.tree or list(REAL_FILES))
+        if arguments.tree or not debootstrap(tree):
+            stage(tree, arguments.tree or list(REAL_FILES))
         surface: Surface = LiveSurface(ROOT, store) if live else EngineSurface(store)
         print(f"cowfs demo, {surface.place}")
         demo = Demo(surface)

@@ -1,6 +1,6 @@
 """Put the figures of ``build/bench/*.json`` into ``docs/performance.md``, between its two marker lines.
 
-    python -m bench.render [--check]
+    python -m bench.render [--results DIRECTORY] [--print]
 
 The tables, and which aims are met, come from the JSON alone; the words around them are written by hand.
 """
@@ -208,23 +208,34 @@ def render(reports: dict[str, Any]) -> str:
     return "\n\n".join(sections)
 
 
-def main() -> int:
-    """Rewrite the document; with ``--check`` only tell whether that would change it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    reports = {path.stem: json.loads(path.read_text()) for path in sorted(options.results.glob("*.json"))}
+def rendered(results: Path, document: str) -> str:
+    """``document`` with the figures of the JSON files in ``results`` in place. Raises FileNotFoundError."""
+    reports = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     if not reports:
-        print(f"no results in {options.results}: run `make bench` first", file=sys.stderr)
+        raise FileNotFoundError(f"no results in {results}: run `make bench` first")
+    before, rest = document.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{render(reports)}\n\n{END}{rest.split(END)[1]}"
+
+
+def rewrite(results: Path) -> None:
+    """Put the figures into the document."""
+    DOCUMENT.write_text(rendered(results, DOCUMENT.read_text()))
+
+
+def main() -> int:
+    """Rewrite the document, or print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a directory of JSON files")
+    parser.add_argument("--print", action="store_true", help="print the document, change nothing")
+    options = parser.parse_args()
+    try:
+        if options.print:
+            print(rendered(options.results, DOCUMENT.read_text()))
+        else:
+            rewrite(options.results)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
         return 1
-    old = DOCUMENT.read_text()
-    before, rest = old.split(BEGIN)
-    after = rest.split(END)[1]
-    new = f"{before}{BEGIN}\n\n{render(reports)}\n\n{END}{after}"
-    if options.check:
-        return int(new != old)
-    DOCUMENT.write_text(new)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Run every scenario, one process after the other, into ``build/bench/NAME.json``.
+"""Run every scenario, one process after the other, into ``build/bench/NAME.json``; then render the document.
 
     python -m bench.run [--quick] [NAME ...]
 
-``--quick`` uses small sizes, to check the scenarios themselves. A scenario that fails leaves no JSON and makes the exit
-code 1; the others still run.
+``--quick`` uses small sizes, to check the scenarios themselves; its JSON goes to ``build/bench-quick`` and no document
+changes. A scenario that fails leaves no JSON and makes the exit code 1; the others still run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from bench import common
+from bench import common, render
 
-OUTPUT = common.REPOSITORY / "build" / "bench"
+QUICK_RESULTS = common.REPOSITORY / "build" / "bench-quick"
 
 QUICK: dict[str, tuple[str, ...]] = {
     "verbs": ("--files", "1000", "10000", "--turns", "3", "--forks", "50"),
@@ -32,9 +33,9 @@ QUICK: dict[str, tuple[str, ...]] = {
 """Every scenario, with the arguments that make it short."""
 
 
-def run(name: str, arguments: tuple[str, ...]) -> bool:
+def run(name: str, arguments: tuple[str, ...], directory: Path) -> bool:
     """Run one scenario; whether it succeeded."""
-    result, part = OUTPUT / f"{name}.json", OUTPUT / f"{name}.json.part"
+    result, part = directory / f"{name}.json", directory / f"{name}.json.part"
     result.unlink(missing_ok=True)
     environment = dict(os.environ) | common.environment()
     began = time.monotonic()
@@ -55,8 +56,11 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(QUICK):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    done = [run(name, QUICK[name] if options.quick else ()) for name in options.names or QUICK]
+    directory = QUICK_RESULTS if options.quick else render.RESULTS
+    directory.mkdir(parents=True, exist_ok=True)
+    done = [run(name, QUICK[name] if options.quick else (), directory) for name in options.names or QUICK]
+    if not options.quick and any(done):
+        render.rewrite(render.RESULTS)
     return 0 if all(done) else 1
 
 

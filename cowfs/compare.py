@@ -24,12 +24,13 @@ class Changes:
     """``inodes``: number -> (in the first state, in the second), None where it is in one only.
 
     ``names``: (directory inode, name) that name another inode, or none, in the second state.
-    ``gone``: inodes that the second state does not have.
+    ``gone``: inodes that the second state does not have. ``revived``: directories that have a place again.
     """
 
     inodes: dict[int, tuple[Inode | None, Inode | None]] = field(default_factory=dict)
     names: list[tuple[int, bytes]] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
+    revived: set[int] = field(default_factory=set)
 
 
 def compare(old: State, new: State) -> Changes:
@@ -42,6 +43,8 @@ def compare(old: State, new: State) -> Changes:
         changes.inodes[ino] = (before, after)
         if after is None:
             changes.gone.add(ino)
+        elif after.is_dir and (before is None or not before.nlink):
+            changes.revived.add(ino)
         changes.names += [(ino, name) for name in _changed_names(before, after)]
     return changes
 

@@ -12,7 +12,7 @@ import builtins
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, Point
-from cowfs.lineage import chain, horizon, with_ancestors
+from cowfs.lineage import Targets, chain, horizon, with_ancestors
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -58,12 +58,12 @@ class Engine:
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
-        self._targets: defaultdict[str, set[str]] = defaultdict(set)
+        self._targets = Targets()
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
             self._start(store, undo, host)
-            undo.pop_all()
+            self._parts = undo.pop_all()
 
     def _start(self, store: StoreDirectory, undo: ExitStack, host: Callable[[Env], Host] | None) -> None:
         """Open every part; ``undo`` closes again what was opened when a later part fails."""
@@ -99,16 +99,10 @@ class Engine:
         return cls(StoreDirectory.open(path), clock, ids, host)
 
     def close(self) -> None:
-        """Let go of everything; what was answered is in the journals."""
-        for workspace in self.host.opened():
-            self.host.close(workspace)
-        self.settler.close()
-        with self._lock:
-            self.catalog.sync()
-            self.catalog.close()
-            self.blocks.close()
-            self.index.close()
-        self.store.unlock(self._owner)
+        """Let go of everything, also when a part raises OSError; what was answered is in the journals."""
+        with self._parts:
+            for workspace in self.host.opened():
+                self._parts.callback(self.host.close, workspace)
 
     def _catch_up(self) -> None:
         """Open every workspace whose journal goes on behind the control log: its markers count.
@@ -141,13 +135,16 @@ class Engine:
             )  # fmt: skip
             line = (snapshot.layer for snapshot in line_of(self.catalog, entry.id))
             done = self.host.open(spec, with_ancestors(self.catalog, line))
+            self._owed.pop(entry.id, None)  # the journal says all of it again
             try:
                 self._take(entry.id, done.operations)
             except (Invalid, NotFound, Conflict) as error:
                 del self._owed[entry.id]
                 self.host.close(entry.id)
                 raise Corrupt(f"the journal of {entry.name} contradicts the control log: {error.message}") from error
-            self._arrive(entry.id)
+            except CowfsError:
+                return  # the control log cannot be written: it is owed, and files are served all the same
+            self._targets.arrived(entry.id)
 
     def _by_name(self, name: str) -> control.WorkspaceEntry:
         with self._lock:
@@ -158,7 +155,8 @@ class Engine:
         with self._lock:
             entry = self.catalog.by_name(name)
             self._open(entry)
-            self._take(entry.id, ())
+            with suppress(CowfsError):
+                self._take(entry.id, ())
             return self.catalog.by_name(name)
 
     def _take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
@@ -245,7 +243,7 @@ class Engine:
             order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
             done = self.host.checkpoint(entry.id, order)
             self._take(entry.id, done.operations)
-            self._arrive(entry.id)
+            self._targets.arrived(entry.id)
             with self._lock:
                 head = done.snapshot or self._head(entry.id)
                 if label is not None:
@@ -276,19 +274,19 @@ class Engine:
                     )
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
-                self._targets[found.id].add(entry.id)
+                self._targets.add(found.id, entry.id)
             undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
             try:
                 done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
             except CowfsError:
                 if self.host.is_open(entry.id):
-                    self._arrive(entry.id)  # it was refused; any other failure may have come after the marker
+                    self._targets.arrived(entry.id)  # it was refused; any other failure may have come after the marker
                 raise
             # A restore that changed nothing leaves alone what --undo takes back.
             moved = done.snapshot is not None and done.changed
             extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
             self._take(entry.id, done.operations, *extra)
-            self._arrive(entry.id)
+            self._targets.arrived(entry.id)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
@@ -387,34 +385,22 @@ class Engine:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             with self._lock:
-                self._refuse_targets([found.snapshot.id])
+                self._targets.refuse(self.catalog, [found.snapshot.id])
                 self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
             self._drop_unneeded()
             return
         with self._verbs[found.workspace.id]:
             if not force and self.host.serving(found.workspace.id):
                 raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
-            self.host.close(found.workspace.id)
             with self._lock:
                 going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
-                self._refuse_targets(going, found.workspace.id)
-                self._take(found.workspace.id, (), control.WorkspaceRemoved(found.workspace.id))
-            self.catalog.sync()
+                self._targets.refuse(self.catalog, going, found.workspace.id)
+                self._commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+                self._owed.pop(found.workspace.id, None)
+            with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
+                self.host.close(found.workspace.id)
         self._drop_unneeded()
         self._settling.trim(found.workspace.id)
-
-    def _arrive(self, workspace: str) -> None:
-        """The control log knows of every restore that the workspace's journal knows of."""
-        with self._lock:
-            for going in self._targets.values():
-                going.discard(workspace)
-
-    def _refuse_targets(self, snapshots: Iterable[str], but: str = "") -> None:
-        """Raises Busy while another journal than that of ``but`` may name one of these, unknown to the control log."""
-        for snapshot in snapshots:
-            for workspace in self._targets.get(snapshot, set()) - {but}:
-                name = self.catalog.workspace(workspace).name
-                raise Busy(f"{name} is being restored to {snapshot}", hint=f"Try again, or checkpoint {name} first.")
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""

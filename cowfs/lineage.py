@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.refs import Resolved
+from cowfs.errors import Busy
 from cowfs.formats.control import LayerEntry
 from cowfs.host import Chain, LayerSpec
 from cowfs.layers.journal import file_numbers, file_path
@@ -51,6 +53,34 @@ def _top(catalog: Catalog, found: Resolved) -> str:
     if found.snapshot is not None:
         return found.snapshot.layer
     return catalog.workspace(found.workspace.id).parent_layer
+
+
+class Targets:
+    """Snapshots to which a journal may say a workspace was restored, unknown to the control log. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[str, set[str]] = {}
+
+    def add(self, snapshot: str, workspace: str) -> None:
+        """A restore of ``workspace`` to ``snapshot`` begins."""
+        with self._lock:
+            self._of.setdefault(snapshot, set()).add(workspace)
+
+    def arrived(self, workspace: str) -> None:
+        """The control log knows of every restore that the workspace's journal knows of."""
+        with self._lock:
+            self._of = {snapshot: left for snapshot, users in self._of.items() if (left := users - {workspace})}
+
+    def refuse(self, catalog: Catalog, snapshots: Iterable[str], but: str = "") -> None:
+        """Raises Busy when the journal of another workspace than ``but`` may name one of ``snapshots``."""
+        with self._lock:
+            for snapshot in snapshots:
+                for workspace in self._of.get(snapshot, set()) - {but}:
+                    name = catalog.workspace(workspace).name
+                    raise Busy(
+                        f"{name} is being restored to {snapshot}", hint=f"Try again, or checkpoint {name} first."
+                    )
 
 
 def unsettled(catalog: Catalog, stuck: Container[str]) -> list[LayerEntry]:

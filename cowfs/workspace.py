@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -59,6 +59,9 @@ class Transport(Protocol):
 
     def mount_points(self) -> list[tuple[str, int]]:
         """(path, inode) of everything mounted inside the workspace."""
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """Around a whole restore, from before the flush: names and attributes are handed out uncached."""
 
     def begin_restore(self, changes: Changes) -> None:
         """Under the lock, at the swap: from now on page-cache writes to changed inodes are discarded."""
@@ -274,7 +277,7 @@ class Workspace:
 
         Raises Busy when something is mounted where the target has nothing to mount it on.
         """
-        with self._verbs:
+        with self._verbs, self.transport.restoring() if self.transport is not None else nullcontext():
             if self.transport is not None:
                 self.transport.flush_writable()
             with self.lock:

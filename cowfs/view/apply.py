@@ -50,6 +50,7 @@ def tmpfile(state: State, time: int, record: j.Tmpfile) -> Inode:
     inode.nlink = 0
     inode.owner = state.owner
     state.orphans[record.ino] = state.known[record.ino] = inode
+    state.linkable.add(record.ino)
     state.next_ino = max(state.next_ino, record.ino + 1)
     return inode
 
@@ -60,6 +61,7 @@ def link(state: State, time: int, record: j.Link, cookie: int = 0) -> Inode:
     inode = state.own(state.inode(ino))
     if ino in state.orphans:
         del state.orphans[ino]
+        state.linkable.discard(ino)
         state.live[ino] = inode
         state.files += 1
     inode.nlink += 1

@@ -41,7 +41,8 @@ class State:
     """A filesystem state: ``parent`` (frozen layers down to a settled one) and a live delta on top.
 
     ``opens`` holds (open, writable) per inode that has descriptors, as journaled; ``pinned`` contains
-    the inodes that a transport's kernel still knows.
+    the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
+    (O_TMPFILE): only these may get one.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class State:
         "first_ino",
         "geometry",
         "known",
+        "linkable",
         "live",
         "next_ino",
         "opens",
@@ -70,6 +72,7 @@ class State:
         self.live: dict[int, Inode | None] = {}
         self.known: dict[int, Inode] = {}
         self.orphans: dict[int, Inode] = {}
+        self.linkable: set[int] = set()
         self.opens: dict[int, tuple[int, int]] = {}
         self.pinned: Container[int] = ()
 
@@ -154,6 +157,7 @@ class State:
         """Forget an orphan for good."""
         if self.orphans.pop(ino, None) is not None:
             self.known.pop(ino, None)
+            self.linkable.discard(ino)
 
     def directory(self, inode: Inode) -> Directory:
         """The entries of a directory. Raises ENOTDIR."""

@@ -138,13 +138,13 @@ class View(ReadView):
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Inode:
         """One more name. Raises EPERM for a directory, EMLINK at 65,000 names, else as :meth:`mknod`.
 
-        Of inodes without a name only regular files can get one (O_TMPFILE): ENOENT.
+        Of inodes without a name only those that never had one (O_TMPFILE) can get one: ENOENT.
         """
         inode = self.state.inode(ino)
         _, cookie = self._new_name(parent, name)
         if inode.is_dir:
             raise fail(errno.EPERM)
-        if not inode.nlink and not stat.S_ISREG(inode.mode):
+        if not inode.nlink and ino not in self.state.linkable:
             raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
@@ -206,8 +206,10 @@ class View(ReadView):
         apply.unlink(self.state, self._journaled(record, caller), record)
         return inode
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> None:
-        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT.
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Inode | None:
+        """Rename, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT; returns the inode that lost its name.
 
         Raises ENOENT, EEXIST, ENOTDIR, EISDIR, ENOTEMPTY, EINVAL (into its own subtree, or bad flags),
         EBUSY for "." and "..", ENAMETOOLONG, ENOSPC.
@@ -233,11 +235,12 @@ class View(ReadView):
                 raise fail(errno.ENOENT)
         elif flags & RENAME_NOREPLACE:
             raise fail(errno.EEXIST)
-        self._refuse_loop(inode, new_parent)
-        if exchange and old is not None:
-            self._refuse_loop(old, parent)
+        if self._contains(inode, new_parent):
+            raise fail(errno.EINVAL)
+        if old is not None and self._contains(old, parent):
+            raise fail(errno.EINVAL if exchange else errno.ENOTEMPTY)
         if old is inode or (old is not None and old.ino == inode.ino):
-            return
+            return None
         if old is not None and not exchange:
             self._check_replace(inode, old)
         cookie = free_cookie(target, new_name) if old is None else 0
@@ -254,6 +257,7 @@ class View(ReadView):
         apply.rename(state, self._journaled(record, caller), record, cookie)
         if record.replaced:
             self._lost_name(record.replaced, orphan)
+        return None if exchange else old
 
     def _check_replace(self, inode: Inode, old: Inode) -> None:
         if old.is_dir:
@@ -264,17 +268,16 @@ class View(ReadView):
         elif inode.is_dir:
             raise fail(errno.ENOTDIR)
 
-    def _refuse_loop(self, inode: Inode, new_parent: int) -> None:
-        """Raises EINVAL when a directory would move below itself."""
+    def _contains(self, inode: Inode, directory: int) -> bool:
+        """Whether ``directory`` is ``inode`` or lies below it."""
         if not inode.is_dir:
-            return
-        at = self.state.inode(new_parent)
-        while True:
-            if at.ino == inode.ino:
-                raise fail(errno.EINVAL)
+            return False
+        at = self.state.inode(directory)
+        while at.ino != inode.ino:
             if not at.links:
-                return
+                return False
             at = self.state.inode(at.links[0][0])
+        return True
 
     # ---- attributes ----------------------------------------------------------------------------
 

@@ -85,12 +85,8 @@ class Worker:
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
     ) -> Any:
-        """See Host.restore; while it runs, the kernel is told to cache no names."""
-        transport = self._transports.get(workspace)
-        if transport is None:
-            return self.host.restore(workspace, snapshot, chain, live, undo, force)
-        with transport.restoring():
-            return self.host.restore(workspace, snapshot, chain, live, undo, force)
+        """See Host.restore."""
+        return self.host.restore(workspace, snapshot, chain, live, undo, force)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""

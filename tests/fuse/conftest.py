@@ -52,8 +52,7 @@ class Mounted:
     def restore(self, snapshot: str, *, force: bool = False) -> Outcome:
         """Go back to a snapshot, without keeping the state before."""
         order = RestoreOrder(snapshot, self.snapshots[snapshot], f"live-{next(self._ids)}", None, force)
-        with self.transport.restoring():
-            return self.workspace.restore(order)
+        return self.workspace.restore(order)
 
     def _learn(self, outcome: Outcome) -> None:
         if outcome.snapshot is not None:

@@ -92,7 +92,7 @@ class World:
         before = set(self.model.nodes)
         seen = outcome(self.subject, operation, *args, **options)
         expected = outcome(self.model, operation, *args, **options)
-        if expected[0] == "ok" and operation in {"unlink", "rmdir"}:
+        if expected[0] == "ok" and operation in {"unlink", "rmdir", "rename"}:
             seen = (seen[0], None) if seen[0] == "ok" else seen
         assert seen == expected, f"{operation}{args}{options or ''} gives {seen}, should give {expected}"
         self.settled(before - set(self.model.nodes))

@@ -61,6 +61,8 @@ def test_malformed_bytes_raise_nothing_but_corrupt(name: str, data: st.DataObjec
         XATTRS,
         LINKS,
         CONTENTS,
+        xattrs_block=st.just(b""),
+        links_block=st.just(b""),
     )
 )
 def test_inode_round_trip(record: inode.InodeRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ CALLS = (
 )  # fmt: skip
 """What is counted; ``open`` only where it may create a file."""
 
+WRITES = ("write", "pwrite", "pwritev")
+
 Call = Callable[..., Any]
 Action = Callable[[int, str, Call, tuple[Any, ...], dict[str, Any]], Any]
 """(number of the call from 1 on, its name, the real function, arguments) -> what the call returns."""
@@ -26,15 +29,21 @@ Action = Callable[[int, str, Call, tuple[Any, ...], dict[str, Any]], Any]
 
 @contextmanager
 def intercepted(action: Action) -> Iterator[list[str]]:
-    """Every counted call goes through ``action``; gives the list of names so far."""
+    """Every counted call goes through ``action``, whose own calls do not; gives the list of names so far."""
     names: list[str] = []
+    busy = threading.local()
 
     def through(name: str, real: Call) -> Call:
         def call(*args: Any, **named: Any) -> Any:
-            if name == "open" and not (len(args) > 1 and args[1] & os.O_CREAT):
+            read_only = name == "open" and not (len(args) > 1 and args[1] & os.O_CREAT)
+            if read_only or getattr(busy, "inside", False):
                 return real(*args, **named)
             names.append(name)
-            return action(len(names), name, real, args, named)
+            busy.inside = True
+            try:
+                return action(len(names), name, real, args, named)
+            finally:
+                busy.inside = False
 
         return call
 
@@ -121,6 +130,7 @@ def script() -> list[Step]:
     settle()
     verb("restore a", lambda lab: _undo(lab.engine.restore("a", "@one").undo))
     new("a", "later", b"l" * 5000)
+    steps.append(Step("freeze", "settle", lambda lab: lab.freeze()))
     op("unlink", lambda lab: lab.files("a").unlink("s"))
     verb("undo a", lambda lab: _undo(lab.engine.undo("a").undo))
     checkpoint("b", "two")

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from cowfs.blocks.segments import SegmentWriter
 from cowfs.blocks.writer import BlockWriter
 from cowfs.engine import Engine
+from cowfs.errors import Conflict, Corrupt
 from cowfs.fsck import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import Host
@@ -154,8 +156,8 @@ class InlineSettler(Settler):
         return self._stored(lambda writer: settle_layer(writer, writer, geometry, parent_root, spans))
 
     def _stored(self, work: Callable[[BlockWriter], T]) -> T:
-        segment_id, path = self._engine.segments.take()
-        writer = BlockWriter(self._engine.blocks, SegmentWriter(path, segment_id))
+        segment_id, segment = self._segment()
+        writer = BlockWriter(self._engine.blocks, segment)
         try:
             result = work(writer)
             writer.sync()
@@ -167,8 +169,26 @@ class InlineSettler(Settler):
             self._engine.segments.release(segment_id)
         return result
 
+    def _segment(self) -> tuple[int, SegmentWriter]:
+        while True:
+            segment_id, path = self._engine.segments.take()
+            try:
+                return segment_id, SegmentWriter(path, segment_id)
+            except (Corrupt, Conflict):
+                self._engine.segments.refuse(segment_id)
+
     def close(self) -> None:
         """Nothing runs."""
+
+
+class EagerHost(Host):
+    """Wants every changed workspace frozen while ``eager``, as if its live layer were large."""
+
+    eager = False
+
+    def wants_freeze(self) -> list[str]:
+        """See Host.wants_freeze."""
+        return self.opened() if self.eager else super().wants_freeze()
 
 
 class Lab:
@@ -205,7 +225,7 @@ class Lab:
         return engine
 
     def _host(self, env: Env) -> Host:
-        return Host(replace(env, limits=self.limits))
+        return EagerHost(replace(env, limits=self.limits))
 
     def reopen(self) -> None:
         """A clean stop and start."""
@@ -216,10 +236,21 @@ class Lab:
         """Go on with a copy of the directory as it is at this instant, as after a kill of the process."""
         copy = self.path.with_name(self.path.name + "+")
         shutil.copytree(self.path, copy)
-        self.engine.close()
+        with suppress(OSError):
+            self.engine.close()
         shutil.rmtree(self.path)
         copy.rename(self.path)
         self.engine = self.open()
+
+    def freeze(self) -> None:
+        """Freeze every changed workspace without a snapshot; settles a layer on the way."""
+        host = self.engine.host
+        assert isinstance(host, EagerHost)
+        host.eager = True
+        try:
+            self.engine.settle_next()
+        finally:
+            host.eager = False
 
     def do(self, steps: str) -> None:
         """``reopen``, ``kill`` or ``settle``, several separated by a blank, or none."""

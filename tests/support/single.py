@@ -43,7 +43,7 @@ class Single:
 
     def open(self, host: Host) -> Workspace:
         """Open the workspace in a host as if nothing of its journal were known: everything is replayed."""
-        host.open(BranchSpec(NAME, "lay-1", (self.layers[0],), None, 2, (0, 0, 0)), {"lay-0": (self.layers[0],)})
+        host.open(BranchSpec(NAME, "lay-1", (self.layers[0],), None, 2, (0, 0, 0)), {"lay-0": self.layers[0]})
         return host.workspace(NAME)
 
     @property

@@ -49,7 +49,7 @@ def setattr(served: Served, view: View, request: bytearray, size: int, unique: i
         (NOW if valid & protocol.FATTR_ATIME_NOW else _ns(atime, atime_ns)) if valid & protocol.FATTR_ATIME else None,
         (NOW if valid & protocol.FATTR_MTIME_NOW else _ns(mtime, mtime_ns)) if valid & protocol.FATTR_MTIME else None,
         _ns(ctime, ctime_ns) if valid & protocol.FATTR_CTIME else None,
-        # With HANDLE_KILLPRIV_V2 the kernel says so for truncate; chown clears by itself, except on directories.
+        # With HANDLE_KILLPRIV_V2 the kernel says so for truncate only: chown clears by itself, of all but directories.
         bool(valid & protocol.FATTR_KILL_SUIDGID),
     )
     return protocol.attributes(unique, view.setattr(nodeid, changes, caller(served, request, unique)))

@@ -8,7 +8,8 @@ import stat
 import struct
 
 from cowfs.errors import CowfsError
-from cowfs.view.inode import Inode, SetAttr
+from cowfs.geometry import ROOT_INO
+from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.callers import caller
@@ -30,6 +31,10 @@ _AT = protocol.HEADER_BYTES
 def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """A name -> its inode; unknown names are remembered by the kernel too."""
     name = protocol.name_at(request, size)
+    if served.impostors and nodeid == ROOT_INO and name in served.impostors:
+        ino = served.impostors[name]
+        served.told(ino)
+        return protocol.impostor(unique, ino)
     # EXPORT_SUPPORT: a file handle of an inode that the kernel dropped arrives as ".", of files too.
     inode = view.lookup(nodeid, name) if name != b"." else view.inode(nodeid)
     if inode is None:
@@ -94,7 +99,7 @@ def unlink(served: Served, view: View, request: bytearray, size: int, unique: in
 
 def rmdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """An empty directory goes."""
-    view.rmdir(nodeid, protocol.name_at(request, size), caller(served, request, unique))
+    served.removed(view.rmdir(nodeid, protocol.name_at(request, size), caller(served, request, unique)).ino)
     return protocol.error(unique, 0)
 
 
@@ -102,7 +107,7 @@ def rename(served: Served, view: View, request: bytearray, size: int, unique: in
     """A name moves."""
     (target,) = protocol.unpack(_RENAME, request, size)
     old, new = protocol.names_at(request, size, _AT + _RENAME.size)
-    view.rename(nodeid, old, target, new, 0, caller(served, request, unique))
+    _rename(served, view, nodeid, old, target, new, 0, caller(served, request, unique))
     return protocol.error(unique, 0)
 
 
@@ -110,8 +115,16 @@ def rename2(served: Served, view: View, request: bytearray, size: int, unique: i
     """A name moves, with RENAME_NOREPLACE, RENAME_EXCHANGE or RENAME_WHITEOUT."""
     target, flags, _ = protocol.unpack(_RENAME2, request, size)
     old, new = protocol.names_at(request, size, _AT + _RENAME2.size)
-    view.rename(nodeid, old, target, new, flags, caller(served, request, unique))
+    _rename(served, view, nodeid, old, target, new, flags, caller(served, request, unique))
     return protocol.error(unique, 0)
+
+
+def _rename(
+    served: Served, view: View, parent: int, old: bytes, target: int, new: bytes, flags: int, who: Caller
+) -> None:
+    replaced = view.rename(parent, old, target, new, flags, who)
+    if replaced is not None and replaced.is_dir:
+        served.removed(replaced.ino)
 
 
 def create(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

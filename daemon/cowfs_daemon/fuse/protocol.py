@@ -154,6 +154,14 @@ def entry(unique: int, inode: Attributes, valid: int) -> bytes:
     )  # fmt: skip
 
 
+def impostor(unique: int, ino: int) -> bytes:
+    """A fuse_entry_out that makes ``ino`` a regular file without links, for no time at all.
+
+    A kernel that holds a directory of that number takes it for another file's: it gives up the one it holds.
+    """
+    return _OUT_ENTRY.pack(144, 0, unique, ino, *(0,) * 5, ino, *(0,) * 8, 0o100000, *(0,) * 6)
+
+
 def negative_entry(unique: int, valid: int) -> bytes:
     """A fuse_entry_out that says "no such name", to be remembered for ``valid`` seconds."""
     return _OUT_ENTRY.pack(144, 0, unique, 0, 0, valid, *_NO_ENTRY)
@@ -256,6 +264,11 @@ def expire_entry(parent: int, name: bytes) -> bytes:
 
 
 _INVAL_ENTRY = struct.Struct("<IiQQII")
+
+
+def invalidate_entry(parent: int, name: bytes) -> bytes:
+    """A notification: forget ``name`` in ``parent`` now (what is mounted on it, or below it, is detached)."""
+    return _INVAL_ENTRY.pack(33 + len(name), NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"
 
 
 def resend() -> bytes:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from cowfs.geometry import ROOT_INO
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
 
@@ -27,6 +28,8 @@ class Served:
     ``invalidating``: inodes whose pages the kernel has yet to drop; page-cache writes to them are
     discarded, and ``discarded`` collects where that happened.
     ``stale``: inodes whose size the kernel has not asked for since a restore changed them.
+    ``dead``: directories that the kernel saw removed, and holds for who uses them still.
+    ``impostors``: names of the root that stand for an inode, as no name would; see :mod:`.transport`.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -34,7 +37,8 @@ class Served:
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "discarded", "invalidating", "lookups", "opens", "refresh",
+        "appending", "complete", "connection_id", "dead", "discarded", "impostors", "invalidating", "lookups", "opens",
+        "refresh",
         "setxattr_ext", "stale", "sync_later", "valid", "writers",
     )  # fmt: skip
 
@@ -53,12 +57,14 @@ class Served:
         self.sync_later: Final = sync_later
         self.refresh: Final = refresh
         self.valid = protocol.FOREVER
-        self.lookups: dict[int, int] = {}
+        self.lookups: dict[int, int] = {ROOT_INO: 1}  # Known from the start: no answer ever tells of it.
         self.opens: dict[int, int] = {}
         self.writers: dict[int, int] = {}
         self.invalidating: set[int] = set()
         self.discarded: set[int] = set()
         self.stale: set[int] = set()
+        self.dead: set[int] = set()
+        self.impostors: dict[bytes, int] = {}
         self.appending: set[int] = set()
 
     def told(self, ino: int) -> None:
@@ -72,8 +78,14 @@ class Served:
             self.lookups[ino] = left
             return False
         self.lookups.pop(ino, None)
+        self.dead.discard(ino)
         self.stale.discard(ino)
         return True
+
+    def removed(self, directory: int) -> None:
+        """A directory was removed by the kernel, which lets nobody use that inode for new names ever again."""
+        if directory in self.lookups:
+            self.dead.add(directory)
 
     def opened(self, ino: int, writable: bool) -> None:
         """One more open file."""

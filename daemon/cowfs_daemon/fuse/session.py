@@ -88,7 +88,7 @@ class Session:
         self._stopping = False
         self._spin_credit = _SPIN_CREDIT
         self._requests = 0
-        self._jobs = 0
+        self._jobs = self._asking = 0
         self._jobs_done = threading.Condition()
         self.ended = threading.Event()
         self.ending = False
@@ -99,15 +99,28 @@ class Session:
 
     def stop(self) -> None:
         """Stop answering (the kernel queues requests, callers wait): for hand-over, or after unmounting."""
-        self._stopping = True
+        with self._jobs_done:
+            self._jobs_done.wait_for(lambda: not self._asking)
+            self._stopping = True
         self._server.remove(self)
         with self._jobs_done:
-            self._jobs_done.wait_for(lambda: self._jobs == 0)
+            self._jobs_done.wait_for(lambda: not self._jobs)
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it."""
+    def settle(self) -> None:
+        """Wait for the jobs under way that use the mount."""
         with self._jobs_done:
+            self._jobs_done.wait_for(lambda: not self._asking)
+
+    def submit(self, job: Callable[[], None], *, asking: bool = False) -> None:
+        """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it.
+
+        ``asking``: it uses the mount, so that requests must be answered meanwhile; dropped when this is stopping.
+        """
+        with self._jobs_done:
+            if asking and self._stopping:
+                return
             self._jobs += 1
+            self._asking += asking
 
         def run() -> None:
             try:
@@ -117,6 +130,7 @@ class Session:
             finally:
                 with self._jobs_done:
                     self._jobs -= 1
+                    self._asking -= asking
                     self._jobs_done.notify_all()
 
         self._server.submit(run)

@@ -49,6 +49,10 @@ class Changes(Protocol):
     def gone(self) -> Collection[int]:
         """The inodes that do not exist any more."""
 
+    @property
+    def revived(self) -> Collection[int]:
+        """Directories that were removed and are back."""
+
 
 class Transport:
     """The mount of one workspace, served by ``server``. Serves from :meth:`start` on."""
@@ -70,6 +74,7 @@ class Transport:
         self._workspace = workspace
         self._root_fd = -1
         self._pending: list[int] = []
+        self._revived: list[int] = []
         self._changes: Changes | None = None
         self._flush_by_fsync = _kernel_version() < (6, 16)
 
@@ -89,6 +94,8 @@ class Transport:
 
     def unmount(self, *, force: bool = False) -> None:
         """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
+        if not force:
+            self.session.settle()  # A job that has a file open would make the mount busy.
         self._close_root()
         self.session.ending = True
         if self._is_mounted():
@@ -197,6 +204,8 @@ class Transport:
         served.stale.update(pending)
         served.appending.update(ino for ino in served.writers if ino in pending)
         self._pending = list(pending)
+        self._revived = [ino for ino in changes.revived if ino in served.dead or not served.complete]
+        served.dead.difference_update(self._revived)
         self._changes = changes
 
     def invalidate(self, changes: Changes) -> list[Handle]:
@@ -218,9 +227,11 @@ class Transport:
         for ino in again:
             # Pages whose writing was acknowledged but discarded may be left in the cache as clean.
             self._invalidate_inode(ino, unheard)
+        for ino in self._revived:
+            self._replace_directory(ino)
         complete, lookups = served.complete, served.lookups
         for parent, name in changes.names:
-            if parent in lookups or parent == ROOT_INO or not complete:
+            if parent in lookups or not complete:
                 self._notify(protocol.expire_entry(parent, name))
         self._repeat(unheard)
         with lock:
@@ -247,6 +258,22 @@ class Transport:
             for ino in unheard:
                 self._invalidate_inode(ino, again)
             unheard = again
+
+    def _replace_directory(self, ino: int) -> None:
+        """Make the kernel give up the inode that it holds for a directory, and take a new one at the next look.
+
+        The kernel lets nobody make anything in a directory that it saw removed, nor list it, and keeps it while
+        it is somebody's working directory: who looks it up again would get that one. So it is told by a look of
+        our own that the number is a regular file's now. Who still is in the removed directory gets EIO.
+        """
+        name = b".cowfs-" + os.urandom(8).hex().encode()
+        self._served.impostors[name] = ino
+        try:
+            with contextlib.suppress(OSError):
+                os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root_fd))
+        finally:
+            del self._served.impostors[name]
+        self._notify(protocol.invalidate_entry(ROOT_INO, name))
 
     def _notify(self, message: bytes) -> bool:
         """Write a notification; False when the kernel does not know what it is about."""
@@ -279,7 +306,7 @@ class Transport:
             self._notify(protocol.invalidate_inode(ino))
             self._ask_size(ino)
 
-        self.session.submit(job)
+        self.session.submit(job, asking=True)
 
     # Mount points
 

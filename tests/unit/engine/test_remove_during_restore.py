@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
@@ -25,6 +26,10 @@ class During(Transport):
     def mount_points(self) -> list[tuple[str, int]]:
         """Nothing is mounted."""
         return []
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """Nothing is handed out."""
+        return nullcontext()
 
     def begin_restore(self, changes: Changes) -> None:
         """Nothing is cached."""

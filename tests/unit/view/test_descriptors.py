@@ -44,25 +44,26 @@ def test_a_nameless_file_that_only_the_kernel_knows_can_still_get_a_name(made: M
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_file_unlinked_while_only_the_kernel_knows_it(made: MemoryWorkspace, view: View, frozen: bool) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_lost_its_name_lives_on_but_gets_no_other(
+    made: MemoryWorkspace, view: View, frozen: bool, replaced: bool
+) -> None:
     ino = view.mknod(1, b"was", REGULAR, 0, ME).ino
     view.write(ino, 0, b"written", ME)
     view.state.pinned = {ino}
-    view.unlink(1, b"was", ME)
+    if replaced:
+        view.mknod(1, b"new", REGULAR, 0, ME)
+        view.rename(1, b"new", 1, b"was", 0, ME)
+    else:
+        view.unlink(1, b"was", ME)
     if frozen:
         made.checkpoint()
     view.write(ino, 7, b" later", ME)
-    assert linked(made, ino) == (b"written later", 1, 8)
-
-
-def test_a_file_replaced_while_only_the_kernel_knows_it(made: MemoryWorkspace, view: View) -> None:
-    ino = view.mknod(1, b"was", REGULAR, 0, ME).ino
-    view.mknod(1, b"new", REGULAR, 0, ME)
-    view.state.pinned = {ino}
-    view.rename(1, b"new", 1, b"was", 0, ME)
-    assert linked(made, ino) == (b"", 1, 0)
-    view.forget(ino)
-    view.unlink(1, b"name", ME)
+    assert view.read(ino, 0, 100) == b"written later"
+    with pytest.raises(OSError) as refused:
+        view.link(ino, 1, b"name", ME)
+    assert refused.value.errno == errno.ENOENT
+    made.replayed()
     view.forget(ino)
     with pytest.raises(OSError) as caught:
         view.inode(ino)
