@@ -63,53 +63,52 @@ def is_error(answer: tuple[int, bytes]) -> bool:
     return 400 <= status < 500 and set(error) == {"code", "message", "hint"} and error["code"] != "internal"
 
 
-@pytest.mark.parametrize(
-    ("method", "target", "body"),
-    [
-        ("GET", "/v1/nothing", None),
-        ("GET", "/", None),
-        ("GET", "/v1/workspaces/%2e%2e", None),
-        ("GET", "/v1/workspaces/%2e%2e%2f%2e%2e%2fetc/log", None),
-        ("GET", "/v1/workspaces/%ff%fe/log", None),
-        ("GET", "/v1/workspaces/%00/log", None),
-        ("GET", "/v1/snapshots/%40", None),
-        ("PUT", "/v1/workspaces", b"{}"),
-        ("DELETE", "/v1/workspaces", None),
-        ("GET", "/v1/diff", None),
-        ("GET", "/v1/diff?a=ws", None),
-        ("GET", "/v1/diff?a=ws&b=%ff", None),
-        ("GET", "/v1/diff?a=ws&b=" + "x" * 5000, None),
-        ("GET", "/v1/files?ref=ws&path_b64=%C3%A9", None),
-        ("GET", "/v1/files?ref=ws&path_b64=AA%3D%3D", None),
-        ("GET", "/v1/files?ref=ws&path_b64=***", None),
-        ("GET", "/v1/files?ref=ws&path=..%2f..%2fetc%2fpasswd", None),
-        ("DELETE", "/v1/refs?ref=ws&force=perhaps", None),
-        ("POST", "/v1/workspaces", b""),
-        ("POST", "/v1/workspaces", b"null"),
-        ("POST", "/v1/workspaces", b"[]"),
-        ("POST", "/v1/workspaces", b"{"),
-        ("POST", "/v1/workspaces", b"\xff\xfe"),
-        ("POST", "/v1/workspaces", b'{"name": "\\ud800"}'),
-        ("POST", "/v1/workspaces", b'{"name": 1}'),
-        ("POST", "/v1/workspaces", b'{"name": "x", "name2": "y"}'),
-        ("POST", "/v1/workspaces", b"[" * 100_000),
-        ("POST", "/v1/workspaces", b'{"name": ' + b"9" * 5000 + b"}"),
-        ("POST", "/v1/workspaces", b'{"name": "' + b"x" * (2 << 20) + b'"}'),
-        ("POST", "/v1/imports", b'{"name": "new", "source": "relative"}'),
-        ("POST", "/v1/imports", b'{"name": "new", "source": "/a\\u0000b"}'),
-        ("POST", "/v1/imports", b'{"name": "new", "source": "/\\ud800"}'),
-        ("POST", "/v1/imports", b'{"name": "new", "source": "/x", "source_b64": "L3g="}'),
-        ("POST", "/v1/imports", b'{"name": "new"}'),
-        ("POST", "/v1/forks", b'{"ref": "ws", "name": "n", "count": 1e400}'),
-        ("POST", "/v1/forks", b'{"ref": "ws", "name": "n", "count": true}'),
-        ("POST", "/v1/workspaces/ws/checkpoint", b'{"message": "\\ud800"}'),
-        ("POST", "/v1/workspaces/ws/checkpoint", b'{"creator": "\\ud800"}'),
-        ("POST", "/v1/workspaces/ws/restore", b"{}"),
-    ],
-)
-def test_a_wrong_request(http: Client, method: str, target: str, body: bytes | None) -> None:
-    answer = http.request(method, target, body)
-    assert is_error(answer), answer
+WRONG: list[tuple[str, str, bytes | None]] = [
+    ("GET", "/v1/nothing", None),
+    ("GET", "/", None),
+    ("GET", "/v1/workspaces/%2e%2e", None),
+    ("GET", "/v1/workspaces/%2e%2e%2f%2e%2e%2fetc/log", None),
+    ("GET", "/v1/workspaces/%ff%fe/log", None),
+    ("GET", "/v1/workspaces/%00/log", None),
+    ("GET", "/v1/snapshots/%40", None),
+    ("PUT", "/v1/workspaces", b"{}"),
+    ("DELETE", "/v1/workspaces", None),
+    ("GET", "/v1/diff", None),
+    ("GET", "/v1/diff?a=ws", None),
+    ("GET", "/v1/diff?a=ws&b=%ff", None),
+    ("GET", "/v1/diff?a=ws&b=" + "x" * 5000, None),
+    ("GET", "/v1/files?ref=ws&path_b64=%C3%A9", None),
+    ("GET", "/v1/files?ref=ws&path_b64=AA%3D%3D", None),
+    ("GET", "/v1/files?ref=ws&path_b64=***", None),
+    ("GET", "/v1/files?ref=ws&path=..%2f..%2fetc%2fpasswd", None),
+    ("DELETE", "/v1/refs?ref=ws&force=perhaps", None),
+    ("POST", "/v1/workspaces", b""),
+    ("POST", "/v1/workspaces", b"null"),
+    ("POST", "/v1/workspaces", b"[]"),
+    ("POST", "/v1/workspaces", b"{"),
+    ("POST", "/v1/workspaces", b"\xff\xfe"),
+    ("POST", "/v1/workspaces", b'{"name": "\\ud800"}'),
+    ("POST", "/v1/workspaces", b'{"name": 1}'),
+    ("POST", "/v1/workspaces", b'{"name": "x", "name2": "y"}'),
+    ("POST", "/v1/workspaces", b"[" * 100_000),
+    ("POST", "/v1/workspaces", b'{"name": ' + b"9" * 5000 + b"}"),
+    ("POST", "/v1/workspaces", b'{"name": "' + b"x" * (2 << 20) + b'"}'),
+    ("POST", "/v1/imports", b'{"name": "new", "source": "relative"}'),
+    ("POST", "/v1/imports", b'{"name": "new", "source": "/a\\u0000b"}'),
+    ("POST", "/v1/imports", b'{"name": "new", "source": "/\\ud800"}'),
+    ("POST", "/v1/imports", b'{"name": "new", "source": "/x", "source_b64": "L3g="}'),
+    ("POST", "/v1/imports", b'{"name": "new"}'),
+    ("POST", "/v1/forks", b'{"ref": "ws", "name": "n", "count": 1e400}'),
+    ("POST", "/v1/forks", b'{"ref": "ws", "name": "n", "count": true}'),
+    ("POST", "/v1/workspaces/ws/checkpoint", b'{"message": "\\ud800"}'),
+    ("POST", "/v1/workspaces/ws/checkpoint", b'{"creator": "\\ud800"}'),
+    ("POST", "/v1/workspaces/ws/restore", b"{}"),
+]
+
+
+def test_wrong_requests(http: Client) -> None:
+    answers = [(request, http.request(*request)) for request in WRONG]
+    assert [(method, target[:80], answer) for (method, target, _), answer in answers if not is_error(answer)] == []
 
 
 def test_what_is_not_http(http: Client, served: ServedStore) -> None:
