@@ -33,7 +33,7 @@ class Client:
 
     def request(self, method: str, target: str, body: bytes | None = None, *headers: str) -> tuple[int, bytes]:
         """(status, body) of the answer."""
-        if self._connection.stale():
+        if not self._connection.clean or self._connection.stale():
             self.close()
             self._connection = self._open()
         head = [f"{method} {target} HTTP/1.1", "Host: x", *headers]
