@@ -113,8 +113,8 @@ def test_names_with_one_key_up_to_the_limit_and_one_past_it(narrow: Live) -> Non
     narrow.engine.settle()
     full_tree = hash_directory(top)
     subprocess.run(["rm", "-rf", *(str(top / name) for name in os.listdir(top))], check=True)
-    for name in itertools.islice(key_names(8, 9), 5):
-        (top / os.fsdecode(name)).touch()
+    for raw in itertools.islice(key_names(8, 9), 5):
+        (top / os.fsdecode(raw)).touch()
     narrow.engine.restore("ws", made)
     assert hash_directory(top).digests == full_tree.digests
     assert (top / extra).read_text() == "from elsewhere"
