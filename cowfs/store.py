@@ -30,6 +30,7 @@ class StoreDirectory:
     """Paths within one store; ``superblock`` is what it says of itself."""
 
     def __init__(self, path: Path, superblock: Superblock) -> None:
+        path = path.absolute()  # child processes have another working directory
         self.path = path
         self.superblock = superblock
         self.control = path / "control"

@@ -89,3 +89,13 @@ def test_journals_that_a_cut_control_log_does_not_know_are_kept(sample: Sample, 
     assert {name: after.get(name) for name in before if name.startswith("journals")} == {
         name: found for name, found in before.items() if name.startswith("journals")
     }
+
+
+def test_a_store_named_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Engine.create_store(Path("here"), Ticks(), bytes(16))
+    engine = Engine.open(Path("here"), Ticks(), Ids())
+    monkeypatch.chdir("/")
+    engine.create("ws")
+    engine.close()
+    assert (tmp_path / "here" / "index" / "data.mdb").exists()
