@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from cowfs.diff import Difference, difference
@@ -131,6 +131,8 @@ class Host:
             closed = self.workspaces.pop(workspace, None)
         if closed is not None:
             closed.journal.sync()
+            with closed.lock, suppress(OSError):  # a full disk: only damage would be taken for a torn tail
+                closed.journal.attest(self.env.clock())
 
     def workspace(self, workspace: str) -> Workspace:
         """The open workspace. Raises NotFound."""

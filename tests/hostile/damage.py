@@ -184,7 +184,7 @@ FORGERIES: tuple[Callable[[Random, list[bytes], int], bytes], ...] = (_bytes, _f
 def main(rounds: int, directory: Path) -> int:
     """So many rounds of each kind; the exit code."""
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
+    directory.mkdir(parents=True)
     sample = make_sample(directory / "sample")
     found: list[str] = []
     for number in range(rounds):
