@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse import session
+from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
 
@@ -153,3 +156,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
             raise AssertionError("the condition did not come true")
         with contextlib.suppress(InterruptedError):
             threading.Event().wait(0.002)
+
+
+def wrap_handler(monkeypatch: pytest.MonkeyPatch, opcode: int, wrapper: Callable[..., Reply]) -> None:
+    """Have requests of one kind answered by ``wrapper(handler, *arguments of the handler)``."""
+    handlers = list(HANDLERS)
+    handlers[opcode] = functools.partial(wrapper, HANDLERS[opcode])
+    monkeypatch.setattr(session, "HANDLERS", handlers)
