@@ -26,6 +26,7 @@ from cowfs.blocks.memory import MemoryBlocks
 from cowfs.geometry import ROOT_INO, Geometry
 from cowfs.layers.journal import Position
 from cowfs.layers.layer import Layer
+from cowfs.view.inode import Caller, SetAttr
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace
 
@@ -140,6 +141,19 @@ def mounted(mount_workspace: Callable[[], Mounted]) -> Mounted:
 def mnt(mounted: Mounted) -> Path:
     """The path of :func:`mounted`."""
     return mounted.path
+
+
+def unknown_file(mounted: Mounted, first: int, then: int) -> str:
+    """Make a file ``f`` behind the kernel's back: of ``first`` bytes in the snapshot returned, now of ``then``."""
+    view = mounted.workspace.view
+    with mounted.workspace.lock:
+        ino = view.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, 0, Caller()).ino
+        view.write(ino, 0, b"x" * first, Caller())
+    snapshot = mounted.checkpoint()
+    with mounted.workspace.lock:
+        view.setattr(ino, SetAttr(size=0), Caller())
+        view.write(ino, 0, b"x" * then, Caller())
+    return snapshot
 
 
 def client(code: str, *arguments: object, timeout_s: float = HANG_S) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from cowfs.compare import Changes
 from cowfs.errors import Busy
 
 from .agent import Agent
-from .conftest import Mounted, wait_until, wrap_handler
+from .conftest import Mounted, unknown_file, wait_until, wrap_handler
 
 ESTALE, EIO = ("errno", errno.ESTALE), ("errno", errno.EIO)
 
@@ -195,12 +195,7 @@ def test_a_look_that_is_being_answered_at_the_swap(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The swap waits for the answer; the kernel, which knew nothing of the inode, is told again until it does."""
-    (mounted.path / "f").write_bytes(b"x" * 10)
-    snapshot = mounted.checkpoint()
-    (mounted.path / "f").write_bytes(b"x" * 999)
-    Path("/proc/sys/vm/drop_caches").write_text("2")
-    ino_known = mounted.transport.session.served.lookups
-    wait_until(lambda: len(ino_known) == 1)
+    snapshot = unknown_file(mounted, 10, 999)
     computed, answer = threading.Event(), threading.Event()
 
     def held(handler: Handler, *arguments: Any) -> Reply:

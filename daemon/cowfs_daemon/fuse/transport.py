@@ -53,6 +53,13 @@ class Changes(Protocol):
     def revived(self) -> Collection[int]:
         """Directories that were removed and are back."""
 
+    @property
+    def moved(self) -> Iterable[tuple[int, int, bytes]]:
+        """(inode, new parent, new name) of directories that are elsewhere, those further up first."""
+
+    def places(self, ino: int) -> Iterable[tuple[int, bytes]]:
+        """(parent inode, name) of everything that named an inode before, or does so now."""
+
 
 class Transport:
     """The mount of one workspace, served by ``server``. Serves from :meth:`start` on."""
@@ -228,10 +235,13 @@ class Transport:
         for ino in self._revived:
             self._replace_directory(ino)
         complete, lookups = served.complete, served.lookups
+        placed = {(parent, name): None for ino, parent, name in changes.moved if ino in lookups or not complete}
+        for parent, name in placed:
+            self._look(parent, name)
         for parent, name in changes.names:
-            if parent in lookups or not complete:
-                self._notify(protocol.expire_entry(parent, name))
-        self._repeat(unheard)
+            if (parent in lookups or not complete) and (parent, name) not in placed:
+                self._notify(protocol.invalidate_entry(parent, name))
+        self._repeat(unheard, changes)
         with lock:
             opens = [ino for ino in self._pending if ino in served.opens]
         for ino in opens:
@@ -246,13 +256,37 @@ class Transport:
         if not self._notify(protocol.invalidate_inode(ino)) and ino in self._served.lookups:
             unheard.append(ino)
 
-    def _repeat(self, unheard: list[int]) -> None:
-        """Tell the kernel once more of inodes it did not know: it may not have taken in our answer by then."""
+    def _look(self, parent: int, name: bytes) -> None:
+        """Look a directory up in its new place: the kernel moves there what it has of it, mounts below included.
+
+        Otherwise they would be detached when the old name goes.
+        """
+        self._notify(protocol.expire_entry(parent, name))
+        with contextlib.suppress(OSError):
+            above = self._open_inode(parent, os.O_PATH)
+            try:
+                os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above))
+            finally:
+                os.close(above)
+
+    def _repeat(self, unheard: list[int], changes: Changes) -> None:
+        """Tell the kernel once more of inodes it did not know: a client may not have taken in our answer by then.
+
+        It holds the directory's lock until it has, which the notification of a name waits for. Where no name was
+        looked up (a file handle), all that is left is to try again for a moment.
+        """
+        for ino in unheard:
+            for parent, name in changes.places(ino):
+                self._notify(protocol.expire_entry(parent, name))
+        again: list[int] = []
+        for ino in unheard:
+            self._invalidate_inode(ino, again)
+        unheard = again
         for _ in range(_UNHEARD_TRIES):
             if not unheard:
                 return
             time.sleep(_UNHEARD_PAUSE_S)
-            again: list[int] = []
+            again = []
             for ino in unheard:
                 self._invalidate_inode(ino, again)
             unheard = again
