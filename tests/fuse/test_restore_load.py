@@ -104,7 +104,7 @@ def tree_of(view: View, ino: int, prefix: bytes) -> Iterator[tuple[bytes, int, i
             yield from tree_of(view, child, path + b"/")
 
 
-_TREE = """
+TREE = """
 def tree(top, prefix=b""):
     for entry in os.scandir(top):
         status = entry.stat(follow_symlinks=False)
@@ -133,7 +133,7 @@ def test_two_hundred_restores_under_load(mounted: Mounted) -> None:
     snapshot = mounted.checkpoint()
     took: list[float] = []
     with Agent() as agent, load(root):
-        agent(_TREE)
+        agent(TREE)
         agent(f"os.chdir({str(root)!r}); f = open('watched', 'r+b'); a = os.open('watched', os.O_RDWR | os.O_APPEND)")
         agent("m = mmap.mmap(f.fileno(), 8000)")
         for turn in range(RESTORES):
@@ -149,7 +149,7 @@ def test_two_hundred_restores_under_load(mounted: Mounted) -> None:
             )  # fmt: skip
             assert agent("(os.write(a, b'end'), os.pread(a, 9000, 0) == b'restored' * 1000 + b'end')") == (3, True)
     with Agent() as agent:
-        agent(_TREE)
+        agent(TREE)
         assert_no_divergence(mounted, agent)
         mounted.restore(snapshot)
         assert_no_divergence(mounted, agent)

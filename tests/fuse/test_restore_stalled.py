@@ -21,6 +21,7 @@ from cowfs_daemon.fuse.dispatch import Handler, Reply
 
 from .agent import Agent
 from .conftest import Mounted, unknown_file, wrap_handler
+from .test_restore_load import TREE, assert_no_divergence
 
 _HOG = """if True:
     import os, select, sys
@@ -146,3 +147,57 @@ def test_an_inode_that_the_kernel_did_not_know(
         assert not restorer.is_alive()
         assert agent.result() in (10, 999)
         assert agent("(os.stat('f').st_size, open('f', 'rb').read())") == (10, b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "opcode"),
+    [
+        ("os.chmod('f', 0o600)", protocol.SETATTR),
+        ("os.truncate('f', 3)", protocol.SETATTR),
+        ("os.chmod('d', 0o700)", protocol.SETATTR),
+        ("os.close(os.open('f', os.O_WRONLY | os.O_TRUNC))", protocol.OPEN),
+        ("os.pwrite(w, b'new', 5000)", protocol.WRITE),
+        ("os.write(a, b'new')", protocol.WRITE),
+        ("os.link('f', 'd/g')", protocol.LINK),
+        ("os.rename('f', 'd/g')", protocol.RENAME),
+        ("os.unlink('f')", protocol.UNLINK),
+        ("os.mkdir('e')", protocol.MKDIR),
+        ("os.setxattr('f', 'user.a', b'new')", protocol.SETXATTR),
+        ("len(list(os.scandir('d')))", protocol.READDIRPLUS),
+        ("os.stat('f').st_size", protocol.GETATTR),
+    ],
+)
+def test_a_change_or_look_that_was_answered(
+    mounted: Mounted, processors: tuple[int, int], monkeypatch: pytest.MonkeyPatch, call: str, opcode: int
+) -> None:
+    """What the kernel makes of an answer of before the restore, once the client runs again, is taken back."""
+    root = mounted.path
+    (root / "d").mkdir()
+    (root / "d" / "x").write_bytes(b"x")
+    (root / "f").write_bytes(b"old" * 3000)
+    os.setxattr(root / "f", "user.a", b"old")
+    snapshot = mounted.checkpoint()
+    with Agent() as agent, Hog(processors[1]) as hog:
+        agent(f"os.sched_setaffinity(0, {{{processors[1]}}}); os.chdir({os.fspath(root)!r})")
+        agent("w = os.open('f', os.O_RDWR); a = os.open('f', os.O_RDWR | os.O_APPEND); m = mmap.mmap(w, 9000)")
+        agent("os.write(a, b'more'); os.truncate('d/x', 9); os.chmod('f', 0o640); os.listdir('d')")
+        for inode in (root / "f", root / "d"):
+            mounted.transport._notify(protocol.invalidate_inode(inode.stat().st_ino))
+        move_to({processors[0]})
+        stalled = stall_after(monkeypatch, opcode, hog)
+        agent.start(call)
+        assert stalled.wait(10)
+        restorer = threading.Thread(target=mounted.restore, args=(snapshot,))
+        restorer.start()
+        restorer.join(0.1)
+        hog.end()
+        restorer.join(30)
+        assert not restorer.is_alive()
+        agent.result()
+        agent(TREE)
+        assert_no_divergence(mounted, agent)
+        assert agent("(m[:], os.getxattr('f', 'user.a'), os.pread(w, 20_000, 0))") == (
+            b"old" * 3000, b"old", b"old" * 3000,
+        )  # fmt: skip
+        assert agent("(os.write(a, b'end'), os.pread(w, 20_000, 0) == b'old' * 3000 + b'end')") == (3, True)
+        assert (root / "f").stat().st_size == 9003
