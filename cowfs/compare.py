@@ -25,12 +25,19 @@ class Changes:
 
     ``names``: (directory inode, name) that name another inode, or none, in the second state.
     ``gone``: inodes that the second state does not have. ``revived``: directories that have a place again.
+    ``moved``: (inode, new directory, new name) of directories that are elsewhere, those further up first.
     """
 
     inodes: dict[int, tuple[Inode | None, Inode | None]] = field(default_factory=dict)
     names: list[tuple[int, bytes]] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
     revived: set[int] = field(default_factory=set)
+    moved: list[tuple[int, int, bytes]] = field(default_factory=list)
+
+    def places(self, ino: int) -> set[tuple[int, bytes]]:
+        """(directory, name) of everything that named the inode in the first state, or does so in the second."""
+        found = self.inodes.get(ino, ())
+        return {link for inode in found if inode is not None for link in inode.links}
 
 
 def compare(old: State, new: State) -> Changes:
@@ -45,8 +52,19 @@ def compare(old: State, new: State) -> Changes:
             changes.gone.add(ino)
         elif after.is_dir and (before is None or not before.nlink):
             changes.revived.add(ino)
+        elif after.is_dir and before is not None and before.links != after.links:
+            changes.moved.append((ino, *after.links[0]))
         changes.names += [(ino, name) for name in _changed_names(before, after)]
+    changes.moved.sort(key=lambda place: _depth(new, place[0]))
     return changes
+
+
+def _depth(state: State, ino: int) -> int:
+    """How many directories lie above one."""
+    depth, links = 0, state.inode(ino).links
+    while links:
+        depth, links = depth + 1, state.inode(links[0][0]).links
+    return depth
 
 
 def _candidates(old: State, new: State) -> set[int]:

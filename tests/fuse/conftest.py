@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
@@ -15,11 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
+=======
+from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse import session
+from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.transport import Transport
+>>>>>>> mountmachine
 
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.geometry import ROOT_INO, Geometry
 from cowfs.layers.journal import Position
 from cowfs.layers.layer import Layer
+from cowfs.view.inode import Caller, SetAttr
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace
 from cowfs_daemon.fuse import mount as mounts
@@ -139,6 +149,19 @@ def mnt(mounted: Mounted) -> Path:
     return mounted.path
 
 
+def unknown_file(mounted: Mounted, first: int, then: int) -> str:
+    """Make a file ``f`` behind the kernel's back: of ``first`` bytes in the snapshot returned, now of ``then``."""
+    view = mounted.workspace.view
+    with mounted.workspace.lock:
+        ino = view.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, 0, Caller()).ino
+        view.write(ino, 0, b"x" * first, Caller())
+    snapshot = mounted.checkpoint()
+    with mounted.workspace.lock:
+        view.setattr(ino, SetAttr(size=0), Caller())
+        view.write(ino, 0, b"x" * then, Caller())
+    return snapshot
+
+
 def client(code: str, *arguments: object, timeout_s: float = HANG_S) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own: what hangs there does not hang the tests."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -153,3 +176,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
             raise AssertionError("the condition did not come true")
         with contextlib.suppress(InterruptedError):
             threading.Event().wait(0.002)
+
+
+def wrap_handler(monkeypatch: pytest.MonkeyPatch, opcode: int, wrapper: Callable[..., Reply]) -> None:
+    """Have requests of one kind answered by ``wrapper(handler, *arguments of the handler)``."""
+    handlers = list(HANDLERS)
+    handlers[opcode] = functools.partial(wrapper, HANDLERS[opcode])
+    monkeypatch.setattr(session, "HANDLERS", handlers)

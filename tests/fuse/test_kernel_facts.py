@@ -13,16 +13,18 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse import negotiate as n
 from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.dispatch import Handler, Reply
+
+from cowfs.view.inode import Caller, SetAttr
 
 from .agent import Agent
-from .conftest import Mounted, client, wait_until
+from .conftest import Mounted, client, wait_until, wrap_handler
 
 libc = ctypes.CDLL(None, use_errno=True)
 ABSENT_S = 0.2
@@ -167,6 +169,32 @@ def test_invalidating_an_inode_leaves_its_size(mounted: Mounted, agent: Agent) -
     mounted.transport._ask_size(ino)
     agent("os.write(a, b'end')")
     assert content(mounted, ino) == b"yyyend"
+
+
+def test_invalidating_an_inode_waits_for_its_unanswered_read(
+    mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is why nothing is held while notifying."""
+    (mounted.path / "f").write_bytes(bytes(8192))
+    ino = (mounted.path / "f").stat().st_ino
+    mounted.transport._notify(protocol.invalidate_inode(ino))
+    agent("f = os.open('mnt/f', os.O_RDONLY)")
+    reading, answer = threading.Event(), threading.Event()
+
+    def held(handler: Handler, *arguments: Any) -> Reply:
+        reading.set()
+        assert answer.wait(30)
+        return handler(*arguments)
+
+    wrap_handler(monkeypatch, protocol.READ, held)
+    agent.start("os.pread(f, 8192, 0) == bytes(8192)")
+    assert reading.wait(10)
+    thread, done = in_thread(lambda: mounted.transport._notify(protocol.invalidate_inode(ino)))
+    assert not done.wait(ABSENT_S)
+    answer.set()
+    assert agent.result() is True
+    assert done.wait(10)
+    thread.join()
 
 
 def test_plain_invalidation_of_a_name_detaches_mounts(mounted: Mounted) -> None:

@@ -22,7 +22,7 @@ RESTORES = 200
 FILES = 20
 
 _LOAD = """if True:
-    import errno, mmap, os, random, sys, threading
+    import errno, mmap, os, random, shutil, sys, threading
     os.chdir(sys.argv[1])
     files = int(sys.argv[2])
     allowed = (errno.ESTALE, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
@@ -59,6 +59,28 @@ _LOAD = """if True:
             os.stat(f"f{i}")
         os.path.exists("d/nothing")
 
+    def rename(turn, r):
+        os.rename("here", "there")
+        with open("there/inside/g") as file:
+            assert file.read() in ("g", "h"), "neither of what was ever written"
+        with open("there/inside/h", "w") as file:
+            file.write("h")
+        os.rename("there/inside/h", "there/inside/g")
+        os.rename("there", "here")
+
+    def wreck(turn, r):
+        shutil.rmtree("tree")
+
+    def walk(turn, r):
+        try:
+            for folder, _, names in os.walk("tree"):
+                for name in names:
+                    with open(os.path.join(folder, name)) as file:
+                        assert file.read() == name, "a file with the content of another"
+        except OSError as error:
+            if error.errno != errno.EIO:  # of a directory that was removed, came back, and is used meanwhile
+                raise
+
     def loop(work):
         r = random.Random(work.__name__)
         turn = 0
@@ -70,8 +92,11 @@ _LOAD = """if True:
                 if error.errno not in allowed:
                     print(work.__name__, error, flush=True)
                     os._exit(1)
+            except BaseException as error:
+                print(work.__name__, repr(error), flush=True)
+                os._exit(1)
 
-    for work in (read, write, create, stat):
+    for work in (read, write, create, stat, rename, wreck, walk):
         threading.Thread(target=loop, args=(work,)).start()
     print("ready", flush=True)
     loop(map)
@@ -104,7 +129,7 @@ def tree_of(view: View, ino: int, prefix: bytes) -> Iterator[tuple[bytes, int, i
             yield from tree_of(view, child, path + b"/")
 
 
-_TREE = """
+TREE = """
 def tree(top, prefix=b""):
     for entry in os.scandir(top):
         status = entry.stat(follow_symlinks=False)
@@ -127,13 +152,19 @@ def assert_no_divergence(mounted: Mounted, agent: Agent) -> None:
 def test_two_hundred_restores_under_load(mounted: Mounted) -> None:
     root, r = mounted.path, random.Random(1)
     (root / "d").mkdir()
+    (root / "here" / "inside").mkdir(parents=True)
+    (root / "here" / "inside" / "g").write_text("g")
+    for place in ("tree", "tree/a", "tree/a/b", "tree/c"):
+        (root / place).mkdir()
+        for name in ("x", "y"):
+            (root / place / name).write_text(name)
     for i in range(FILES):
         (root / f"f{i}").write_bytes(bytes([i]) * 40_000)
     (root / "watched").write_bytes(b"restored" * 1000)
     snapshot = mounted.checkpoint()
     took: list[float] = []
     with Agent() as agent, load(root):
-        agent(_TREE)
+        agent(TREE)
         agent(f"os.chdir({str(root)!r}); f = open('watched', 'r+b'); a = os.open('watched', os.O_RDWR | os.O_APPEND)")
         agent("m = mmap.mmap(f.fileno(), 8000)")
         for turn in range(RESTORES):
@@ -149,11 +180,13 @@ def test_two_hundred_restores_under_load(mounted: Mounted) -> None:
             )  # fmt: skip
             assert agent("(os.write(a, b'end'), os.pread(a, 9000, 0) == b'restored' * 1000 + b'end')") == (3, True)
     with Agent() as agent:
-        agent(_TREE)
+        agent(TREE)
         assert_no_divergence(mounted, agent)
         mounted.restore(snapshot)
         assert_no_divergence(mounted, agent)
     assert (root / "f3").read_bytes() == b"\3" * 40_000
     assert os.listdir(root / "d") == []
+    assert sum(len(names) for _, _, names in os.walk(root / "tree")) == 8
+    assert (root / "here" / "inside" / "g").read_text() == "g"
     print(f"restores under load: median {statistics.median(took) * 1e3:.1f} ms, most {max(took) * 1e3:.1f} ms")
     wait_until(lambda: mounted.transport.statistics().opens == 0)

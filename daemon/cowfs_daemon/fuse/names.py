@@ -8,7 +8,6 @@ import stat
 import struct
 
 from cowfs.errors import CowfsError
-from cowfs.geometry import ROOT_INO
 from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
@@ -31,10 +30,6 @@ _AT = protocol.HEADER_BYTES
 def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """A name -> its inode; unknown names are remembered by the kernel too."""
     name = protocol.name_at(request, size)
-    if served.impostors and nodeid == ROOT_INO and name in served.impostors:
-        ino = served.impostors[name]
-        served.told(ino)
-        return protocol.impostor(unique, ino)
     # EXPORT_SUPPORT: a file handle of an inode that the kernel dropped arrives as ".", of files too.
     inode = view.lookup(nodeid, name) if name != b"." else view.inode(nodeid)
     if inode is None:
@@ -45,7 +40,8 @@ def lookup(served: Served, view: View, request: bytearray, size: int, unique: in
 def _entry(served: Served, unique: int, inode: Inode) -> bytes:
     lookups, ino = served.lookups, inode.ino
     lookups[ino] = lookups.get(ino, 0) + 1
-    return protocol.entry(unique, inode, served.valid)
+    generation = served.generations.get(ino, 0) if served.generations else 0
+    return protocol.entry(unique, inode, served.valid, generation)
 
 
 def forget(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> None:
@@ -190,7 +186,8 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
             used -= 128 + len(record)
             break
         inode = _listed(served, view, name, ino)
-        parts += (protocol.direntplus(inode, served.valid), record)
+        generation = served.generations.get(ino, 0) if served.generations else 0
+        parts += (protocol.direntplus(inode, served.valid, generation), record)
     parts[0] = protocol.data_head(unique, used)
     return b"".join(parts)
 

@@ -143,23 +143,18 @@ def data(unique: int, body: bytes) -> bytes:
     return _OUT.pack(16 + len(body), 0, unique) + body
 
 
-def entry(unique: int, inode: Attributes, valid: int) -> bytes:
-    """A fuse_entry_out reply; ``valid`` seconds for both the name and the attributes."""
+def entry(unique: int, inode: Attributes, valid: int, generation: int = 0) -> bytes:
+    """A fuse_entry_out reply; ``valid`` seconds for both the name and the attributes.
+
+    A kernel that knows the inode by another ``generation`` gives that one up (it gets EIO) and takes a new one.
+    """
     ino, atime, mtime, ctime = inode.ino, inode.atime, inode.mtime, inode.ctime
     return _OUT_ENTRY.pack(
-        144, 0, unique, ino, 0, valid, valid, 0, 0,
+        144, 0, unique, ino, generation, valid, valid, 0, 0,
         ino, inode.size, inode.blocks, atime // GIGA, mtime // GIGA, ctime // GIGA,
         atime % GIGA, mtime % GIGA, ctime % GIGA,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, BLOCK_SIZE, 0,
     )  # fmt: skip
-
-
-def impostor(unique: int, ino: int) -> bytes:
-    """A fuse_entry_out that makes ``ino`` a regular file without links, for no time at all.
-
-    A kernel that holds a directory of that number takes it for another file's: it gives up the one it holds.
-    """
-    return _OUT_ENTRY.pack(144, 0, unique, ino, *(0,) * 5, ino, *(0,) * 8, 0o100000, *(0,) * 6)
 
 
 def negative_entry(unique: int, valid: int) -> bytes:
@@ -234,13 +229,13 @@ def dirent(ino: int, cookie: int, name: bytes, kind: int) -> bytes:
     return _DIRENT.pack(ino, cookie, length, kind) + name + _PADDING[length & 7]
 
 
-def direntplus(inode: Attributes | None, valid: int) -> bytes:
+def direntplus(inode: Attributes | None, valid: int, generation: int = 0) -> bytes:
     """The fuse_entry_out in front of a READDIRPLUS record; None: the kernel shall look it up if it cares."""
     if inode is None:
         return _EMPTY_ENTRY
     ino, atime, mtime, ctime = inode.ino, inode.atime, inode.mtime, inode.ctime
     return _ENTRY.pack(
-        ino, 0, valid, valid, 0, 0,
+        ino, generation, valid, valid, 0, 0,
         ino, inode.size, inode.blocks, atime // GIGA, mtime // GIGA, ctime // GIGA,
         atime % GIGA, mtime % GIGA, ctime % GIGA,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, BLOCK_SIZE, 0,

@@ -29,7 +29,8 @@ class Served:
     discarded, and ``discarded`` collects where that happened.
     ``stale``: inodes whose size the kernel has not asked for since a restore changed them.
     ``dead``: directories that the kernel saw removed, and holds for who uses them still.
-    ``impostors``: names of the root that stand for an inode, as no name would; see :mod:`.transport`.
+    ``generations``: of directories that were removed and are back: what tells the kernel to take a new inode for
+    them, since it lets nobody list or change a directory that it saw removed. 0 for all others.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -37,8 +38,8 @@ class Served:
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "dead", "discarded", "impostors", "invalidating", "lookups", "opens",
-        "refresh",
+        "appending", "complete", "connection_id", "dead", "discarded", "generations", "invalidating", "lookups",
+        "opens", "refresh",
         "setxattr_ext", "stale", "sync_later", "valid", "writers",
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ class Served:
         self.discarded: set[int] = set()
         self.stale: set[int] = set()
         self.dead: set[int] = set()
-        self.impostors: dict[bytes, int] = {}
+        self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
 
     def told(self, ino: int) -> None:
@@ -79,6 +80,7 @@ class Served:
             return False
         self.lookups.pop(ino, None)
         self.dead.discard(ino)
+        self.generations.pop(ino, None)
         self.stale.discard(ino)
         return True
 

@@ -53,6 +53,13 @@ class Changes(Protocol):
     def revived(self) -> Collection[int]:
         """Directories that were removed and are back."""
 
+    @property
+    def moved(self) -> Iterable[tuple[int, int, bytes]]:
+        """(inode, new parent, new name) of directories that are elsewhere, those further up first."""
+
+    def places(self, ino: int) -> Iterable[tuple[int, bytes]]:
+        """(parent inode, name) of everything that named an inode before, or does so now."""
+
 
 class Transport:
     """The mount of one workspace, served by ``server``. Serves from :meth:`start` on."""
@@ -74,7 +81,6 @@ class Transport:
         self._workspace = workspace
         self._root_fd = -1
         self._pending: list[int] = []
-        self._revived: list[int] = []
         self._changes: Changes | None = None
         self._flush_by_fsync = _kernel_version() < (6, 16)
 
@@ -167,7 +173,8 @@ class Transport:
 
     def _open_inode(self, ino: int, flags: int) -> int:
         """Open an inode by number, whatever its names: through a forged file handle."""
-        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, 0))
+        generation = self._served.generations.get(ino, 0)
+        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
         fd = _libc.open_by_handle_at(self._root_fd, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
         if fd < 0:
             number = ctypes.get_errno()
@@ -204,8 +211,10 @@ class Transport:
         served.stale.update(pending)
         served.appending.update(ino for ino in served.writers if ino in pending)
         self._pending = list(pending)
-        self._revived = [ino for ino in changes.revived if ino in served.dead or not served.complete]
-        served.dead.difference_update(self._revived)
+        for ino in changes.revived:
+            if ino in served.dead or not served.complete:
+                served.dead.discard(ino)
+                served.generations[ino] = int.from_bytes(os.urandom(4), "little") >> 1 or 1
         self._changes = changes
 
     def invalidate(self, changes: Changes) -> list[Handle]:
@@ -227,13 +236,14 @@ class Transport:
         for ino in again:
             # Pages whose writing was acknowledged but discarded may be left in the cache as clean.
             self._invalidate_inode(ino, unheard)
-        for ino in self._revived:
-            self._replace_directory(ino)
         complete, lookups = served.complete, served.lookups
+        placed = {(parent, name): None for ino, parent, name in changes.moved if ino in lookups or not complete}
+        for parent, name in placed:
+            self._look(parent, name)
         for parent, name in changes.names:
-            if parent in lookups or not complete:
-                self._notify(protocol.expire_entry(parent, name))
-        self._repeat(unheard)
+            if (parent in lookups or not complete) and (parent, name) not in placed:
+                self._notify(protocol.invalidate_entry(parent, name))
+        self._repeat(unheard, changes)
         with lock:
             opens = [ino for ino in self._pending if ino in served.opens]
         for ino in opens:
@@ -248,32 +258,40 @@ class Transport:
         if not self._notify(protocol.invalidate_inode(ino)) and ino in self._served.lookups:
             unheard.append(ino)
 
-    def _repeat(self, unheard: list[int]) -> None:
-        """Tell the kernel once more of inodes it did not know: it may not have taken in our answer by then."""
+    def _look(self, parent: int, name: bytes) -> None:
+        """Look a directory up in its new place: the kernel moves there what it has of it, mounts below included.
+
+        Otherwise they would be detached when the old name goes.
+        """
+        self._notify(protocol.expire_entry(parent, name))
+        with contextlib.suppress(OSError):
+            above = self._open_inode(parent, os.O_PATH)
+            try:
+                os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above))
+            finally:
+                os.close(above)
+
+    def _repeat(self, unheard: list[int], changes: Changes) -> None:
+        """Tell the kernel once more of inodes it did not know: a client may not have taken in our answer by then.
+
+        It holds the directory's lock until it has, which the notification of a name waits for. Where no name was
+        looked up (a file handle), all that is left is to try again for a moment.
+        """
+        for ino in unheard:
+            for parent, name in changes.places(ino):
+                self._notify(protocol.expire_entry(parent, name))
+        again: list[int] = []
+        for ino in unheard:
+            self._invalidate_inode(ino, again)
+        unheard = again
         for _ in range(_UNHEARD_TRIES):
             if not unheard:
                 return
             time.sleep(_UNHEARD_PAUSE_S)
-            again: list[int] = []
+            again = []
             for ino in unheard:
                 self._invalidate_inode(ino, again)
             unheard = again
-
-    def _replace_directory(self, ino: int) -> None:
-        """Make the kernel give up the inode that it holds for a directory, and take a new one at the next look.
-
-        The kernel lets nobody make anything in a directory that it saw removed, nor list it, and keeps it while
-        it is somebody's working directory: who looks it up again would get that one. So it is told by a look of
-        our own that the number is a regular file's now. Who still is in the removed directory gets EIO.
-        """
-        name = b".cowfs-" + os.urandom(8).hex().encode()
-        self._served.impostors[name] = ino
-        try:
-            with contextlib.suppress(OSError):
-                os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root_fd))
-        finally:
-            del self._served.impostors[name]
-        self._notify(protocol.invalidate_entry(ROOT_INO, name))
 
     def _notify(self, message: bytes) -> bool:
         """Write a notification; False when the kernel does not know what it is about."""
