@@ -16,14 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-=======
-from cowfs_daemon.fuse import mount as mounts
-from cowfs_daemon.fuse import session
-from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
-from cowfs_daemon.fuse.server import Server
-from cowfs_daemon.fuse.transport import Transport
->>>>>>> mountmachine
 
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.geometry import ROOT_INO, Geometry
@@ -33,6 +25,8 @@ from cowfs.view.inode import Caller, SetAttr
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace
 from cowfs_daemon.fuse import mount as mounts
+from cowfs_daemon.fuse import session
+from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse import negotiate as n
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
-
-from cowfs.view.inode import Caller, SetAttr
 
 from .agent import Agent
 from .conftest import Mounted, client, wait_until, wrap_handler

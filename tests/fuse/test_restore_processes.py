@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.dispatch import Handler, Reply
 
 from cowfs.compare import Changes
 from cowfs.errors import Busy
+from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.dispatch import Handler, Reply
 
 from .agent import Agent
 from .conftest import Mounted, unknown_file, wait_until, wrap_handler

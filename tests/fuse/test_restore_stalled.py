@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
 
