@@ -22,7 +22,7 @@ from bench.common import Series
 
 PLACEMENTS: dict[str, Sequence[int] | None] = {"pinned": (0,), "free": None}
 READ_ALL = "find tree -type f -print0 | xargs -0 cat"
-COMMIT = "git init -q repo && mv tree repo/tree && cd repo && git add -A && git commit -q -m all"
+COMMIT = "git init -q repo && mv tree repo/tree && cd repo && git add -A && git -c gc.auto=0 commit -q -m all"
 STEPS = ("untar", "find", "read_warm", "read_cold", "git_add_commit", "rm")
 
 
