@@ -13,7 +13,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
-from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
+from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
@@ -30,12 +30,14 @@ from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, Point
-from cowfs.lineage import Targets, chain, horizon, with_ancestors
+from cowfs.lineage import Targets, chain, with_ancestors
+from cowfs.looking import Looking
 from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
+from cowfs.trimming import Trimming
 from cowfs.workspace import CheckpointOrder, Env
 
 Clock = Callable[[], int]
@@ -82,10 +84,12 @@ class Engine:
         undo.callback(self.settler.close)
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
+        self._trimming = Trimming(self.catalog, self._lock, store.journals)
         self._settling = Settling(
             self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
-            store.journals, self._clock,
+            self._trimming, store.journals, self._clock,
         )  # fmt: skip
+        self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._ready, self._freeze)
         self._catch_up()
 
     @classmethod
@@ -117,7 +121,7 @@ class Engine:
         self.catalog.sync()
         for workspace in journals:
             if workspace in self.catalog.workspaces or not self.catalog.statistics().cut_bytes:
-                self._settling.trim(workspace)
+                self._trimming.trim(workspace)
 
     # ---- workspaces in the host ------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ class Engine:
         Raises NotFound, Conflict (a snapshot of another line), Busy (a mount would be detached).
         """
         entry = self._ready(ws)
-        with self._verbs[entry.id]:
+        with self._verbs[entry.id], self._trimming.holding():
             with self._lock:
                 found = resolve_snapshot(self.catalog, ref, entry.name)
                 if not self.catalog.in_line(entry.id, found):
@@ -332,38 +336,29 @@ class Engine:
 
     def diff(self, a: str, b: str) -> builtins.list[Change]:
         """What differs between two references, by path. Raises NotFound, Invalid."""
-        with self._lock:
-            left, right = resolve(self.catalog, a), resolve(self.catalog, b)
-        old, new = self._point(left), self._point(right)
-        with self._lock:
-            common = horizon(self.catalog, left, right)
-        return self.host.diff(old, new, common)
-
-    def _point(self, found: Resolved) -> Point:
-        if found.snapshot is None:
-            self._ready(found.workspace.name)
-            return Point(found.workspace.id, ())
-        with self._lock:
-            return Point(found.workspace.id, self._chain(found.snapshot.layer))
+        return self._looking.diff(a, b)
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""
-        with self._lock:
-            found = resolve(self.catalog, ref)
-        point = self._point(found)
-        offset = 0
-        while True:
-            data, size = self.host.read(point, path, offset, 1 << 20)
-            yield data
-            offset += len(data)
-            if offset >= size or not data:
-                return
+        return self._looking.show(ref, path)
 
-    def look(self, ref: str) -> tuple[str, Point]:
-        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot. Raises NotFound."""
-        with self._lock:
-            found = resolve(self.catalog, ref)
-        return (found.workspace if found.snapshot is None else found.snapshot).id, self._point(found)
+    def look(self, ref: str) -> AbstractContextManager[tuple[str, Point]]:
+        """(id, point) of a reference: a workspace, which the host then serves, or a snapshot, readable within it."""
+        return self._looking.look(ref)
+
+    def move(self, workspace: str, release: Callable[[], None]) -> bool:
+        """Let the host serve a workspace (an id) anew, elsewhere, after ``release()`` has made it let go.
+
+        False, and nothing is done, when it is gone, or stands on layers that others hold in memory.
+        """
+        with self._verbs[workspace]:
+            with self._lock:
+                entry = self.catalog.workspaces.get(workspace)
+                if entry is None or self.catalog.layer(entry.parent_layer).root is None:
+                    return False
+            release()
+            self._open(self.catalog.workspace(workspace))
+            return True
 
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
@@ -400,7 +395,7 @@ class Engine:
             with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
                 self.host.close(found.workspace.id)
         self._drop_unneeded()
-        self._settling.trim(found.workspace.id)
+        self._trimming.trim(found.workspace.id)
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -412,7 +407,7 @@ class Engine:
             with suppress(Busy):  # a host that has ended holds nothing
                 self.host.forget([layer.id for layer in dropped])
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
-            self._settling.trim(workspace)
+            self._trimming.trim(workspace)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -465,10 +460,16 @@ class Engine:
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
         for workspace in self.host.wants_freeze():
-            with self._verbs[workspace]:
-                if self.host.is_open(workspace):
-                    self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
+            self._freeze_open(workspace)
         return self._settling.next()
+
+    def _freeze_open(self, workspace: str) -> None:
+        with self._verbs[workspace]:
+            if self.host.is_open(workspace):
+                self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
+
+    def _freeze(self, name: str) -> None:
+        self._freeze_open(self._ready(name).id)
 
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""

@@ -154,6 +154,10 @@ class Host:
         found = self.workspaces.get(workspace)
         return found is not None and found.transport is not None
 
+    def together(self, a: str, b: str) -> bool:
+        """Whether the live states of two open workspaces can be looked at together."""
+        return self.is_open(a) and self.is_open(b)
+
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See :meth:`Workspace.checkpoint`."""
         return self._took(self.workspace(workspace).checkpoint(order))

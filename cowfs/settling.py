@@ -15,8 +15,9 @@ from cowfs.errors import Corrupt, CowfsError
 from cowfs.formats import control
 from cowfs.host import Host
 from cowfs.layers.journal import file_path
-from cowfs.lineage import trim, unsettled
+from cowfs.lineage import unsettled
 from cowfs.settle.delta import SettledLayer
+from cowfs.trimming import Trimming
 
 
 class Settling:
@@ -28,6 +29,7 @@ class Settling:
         lock: threading.RLock,
         settle: Callable[[bytes, Sequence[tuple[str, int, int]]], SettledLayer],
         host: Host,
+        trimming: Trimming,
         journals: Path,
         clock: Callable[[], int],
     ) -> None:
@@ -35,6 +37,7 @@ class Settling:
         self._lock = lock
         self._settle = settle
         self._host = host
+        self._trimming = trimming
         self._journals = journals
         self._clock = clock
         self._stuck: set[str] = set()
@@ -59,7 +62,7 @@ class Settling:
             settled = self._settled(layer, parent.root)
             if settled is not None and self._published(layer, settled, parent.logical_bytes):
                 self._host.settled(layer.id, settled.root, settled.contents)
-                self.trim(layer.workspace or "")
+                self._trimming.trim(layer.workspace or "")
             return True
 
     def _settled(self, layer: control.LayerEntry, parent_root: bytes) -> SettledLayer | None:
@@ -86,9 +89,3 @@ class Settling:
             if self._catalog.statistics().compaction_due:
                 self._catalog.compact(self._clock())
             return True
-
-    def trim(self, workspace: str) -> None:
-        """Remove journal files of a workspace that nothing needs any more. Raises OSError."""
-        with self._lock:
-            self._catalog.sync()  # a position that a power loss takes back would need them again
-            trim(self._catalog, self._journals, workspace)

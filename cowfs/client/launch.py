@@ -43,9 +43,10 @@ def daemon_environment() -> dict[str, str]:
     return environment
 
 
-def start_daemon(store: str) -> int:
+def start_daemon(store: str, workers: int | None = None) -> int:
     """Start the daemon of ``store`` unless one answers; return its pid (0: it was there already).
 
+    ``workers``: how many processes may serve files; one per CPU by default.
     Raises NotFound when there is no store, and what made the start fail otherwise.
     """
     environment = daemon_environment()
@@ -61,7 +62,7 @@ def start_daemon(store: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _answers(store):
             return 0
-        return _spawn(store, environment)
+        return _spawn(store, environment, workers)
     finally:
         os.close(lock)
 
@@ -73,11 +74,12 @@ def _answers(store: str) -> bool:
     return False
 
 
-def _spawn(store: str, environment: dict[str, str]) -> int:
+def _spawn(store: str, environment: dict[str, str], workers: int | None) -> int:
     ready, tell = os.pipe2(os.O_CLOEXEC)
+    words = daemon_command("run", "--store", store, "--detach", "--ready-fd", str(tell))
     try:
         child = subprocess.Popen(
-            daemon_command("run", "--store", store, "--detach", "--ready-fd", str(tell)),
+            words if workers is None else [*words, "--workers", str(workers)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

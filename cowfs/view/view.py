@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cowfs.formats import inode as inode_fmt
 from cowfs.formats import journal as j
@@ -468,6 +468,10 @@ class View(ReadView):
         if ino in self.state.orphans and ino not in self._opens:
             self._ended.discard(ino)
             self.state.end_orphan(ino)
+
+    def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int]) -> None:
+        """Descriptors that were opened in another process: how many of each inode, and how many for writing."""
+        self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
 
     def adopt_opens(self, other: View) -> None:
         """Take over the descriptors of the view before a restore: handles belong to the mount."""

@@ -30,29 +30,33 @@ def parse(words: list[str]) -> argparse.Namespace:
             verb.add_argument("--keeper-fd", type=int, help="the keeper's socket")
         if name in ("run", "supervise"):
             verb.add_argument("--ready-fd", type=int, help="say there when ready, or why not")
+            verb.add_argument("--workers", type=int, help="processes that serve files; one per CPU by default")
             verb.add_argument("--json", action="store_true", help="without --ready-fd, say in JSON why not")
         if name == "fsck":
             verb.add_argument("--deep", action="store_true", help="re-hash every block")
     return parser.parse_args(words)
 
 
-def keep(store: str, *, background: bool, ready: Ready, as_json: bool) -> None:
+def keep(store: str, *, background: bool, ready: Ready, as_json: bool, workers: int | None) -> None:
     """Keep a supervisor running until it is stopped; ends the process."""
     if background:
         detach(store)
     from cowfs_daemon.keeper import keep as keep_store
 
-    sys.exit(_guarded(lambda: keep_store(store, ready, background=background, as_json=as_json), ready, as_json))
+    def work() -> int:
+        return keep_store(store, ready, background=background, as_json=as_json, workers=workers)
+
+    sys.exit(_guarded(work, ready, as_json))
 
 
-def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool) -> int:
+def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool, workers: int | None) -> int:
     """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def serve() -> int:
         from cowfs_daemon.compose import serve_store
 
-        serve_store(store, lambda: ready.tell({"pid": os.getpid()}), keeper)
+        serve_store(store, lambda: ready.tell({"pid": os.getpid()}), keeper, workers)
         return 0
 
     return _guarded(serve, ready, as_json)
@@ -89,9 +93,12 @@ def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
     if options.verb == "run":
-        keep(options.store, background=options.detach, ready=Ready(options.ready_fd), as_json=options.json)
+        ready = Ready(options.ready_fd)
+        keep(
+            options.store, background=options.detach, ready=ready, as_json=options.json, workers=options.workers
+        )  # fmt: skip
     if options.verb == "supervise":
-        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd), options.json)
+        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd), options.json, options.workers)
     try:
         result = tool(options.verb, options.store, deep=getattr(options, "deep", False))
         code = 0

@@ -19,6 +19,7 @@ from cowfs.layers.journal import JournalStatistics
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
+from cowfs_daemon.fuse.served import Handed
 
 _OPERATIONS = (
     control.WorkspaceCreated,
@@ -49,6 +50,7 @@ _RECORDS: tuple[type, ...] = (
     Point,
     ViewStatistics,
     WorkspaceStatistics,
+    Handed,
 )
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -18,8 +17,10 @@ from cowfs.workspace import Env
 from cowfs_daemon.keeper import die_with_parent, send
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
+from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import Parts
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
+from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
 
@@ -31,55 +32,25 @@ LOSSES_MAX, LOSSES_SECONDS = 3, 60
 _OWNER_POLL_SECONDS = 0.05
 
 
-class WorkerServer:
-    """The Server of the mounts: serves them in the worker."""
-
-    def __init__(self, engine: Engine, host: RemoteHost) -> None:
-        self._engine = engine
-        self._host = host
-        self._ids: dict[str, str] = {}
-
-    def serve(self, ref: str, path: str, read_only: bool) -> None:
-        """See cowfs_daemon.mounts.Server."""
-        served, point = self._engine.look(ref)
-        # Unique for ever: it is part of the journaled request keys.
-        connection_id = secrets.randbits(63)
-        if read_only:
-            self._host.call("mount_frozen", served, point.chain, path, connection_id)
-        else:
-            self._host.call("mount", served, path, connection_id)
-        self._ids[ref] = served
-
-    def unserve(self, ref: str, path: str, force: bool) -> None:
-        """See cowfs_daemon.mounts.Server."""
-        served = self._ids.get(ref)
-        if served is not None:
-            self._host.call("unmount", served, force)
-            self._ids.pop(ref, None)
-
-    def pids(self) -> frozenset[int]:
-        """The supervisor and the worker."""
-        worker = self._host.pid
-        return frozenset((os.getpid(),) if worker is None else (os.getpid(), worker))
-
-
 class Owner:
-    """An open store with its worker, its mounts and its settling thread."""
+    """An open store with its workers, its mounts and its settling thread."""
 
-    def __init__(self, store: str, keeper: int | None = None) -> None:
-        """``keeper``: the descriptor of the keeper's socket.
+    def __init__(self, store: str, keeper: int | None = None, workers: int | None = None) -> None:
+        """``keeper``: the descriptor of the keeper's socket. ``workers``: how many at most; one per CPU by default.
 
         Raises what Engine.open does, and what the worker's start fails with.
         """
         self._store = store
         self._keeper = keeper
+        self._workers = workers or len(os.sched_getaffinity(0))
         self._losses: list[float] = []
-        self._serving = False
+        self._running = False
         self.engine = self._open()
-        self.settling = Settling(self.engine)
+        self.serving = Serving(self.engine, self.pool)
+        self.settling = Settling(self.engine, self.spread)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
-        self.mounts = Mounts(WorkerServer(self.engine, self._host), directory, state, self._resolve)
+        self.mounts = Mounts(self.serving, directory, state, self._resolve)
 
     def _open(self) -> Engine:
         """Become the owner, waiting for a moment for one that is ending."""
@@ -92,38 +63,47 @@ class Owner:
                     raise
                 time.sleep(_OWNER_POLL_SECONDS)
 
-    def _start_host(self, env: Env) -> RemoteHost:
+    def _start_host(self, env: Env) -> WorkerPool:
         store = Path(self._store)
-        self._host = RemoteHost(env, lambda on_end: WorkerProcess(store, self._keeper, on_end), self._worker_lost)
-        return self._host
 
-    def _worker_lost(self) -> None:
+        def start(on_end: Callable[[], None]) -> WorkerProcess:
+            return WorkerProcess(store, self._keeper, on_end)
+
+        self.pool = WorkerPool(env, self._workers, start, self._worker_lost)
+        return self.pool
+
+    def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
-        log.error("worker %s ended by itself", self._host.pid)
-        if not self._serving:
+        log.error("worker %s ended by itself", worker.pid)
+        if not self._running:
             # The start of the daemon fails, and says why.
-            self._host.give_up()
+            self.pool.give_up()
             return
-        self.mounts.lost()
-        threading.Thread(target=self._recover, name="cowfs-recovery", daemon=True).start()
+        self.mounts.lost(self.serving.lost(served))
+        recovery = threading.Thread(target=self._recover, args=(worker, served), name="cowfs-recovery", daemon=True)
+        recovery.start()
 
-    def _recover(self) -> None:
-        """Start a worker that takes the mounts over; without a keeper, programs that had files open get ENOTCONN."""
+    def _recover(self, worker: RemoteHost, served: frozenset[str]) -> None:
+        """Start a worker in its place, and have the mounts taken over.
+
+        Without a keeper, programs that had files open get ENOTCONN.
+        """
         now = time.monotonic()
         self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
         if len(self._losses) > LOSSES_MAX:
             log.error("%d workers ended within %d s: giving up", LOSSES_MAX, LOSSES_SECONDS)
-            self._host.give_up()
+            self.pool.give_up()
             return
         try:
-            self._host.replace()
-            self._host.wait_started()
+            worker.replace()
+            worker.wait_started()
         except (CowfsError, OSError):
             log.exception("no worker can be started")
-            self._host.give_up()
+            self.pool.give_up()
             return
-        self.restore_mounts()
-        log.info("worker %s serves again", self._host.pid)
+        self.mounts.restore_all()
+        self.serving.abandon(served)
+        log.info("worker %s serves again", worker.pid)
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
         """(workspace name or snapshot id, name of its mount point, read-only)."""
@@ -136,22 +116,33 @@ class Owner:
     def restore_mounts(self) -> None:
         """Mount what should be mounted; let go of what a predecessor had mounted and should not be."""
         self.mounts.restore_all()
-        self._host.call("abandon_kept")
+        self.serving.abandon_rest()
+
+    def spread(self) -> None:
+        """Spread workspaces over the workers; see Serving.spread."""
+        self.serving.spread(self._again)
+
+    def _again(self, refs: list[str]) -> None:
+        self.mounts.lost(refs)
+        self.mounts.restore_all()
 
     def wait_started(self) -> None:
-        """Return when the worker serves. Raises what its start failed with."""
-        self._host.wait_started()
-        self._serving = True
+        """Return when the first worker serves. Raises what its start failed with."""
+        self.pool.wait_started()
+        self._running = True
 
     def details(self) -> dict[str, Any]:
         """Their part of the daemon's status."""
-        opened = self._host.opened()
-        names = [each.name for each in self.engine.list() if each.id in opened]
-        worker = self._host.pid
+        names = {each.id: each.name for each in self.engine.list()}
+        workers = [
+            {"pid": worker.pid, "workspaces": sorted(names[key] for key in worker.opened() if key in names)}
+            for worker in self.pool.workers
+            if worker.pid is not None
+        ]
         settler = self.engine.settler.statistics().pid
         return {
             "keeper": None if self._keeper is None else {"pid": os.getppid()},
-            "workers": [] if worker is None else [{"pid": worker, "workspaces": names}],
+            "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
         }
@@ -168,24 +159,25 @@ class Owner:
         )
 
     def close(self) -> None:
-        """Make everything durable and let go of the store; the worker ends, and unmounts what is left."""
+        """Make everything durable and let go of the store; the workers end, and unmount what is left."""
         self.settling.stop()
         try:
             self.engine.close()
         finally:
-            self._host.shut()
+            self.pool.shut()
 
 
-def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None) -> None:
+def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None, workers: int | None = None) -> None:
     """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers.
 
     ``keeper``: the descriptor of the socket to the keeper, who is the parent process; when it ends, so does this.
+    ``workers``: how many at most.
     """
     if keeper is not None:
         die_with_parent(signal.SIGTERM)
-    owner = Owner(store, keeper)
+    owner = Owner(store, keeper, workers)
     try:
-        # The slowest imports, while the worker starts.
+        # The slowest imports, while the first worker starts.
         import trio
 
         from cowfs_daemon.supervisor import supervise

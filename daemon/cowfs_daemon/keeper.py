@@ -4,11 +4,13 @@ A FUSE connection lives as long as any process has its descriptor open. The keep
 little that it does not fail: while supervisor and worker are replaced, programs in a workspace wait, and go on.
 
 One thread, standard library only. Packets on a SOCK_SEQPACKET pair, whose other end is inherited by every supervisor
-and worker in turn: a JSON object of at most 8 KiB, and at most one descriptor.
+and worker: a JSON object of at most 8 KiB, and at most one descriptor. Answers go to a socket that comes with the
+question, since many share the pair.
 
     {"op": "keep", "key", "fields"} + fd    remember a mount; ``fields`` is the worker's business
     {"op": "drop", "key"}                   forget it
-    {"op": "list"}                          answered by {"key", "fields"} + fd for each, then {"end": true}
+    {"op": "get", "key"} + socket           answered by {"key", "fields"} + fd, or {"end": true} when it is unknown
+    {"op": "list"} + socket                 answered by {"key"} for each, then {"end": true}
     {"op": "ready"}                         the supervisor answers requests
 """
 
@@ -23,6 +25,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cowfs.client.place import daemon_dir, is_store
@@ -30,10 +33,11 @@ from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon.start import Ready, answers
 
 PACKET_BYTES = 8192
+ANSWER_SECONDS = 2.0
 LOCK_NAME = "keeper.lock"
 OTHER_KEEPER_SECONDS = 30.0
 CHILDREN_SECONDS = 15.0
-"""How long a dead supervisor's worker and settler have for ending by themselves."""
+"""How long a dead supervisor's workers and settler have for ending by themselves."""
 
 FAST_DEATHS_MAX, FAST_SECONDS = 5, 10.0
 """So many supervisors may end within so long of their start; then the keeper gives up."""
@@ -67,6 +71,14 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
     return None, None
 
 
+@contextlib.contextmanager
+def _answering(descriptor: int) -> Iterator[socket.socket]:
+    """The socket to answer on. Who does not listen loses the answer; the keeper waits for nobody."""
+    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
+        sock.settimeout(ANSWER_SECONDS)
+        yield sock
+
+
 def die_with_parent(number: int) -> None:
     """Get the signal ``number`` when the parent process ends."""
     parent = os.getppid()
@@ -75,16 +87,57 @@ def die_with_parent(number: int) -> None:
         os.kill(os.getpid(), number)
 
 
-class Keeper:
-    """``run`` is the whole life. ``_kept``: key -> (fields, descriptor)."""
+class Table:
+    """The mounts that are kept: key -> (fields, descriptor). ``answered``: a supervisor has said that it is ready."""
 
-    def __init__(self, store: str, ready: Ready, as_json: bool) -> None:
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, int]] = {}
+        self.answered = False
+
+    def handle(self, message: dict[str, Any] | None, descriptor: int | None) -> None:
+        """Do what a packet says."""
+        match message:
+            case {"op": "keep", "key": str(key), "fields": fields} if descriptor is not None:
+                self._drop(key)
+                self._kept[key] = (fields, descriptor)
+                return
+            case {"op": "drop", "key": str(key)}:
+                self._drop(key)
+            case {"op": "get", "key": str(key)} if descriptor is not None:
+                with _answering(descriptor) as sock:
+                    known = self._kept.get(key)
+                    if known is None:
+                        send(sock, {"end": True})
+                    else:
+                        send(sock, {"key": key, "fields": known[0]}, known[1])
+                return
+            case {"op": "list"} if descriptor is not None:
+                with _answering(descriptor) as sock:
+                    for key in self._kept:
+                        send(sock, {"key": key})
+                    send(sock, {"end": True})
+                return
+            case {"op": "ready"}:
+                self.answered = True
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _drop(self, key: str) -> None:
+        known = self._kept.pop(key, None)
+        if known is not None:
+            os.close(known[1])
+
+
+class Keeper:
+    """``run`` is the whole life."""
+
+    def __init__(self, store: str, ready: Ready, as_json: bool, workers: int | None) -> None:
         self._store = store
+        self._workers = workers
         self._as_json = as_json
         self._ready = ready
-        self._kept: dict[str, tuple[Any, int]] = {}
+        self._table = Table()
         self._supervisor = 0
-        self._answered = False
         self._stopping = False
         self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -113,7 +166,7 @@ class Keeper:
             status = self._supervise()
             code = os.waitstatus_to_exitcode(status)
             self._end_children()
-            if code == 0 or self._stopping or not self._answered:
+            if code == 0 or self._stopping or not self._table.answered:
                 return max(code, 1) if code else 0
             deaths = deaths + 1 if time.monotonic() - began < FAST_SECONDS else 1
             print(f"keeper: supervisor {self._supervisor} ended with {code}", file=sys.stderr, flush=True)
@@ -126,6 +179,8 @@ class Keeper:
         """Start a supervisor and serve it until it ends; its wait status."""
         words = [sys.executable, "-P", "-m", "cowfs_daemon", "supervise", "--store", self._store]
         words += ["--keeper-fd", str(self._theirs.fileno()), *(["--json"] if self._as_json else [])]
+        if self._workers is not None:
+            words += ["--workers", str(self._workers)]
         inherited = [self._theirs.fileno()]
         if self._ready.fd is not None:
             words += ["--ready-fd", str(self._ready.fd)]
@@ -145,7 +200,7 @@ class Keeper:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
                 else:
-                    self._handle(*receive(self._sock))
+                    self._table.handle(*receive(self._sock))
             ended = self._reap()
             if ended is not None:
                 return ended
@@ -179,29 +234,7 @@ class Keeper:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
                 else:
-                    self._handle(*receive(self._sock))
-
-    def _handle(self, message: dict[str, Any] | None, descriptor: int | None) -> None:
-        match message:
-            case {"op": "keep", "key": str(key), "fields": fields} if descriptor is not None:
-                self._drop(key)
-                self._kept[key] = (fields, descriptor)
-                return
-            case {"op": "drop", "key": str(key)}:
-                self._drop(key)
-            case {"op": "list"}:
-                for key, (fields, kept) in self._kept.items():
-                    send(self._sock, {"key": key, "fields": fields}, kept)
-                send(self._sock, {"end": True})
-            case {"op": "ready"}:
-                self._answered = True
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def _drop(self, key: str) -> None:
-        known = self._kept.pop(key, None)
-        if known is not None:
-            os.close(known[1])
+                    self._table.handle(*receive(self._sock))
 
 
 def _children() -> list[int]:
@@ -236,8 +269,11 @@ def lock(store: str, wait: bool) -> int | None:
         return fd
 
 
-def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False) -> int:
-    """Be the keeper of ``store``; the exit code. ``as_json``: how failures are said when nobody waits for ``ready``."""
+def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False, workers: int | None = None) -> int:
+    """Be the keeper of ``store``; the exit code. ``as_json``: how failures are said when nobody waits for ``ready``.
+
+    ``workers``: how many there may be; one per CPU by default.
+    """
     if not is_store(store):
         raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
     try:
@@ -248,6 +284,6 @@ def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False) -
     except OSError as error:
         raise CowfsError(f"cannot keep {store}: {error}") from error
     try:
-        return Keeper(store, ready, as_json).run()
+        return Keeper(store, ready, as_json, workers).run()
     finally:
         os.close(held)

@@ -1,36 +1,39 @@
 """The worker's side of the keeper: mounts that outlive it."""
 
 import socket
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import Negotiated
 from cowfs_daemon.keeper import receive, send
 
+ANSWER_SECONDS = 30.0
+
 
 class Kept:
-    """``take(key)`` gives what a predecessor had mounted. Without a keeper (``descriptor`` None), nothing is kept."""
+    """``take(key)`` gives what another worker had mounted. Without a keeper (``descriptor`` None), nothing is kept."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._sock = None if descriptor is None else socket.socket(fileno=descriptor)
-        self._mounts: dict[str, Connection] = {} if self._sock is None else _list(self._sock)
 
     @property
     def keeping(self) -> bool:
-        """Whether a mount that is left as it is will be taken over."""
+        """Whether a mount that is left as it is can be taken over."""
         return self._sock is not None
 
-    def take(self, key: str, path: str) -> Connection | None:
-        """What is mounted at ``path`` for ``key`` and nobody serves, once."""
-        found = self._mounts.get(key)
-        if found is None or found.mountpoint != path:
-            return None
-        return self._mounts.pop(key)
+    def take(self, key: str) -> Connection | None:
+        """What is mounted for ``key``, to be served, or unmounted, from now on; None when nothing is."""
+        for message, descriptor in self._ask({"op": "get", "key": key}):
+            fields = message["fields"]
+            init = Negotiated(**fields.pop("init"))
+            return Connection(fd=descriptor, init=init, **fields)
+        return None
 
-    def rest(self) -> dict[str, Connection]:
-        """What nobody has taken, to be let go of."""
-        rest, self._mounts = self._mounts, {}
-        return rest
+    def keys(self) -> list[str]:
+        """The keys of everything that is kept."""
+        return [message["key"] for message, _ in self._ask({"op": "list"})]
 
     def keep(self, key: str, connection: Connection) -> None:
         """Hand the keeper a copy. Raises OSError when it is gone."""
@@ -47,15 +50,17 @@ class Kept:
             except OSError:
                 return
 
-
-def _list(sock: socket.socket) -> dict[str, Connection]:
-    send(sock, {"op": "list"})
-    found: dict[str, Connection] = {}
-    while True:
-        message, descriptor = receive(sock)
-        if message is None or "end" in message:
-            return found
-        if descriptor is not None:
-            fields = message["fields"]
-            init = Negotiated(**fields.pop("init"))
-            found[message["key"]] = Connection(fd=descriptor, init=init, **fields)
+    def _ask(self, question: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+        """(message, descriptor or -1) of each answer. A keeper that is gone knows nothing."""
+        if self._sock is None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                send(self._sock, question, theirs.fileno())
+            ours.settimeout(ANSWER_SECONDS)
+            while True:
+                message, descriptor = receive(ours)
+                if message is None or "end" in message:
+                    return
+                yield message, -1 if descriptor is None else descriptor

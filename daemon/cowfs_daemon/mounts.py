@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from cowfs.errors import Busy, CowfsError, Invalid, NotFound
@@ -92,10 +92,11 @@ class Mounts:
             self._wanted.add(mounted.ref)
             self._save()
 
-    def lost(self) -> None:
-        """The server is gone: nothing is mounted any more, but should be (``restore_all``)."""
+    def lost(self, refs: Iterable[str]) -> None:
+        """Who served ``refs`` is gone: they are not mounted any more, but should be (``restore_all``)."""
         with self._lock:
-            self._table.clear()
+            for ref in refs:
+                self._table.pop(ref, None)
 
     def umount(self, ref: str, force: bool = False) -> None:
         ref, _, _ = self._resolve(ref)

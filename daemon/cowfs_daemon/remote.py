@@ -4,6 +4,8 @@ Threads: any thread may call; one thread per worker reads answers and hands each
 ``_lock`` guards the table of waiting callers.
 """
 
+from __future__ import annotations
+
 import itertools
 import logging
 import os
@@ -22,6 +24,7 @@ from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
+from cowfs_daemon.fuse.served import Handed
 
 log = logging.getLogger("cowfs.remote")
 CONTENTS_PER_MESSAGE = 1000
@@ -48,6 +51,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
         self._on_end = on_end
+        self._closing = False
         self._numbers = itertools.count(1)
         self._started: Future[None] = Future()
         # The worker's first message, number 0, says how its start went.
@@ -64,6 +68,16 @@ class WorkerProcess:
     def live(self) -> bool:
         """Whether it still answers."""
         return self._waiting is not None
+
+    @property
+    def started(self) -> bool:
+        """Whether it has opened the store and answers."""
+        return self.live and self._started.done() and self._started.exception() is None
+
+    def hang_up(self) -> None:
+        """Let it begin to end."""
+        self._closing = True
+        self._channel.shut()
 
     @property
     def pid(self) -> int:
@@ -101,6 +115,10 @@ class WorkerProcess:
             log.exception("worker %d", self.pid)
         with self._lock:
             waiting, self._waiting = self._waiting, None
+        if not self._closing:
+            # Whoever goes on with its journals must find nobody writing there.
+            self._process.kill()
+            self._process.wait()
         # Before anyone is told: who sees the failure must find no workspace open.
         self._on_end()
         for future in (waiting or {}).values():
@@ -108,7 +126,7 @@ class WorkerProcess:
 
     def close(self) -> int:
         """Let it end cleanly (killing it after 30 s), and reap it; its exit code."""
-        self._channel.shut()
+        self.hang_up()
         try:
             code = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -133,9 +151,9 @@ class RemoteHost(Host):
     """
 
     def __init__(
-        self, env: Env, start: Callable[[Callable[[], None]], WorkerProcess], on_loss: Callable[[], None]
+        self, env: Env, start: Callable[[Callable[[], None]], WorkerProcess], on_loss: Callable[[RemoteHost], None]
     ) -> None:
-        """``start(on_end)`` makes a worker. ``on_loss`` is called when one has ended by itself."""
+        """``start(on_end)`` makes a worker. ``on_loss`` is called when one has ended by itself, and is reaped."""
         super().__init__(env)
         self._start = start
         self._on_loss = on_loss
@@ -170,7 +188,20 @@ class RemoteHost(Host):
             self._opened.clear()
             closed = self._closed
         if not closed:
-            self._on_loss()
+            self._on_loss(self)
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a worker that answers."""
+        worker = self._worker
+        return worker is not None and worker.started
+
+    def hang_up(self) -> None:
+        """Let the worker begin to end."""
+        self.give_up()
+        worker = self._worker
+        if worker is not None:
+            worker.hang_up()
 
     @property
     def pid(self) -> int | None:
@@ -201,9 +232,8 @@ class RemoteHost(Host):
 
     def shut(self) -> int:
         """End the worker; its exit code."""
-        self.give_up()
-        with self._changed:
-            worker = self._worker
+        self.hang_up()
+        worker = self._worker
         return 0 if worker is None else worker.close()
 
     def is_open(self, workspace: str) -> bool:
@@ -217,6 +247,13 @@ class RemoteHost(Host):
     def serving(self, workspace: str) -> bool:
         """See Host.serving."""
         return self.is_open(workspace) and bool(self.call("serving", workspace))
+
+    def release(self, workspace: str) -> Handed | None:
+        """Have a workspace closed, its mount left as it is; what another worker needs to go on. Raises Busy."""
+        handed: Handed | None = self.call("release", workspace, workspace=workspace)
+        with self._changed:
+            self._opened.discard(workspace)
+        return handed
 
     def open(self, spec: BranchSpec, known: Mapping[str, LayerSpec]) -> Done:
         """See Host.open."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from cowfs.errors import CowfsError
@@ -25,8 +26,10 @@ class Settles(Protocol):
 class Settling:
     """The thread. ``nudge`` makes it look at once; ``stop`` ends it after the layer under way."""
 
-    def __init__(self, engine: Settles) -> None:
+    def __init__(self, engine: Settles, idle: Callable[[], None] = lambda: None) -> None:
+        """``idle`` is called when everything has settled, in the thread."""
         self._engine = engine
+        self._idle = idle
         self._wake = threading.Condition()
         self._nudged = True
         self._stopping = False
@@ -55,6 +58,8 @@ class Settling:
             try:
                 while not self._stopping and self._engine.settle_next():
                     pass
+                if not self._stopping:
+                    self._idle()
             except Exception as error:
                 if isinstance(error, CowfsError):
                     log.error("settling: %s", error)

@@ -23,7 +23,7 @@ from typing import Any
 
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
-from cowfs.errors import Conflict, CowfsError, NotFound
+from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
 from cowfs.host import Chain, Host
 from cowfs.store import StoreDirectory
@@ -33,6 +33,7 @@ from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.mount import Connection, mount, unmount
 from cowfs_daemon.fuse.negotiate import HAS_RESEND
+from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
@@ -49,7 +50,7 @@ class Worker:
     """What the owner may ask for; every public method is a call."""
 
     def __init__(self, store: Path, keeper: int | None) -> None:
-        self._kept = Kept(keeper)
+        self._kept = Kept(keeper)  # shared by all workers of the store
         directory = StoreDirectory.open(store)
         geometry = directory.superblock.geometry
         self._index = BlockIndex(directory.index, writable=False)
@@ -75,7 +76,7 @@ class Worker:
             host.serving,
         )
         data = (self.checkpoint, self.restore, self.contents, self.settled)
-        mounts = (self.mount, self.mount_frozen, self.unmount, self.abandon_kept)
+        mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Any:
@@ -96,17 +97,20 @@ class Worker:
         """See Host.settled, with the contents sent before."""
         self.host.settled(layer, root, self._contents.pop(layer, ()))
 
-    def mount(self, workspace: str, path: str, connection_id: int) -> None:
-        """Mount an open workspace at ``path`` and serve it, or go on where a predecessor stopped.
+    def mount(self, workspace: str, path: str, connection_id: int, handed: Handed | None = None) -> None:
+        """Mount an open workspace at ``path`` and serve it, or go on where another worker stopped.
 
-        Raises Conflict when it is mounted.
+        ``handed``: what that worker said when it let go. Raises Conflict when it is mounted.
         """
         with self._mounting:
             self._refuse_mounted(workspace)
             served = self.host.workspace(workspace)
-            taken = self._kept.take(workspace, path)
+            taken = self._take(workspace, path)
             transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
-            if taken is not None:
+            if handed is not None and taken is not None:
+                transport.session.served.hand_over(handed)
+                served.view.reopened(transport.session.served.opens, transport.session.served.writers)
+            elif taken is not None:
                 # How many descriptors the journal does not say, so these count as open for writing until the end.
                 for ino, (_, writable) in served.view.state.opens.items():
                     transport.session.served.opens[ino] = UNKNOWN_COUNT
@@ -121,7 +125,7 @@ class Worker:
         with self._mounting:
             self._refuse_mounted(snapshot)
             served = FrozenWorkspace(self.host.env, self.host.state(chain))
-            taken = self._kept.take(snapshot, path)
+            taken = self._take(snapshot, path)
             self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
 
     def _refuse_mounted(self, key: str) -> None:
@@ -155,13 +159,53 @@ class Worker:
         self._transports[key] = transport
         return transport
 
-    def abandon_kept(self) -> None:
+    def _take(self, key: str, path: str) -> Connection | None:
+        """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes."""
+        taken = self._kept.take(key)
+        if taken is not None and taken.mountpoint != path:
+            self._abandon(key, taken)
+            return None
+        return taken
+
+    def release(self, workspace: str) -> Handed | None:
+        """Stop serving a workspace between two requests, and close it, for another worker to go on; what that needs.
+
+        None: it is not mounted. Raises Busy when files without a name are open in it.
+        """
+        with self._mounting:
+            transport = self._transports.get(workspace)
+            served = self.host.workspace(workspace)
+            handed = None
+            if transport is not None:
+                if not self._kept.keeping:
+                    raise Conflict("without a keeper, what is mounted stays in its worker")
+                connection = transport.detach()
+                if not served.view.state.orphans.keys().isdisjoint(transport.session.served.opens):
+                    transport.start()
+                    raise Busy("files without a name are open", hint="try again when they are closed")
+                handed = transport.session.served.handed()
+                del self._transports[workspace]
+                served.transport = None
+                os.close(connection.fd)
+            self.host.close(workspace)
+            return handed
+
+    def kept(self) -> list[str]:
+        """The ids of everything whose mount the keeper holds."""
+        return self._kept.keys()
+
+    def abandon(self, keys: tuple[str, ...]) -> None:
         """Unmount what a predecessor had mounted and nobody wants."""
-        for key, connection in self._kept.rest().items():
-            log.info("letting go of %s", connection.mountpoint)
-            unmount(connection.mountpoint, force=True)
-            os.close(connection.fd)
-            self._kept.drop(key)
+        for key in keys:
+            connection = self._kept.take(key)
+            if connection is not None:
+                self._abandon(key, connection)
+
+    def _abandon(self, key: str, connection: Connection) -> None:
+        log.info("letting go of %s", connection.mountpoint)
+        unmount(connection.mountpoint, force=True)
+        os.close(connection.fd)
+        self._kept.drop(key)
 
     def unmount(self, served: str, force: bool) -> None:
         """Unmount a workspace or snapshot by id. Raises NotFound, Busy."""

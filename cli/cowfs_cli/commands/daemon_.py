@@ -17,9 +17,15 @@ def command() -> None:
     """
 
 
+_workers = click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes that serve files. Default: one per CPU, when needed."
+)
+
+
 @command.command()
+@_workers
 @options
-def run(session: Session) -> None:
+def run(session: Session, workers: int | None) -> None:
     """Serve the store in the foreground until SIGTERM, logging to stderr (for systemd and the like).
 
     \b
@@ -29,16 +35,18 @@ def run(session: Session) -> None:
     from cowfs.client.launch import daemon_command, daemon_environment
 
     words = daemon_command("run", "--store", session.path(), *(["--json"] if session.json else []))
+    words += [] if workers is None else ["--workers", str(workers)]
     os.execve(words[0], words, daemon_environment())
 
 
 @command.command()
+@_workers
 @options
-def start(session: Session) -> None:
+def start(session: Session, workers: int | None) -> None:
     """Start the daemon in the background, unless it runs, and wait until it answers."""
     from cowfs.client.launch import start_daemon
 
-    pid = start_daemon(session.path())
+    pid = start_daemon(session.path(), workers)
     status = session.call("GET", "/v1/daemon")
     session.out(status, lambda: [f"{'started' if pid else 'already running'}, pid {status['supervisor']['pid']}"])
 

@@ -11,11 +11,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from cowfs.geometry import ROOT_INO
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
+
+HANDED_LOOKUPS_MAX = 50_000
+"""Inodes whose lookups are handed over one by one; with more, the next process does not know them all."""
+
+
+class Handed(NamedTuple):
+    """What the next process to serve a mount should know: see :class:`Served`. ``lookups`` None: too many."""
+
+    opens: dict[int, int]
+    writers: dict[int, int]
+    dead: tuple[int, ...]
+    generations: dict[int, int]
+    appending: tuple[int, ...]
+    lookups: dict[int, int] | None
 
 
 class Served:
@@ -67,6 +81,20 @@ class Served:
         self.dead: set[int] = set()
         self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
+
+    def handed(self) -> Handed:
+        """Everything that another process needs to go on; nothing is served any more."""
+        known = self.lookups if self.complete and len(self.lookups) <= HANDED_LOOKUPS_MAX else None
+        generations = dict(self.generations)
+        return Handed(self.opens, self.writers, tuple(self.dead), generations, tuple(self.appending), known)
+
+    def hand_over(self, handed: Handed) -> None:
+        """Go on where another process stopped."""
+        self.opens, self.writers = dict(handed.opens), dict(handed.writers)
+        self.dead, self.generations = set(handed.dead), dict(handed.generations)
+        self.appending = set(handed.appending)
+        if handed.lookups is not None:
+            self.lookups, self.complete = dict(handed.lookups), True
 
     def told(self, ino: int) -> None:
         """The kernel is about to be told of ``ino`` by an entry reply."""

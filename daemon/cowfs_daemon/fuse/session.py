@@ -94,7 +94,8 @@ class Session:
         self.ending = False
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer, or go on after :meth:`stop`."""
+        self._stopping = False
         self._server.add(self)
 
     def stop(self) -> None:
