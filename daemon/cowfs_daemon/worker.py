@@ -8,6 +8,7 @@ others go on); FUSE readers are ``cowfs_daemon.fuse``'s own. Mounts change under
 """
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -282,9 +283,11 @@ def main() -> int:
     try:
         worker = Worker(options.store, options.keeper)
     except (CowfsError, OSError) as error:
-        channel.send((0, None, pack_error(error)))
+        with contextlib.suppress(OSError):
+            channel.send((0, None, pack_error(error)))
         return 1
-    channel.send((0, None, None))
+    with contextlib.suppress(OSError):  # an owner that is gone already is found out by the next line
+        channel.send((0, None, None))
     serve(channel, worker.calls())
     worker.end()
     return 0
