@@ -22,6 +22,7 @@ from cowfs.errors import Busy, Corrupt
 from cowfs.formats import control
 from cowfs.formats import journal as j
 from cowfs.geometry import Geometry
+from cowfs.layers.answers import Answer, answer_to
 from cowfs.layers.journal import (
     FIRST_FILE,
     Journal,
@@ -49,6 +50,13 @@ LIVE_BYTES_MAX = 256 * 1024 * 1024
 
 LIVE_RECORDS_MAX = 200_000
 """Journal records of a live layer at which it is frozen by itself: two to four seconds of replay."""
+
+
+CARRIED_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of files without a name that are open, written again into each new layer, so that they outlive the process.
+
+More would make a checkpoint slow; such files are lost when the process that serves them dies after a checkpoint.
+"""
 
 
 class Transport(Protocol):
@@ -152,6 +160,8 @@ class Workspace:
         self.head_layer = branch.head_layer
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
+        self.unanswered: Answer | None = None
+        self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
@@ -169,6 +179,7 @@ class Workspace:
         workspace = cls(env, branch)
         replayer = _Replayer(workspace, resolve)
         replayer.run(branch.position)
+        workspace.unanswered = replayer.unanswered()
         if replayer.operations:
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
@@ -196,7 +207,7 @@ class Workspace:
         journal = self.journal
         return (
             len(self.view.state.live) >= LIVE_INODES_MAX
-            or journal.layer_bytes() >= LIVE_BYTES_MAX
+            or journal.layer_bytes() >= LIVE_BYTES_MAX + self._carried_bytes
             or journal.layer_records() >= LIVE_RECORDS_MAX
         )
 
@@ -239,6 +250,24 @@ class Workspace:
     def _owe(self, done: tuple[tuple[control.Operation, ...], Layer]) -> None:
         self._owed += done[0]
         self._owed_layers.append(done[1])
+        self._carry()
+
+    def _carry(self) -> None:
+        """Journal in the new layer what a successor needs of the one before: it will not read that one again.
+
+        On a full disk it is left out: what must not be lost is in the layer itself.
+        """
+        with suppress(OSError):
+            if self.unanswered is not None:
+                self.journal.append(j.Pending(*self.unanswered), self.env.clock())
+            self._carried_bytes = self.view.carry_orphans(CARRIED_BYTES_MAX)
+
+    def answer(self, connection: int, unique: int) -> Answer | None:
+        """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
+        known = self.unanswered
+        if known is None or (known.connection, known.unique) != (connection, unique):
+            return None
+        return known
 
     def _checkpoint(self, order: CheckpointOrder) -> None:
         time = self.env.clock()
@@ -294,6 +323,7 @@ class Workspace:
                 )
                 self.journal.append(record, self.env.clock())
                 self._owed += self._restored(record, state)
+                self._carry()
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
             handles: list[Handle] = []
@@ -343,6 +373,12 @@ class _Replayer:
         self.operations: list[control.Operation] = []
         self.layers: list[Layer] = []
         self.entered = 0
+        self._last: list[j.Envelope] = []
+        self._inherited: Answer | None = None
+
+    def unanswered(self) -> Answer | None:
+        """The answer to the last request, which may not have been given."""
+        return answer_to(self._last) if self._last else self._inherited
 
     def run(self, position: Position) -> None:
         """Replay everything behind ``position``; afterwards the journal goes on at the end of what is good.
@@ -398,6 +434,11 @@ class _Replayer:
 
     def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
         record = envelope.record
+        if envelope.unique:
+            last = self._last
+            if last and (last[0].unique != envelope.unique or last[0].connection != envelope.connection):
+                last.clear()
+            last.append(envelope)
         if isinstance(record, MARKERS):
             try:
                 self._marker(record, envelope.time)
@@ -414,6 +455,9 @@ class _Replayer:
             self._took(workspace._frozen(record.live.decode()))
         elif isinstance(record, j.Restore):
             self.operations += workspace._restored(record, self._target(record))
+        elif isinstance(record, j.Pending) and record != j.CLEAN_END:
+            self._last.clear()
+            self._inherited = Answer(*record)
 
     def _took(self, made: tuple[tuple[control.Operation, ...], Layer]) -> None:
         self.operations += made[0]

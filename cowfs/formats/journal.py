@@ -235,9 +235,19 @@ class Invalidated(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """Repeated after a rotation: request keys (connection, unique) not yet answered, two u64 each."""
+    """What the answer to a request of an earlier layer needs, while it may be unanswered: see layers/answers.py.
 
-    keys: bytes
+    All zero: a clean end, everything before is durable.
+    """
+
+    connection: int
+    unique: int
+    kind: int
+    ino: int
+    size: int
+
+
+CLEAN_END: Final = Pending(0, 0, 0, 0, 0)
 
 
 class Quota(NamedTuple):
@@ -285,7 +295,7 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     33: (Freeze, "Q", 2),
     34: (Restore, "Q", 3),
     35: (Invalidated, "", 1),
-    36: (Pending, "", 1),
+    36: (Pending, "QQBQQ", 0),
     40: (Quota, "QQ", 0),
     41: (Retention, "", 1),
     42: (Idempotency, "", 2),

@@ -183,7 +183,7 @@ class Journal:
         """
         self.sync()
         if self.seq > self._attested:
-            self.append(fmt.Pending(b""), time)
+            self.append(fmt.CLEAN_END, time)
             self._attested = self.seq
 
     def sync(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from cowfs.formats import inode as inode_fmt
 from cowfs.formats import journal as j
@@ -46,7 +47,7 @@ class View(ReadView):
     ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
     """
 
-    __slots__ = ("_clock", "_ended", "_journal", "_opens")
+    __slots__ = ("_clock", "_ended", "_journal", "_opens", "_unsure")
 
     def __init__(
         self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
@@ -55,6 +56,7 @@ class View(ReadView):
         self._journal = journal
         self._clock = clock
         self._opens: dict[int, list[int]] = {}
+        self._unsure = False
         self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
 
     # ---- names ---------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class View(ReadView):
         return self.state.inode(entry.ino)
 
     def _is_open(self, ino: int) -> int:
-        return 1 if ino in self._opens else 0
+        return 1 if ino in self._opens or self._unsure else 0
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove a name that is not a directory's; returns its inode. Raises ENOENT, EISDIR."""
@@ -464,18 +466,42 @@ class View(ReadView):
             self.state.end_orphan(ino)
 
     def forget(self, ino: int) -> None:
-        """The kernel no longer knows the inode."""
+        """The kernel no longer knows the inode, so nobody has it open."""
+        self.state.opens.pop(ino, None)
         if ino in self.state.orphans and ino not in self._opens:
-            self._ended.discard(ino)
+            if ino in self._ended:
+                self._ended.discard(ino)
+            else:
+                with suppress(OSError):  # a successor keeps it until it ends
+                    self._journaled(j.OrphanEnd(ino), Caller())
             self.state.end_orphan(ino)
 
     def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int]) -> None:
         """Descriptors that were opened in another process: how many of each inode, and how many for writing."""
         self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
 
+    def taken_over(self) -> None:
+        """Another process died whose descriptors are not known: whatever loses its name may be open.
+
+        It lives until the kernel forgets it.
+        """
+        self._unsure = True
+
+    def carry_orphans(self, limit: int) -> int:
+        """Journal the files without a name that are open, as many as have at most ``limit`` bytes; how many bytes.
+
+        Raises OSError.
+        """
+        carried = 0
+        for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
+            if self._is_open(ino) and stat.S_ISREG(inode.mode) and carried + inode.size <= limit:
+                self._carry(inode, Caller())
+                carried += inode.size
+        return carried
+
     def adopt_opens(self, other: View) -> None:
         """Take over the descriptors of the view before a restore: handles belong to the mount."""
-        self._opens = other._opens
+        self._opens, self._unsure = other._opens, other._unsure
         self.state.opens = other.state.opens
         self.state.pinned = other.state.pinned
 

@@ -27,5 +27,8 @@ class FrozenWorkspace:
         self.lock = threading.RLock()
         self.view = View(state, _NoJournal(env.journals, "", Position(0, 0, 0)), env.clock, env.space)
 
+    def answer(self, connection: int, unique: int) -> None:
+        """No request changes anything, so none was carried out."""
+
     def sync(self) -> None:
         """Nothing to make durable."""

@@ -33,7 +33,9 @@ START_SECONDS = 30.0
 
 
 class WorkerProcess:
-    """One worker. ``on_end`` is called once, in the reading thread, when it is gone."""
+    """One worker. ``on_end`` is called once, in the reading thread, when it is gone and reaped."""
+
+    MODULE = "cowfs_daemon.worker"
 
     def __init__(self, store: Path, keeper: int | None, on_end: Callable[[], None]) -> None:
         """Start it, without waiting: calls wait until it has opened the store.
@@ -42,7 +44,7 @@ class WorkerProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            words = [sys.executable, "-P", "-m", "cowfs_daemon.worker", "--store", os.fspath(store)]
+            words = [sys.executable, "-P", "-m", self.MODULE, "--store", os.fspath(store)]
             words += ["--socket", str(theirs.fileno())]
             inherited = [theirs.fileno()]
             if keeper is not None:

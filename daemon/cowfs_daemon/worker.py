@@ -117,6 +117,7 @@ class Worker:
                     transport.session.served.opens[ino] = UNKNOWN_COUNT
                     if writable:
                         transport.session.served.writers[ino] = UNKNOWN_COUNT
+                served.view.taken_over()
                 log.info("took over %s, %d inodes open", path, len(served.view.state.opens))
             transport.start()
             served.transport = transport
@@ -181,7 +182,7 @@ class Worker:
                 if not self._kept.keeping:
                     raise Conflict("without a keeper, what is mounted stays in its worker")
                 connection = transport.detach()
-                if not served.view.state.orphans.keys().isdisjoint(transport.session.served.opens):
+                if transport.session.served.opens.keys() & served.view.state.orphans.keys():
                     transport.start()
                     raise Busy("files without a name are open", hint="try again when they are closed")
                 handed = transport.session.served.handed()

@@ -55,7 +55,7 @@ RECORDS: dict[str, j.Record] = {
     "freeze": j.Freeze(200_002, b"lay-1", b"lay-2"),
     "restore": j.Restore(10, b"snap-1", b"lay-1", b"lay-3"),
     "invalidated": j.Invalidated(b"lay-3"),
-    "pending": j.Pending(b"\x01" + bytes(7) + b"\x02" + bytes(7)),
+    "pending": j.Pending(1, 2, 4, 9, 4096),
     "quota": j.Quota(1 << 40, 0),
     "retention": j.Retention(b"automatic 10"),
     "idempotency": j.Idempotency(b"key", b"{}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -75,6 +76,13 @@ class Owned:
         eventually(lambda: all(worker.started for worker in self.pool.workers), "a second worker")
         first, second, *_ = self.pool.workers
         return first, second
+
+    def kill(self, worker: RemoteHost) -> None:
+        """Kill a worker, and wait until there is another in its place."""
+        old = worker.pid
+        assert old is not None
+        os.kill(old, signal.SIGKILL)
+        eventually(lambda: worker.started and worker.pid != old, "another worker")
 
     def move(self, name: str, target: RemoteHost) -> bool:
         """Let ``target`` serve a workspace."""

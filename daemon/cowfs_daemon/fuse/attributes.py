@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Sequence
 
-from cowfs.view.inode import NOW, SetAttr
+from cowfs.view.inode import NOW, Caller, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.callers import caller
@@ -100,6 +101,17 @@ def setxattr(served: Served, view: View, request: bytearray, size: int, unique: 
     name = protocol.name_at(request, size - length, at)
     who = caller(served, request, unique)
     view.setxattr(nodeid, name, bytes(request[size - length : size]), flags, who)
+    return _kill_sgid(view, unique, nodeid, rest, who)
+
+
+def finish_setxattr(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """The rest of SETXATTR when the xattr has been set."""
+    layout = _SETXATTR_EXT if served.setxattr_ext else _SETXATTR
+    _, _, *rest = protocol.unpack(layout, request, size)
+    return _kill_sgid(view, unique, nodeid, rest, caller(served, request, unique))
+
+
+def _kill_sgid(view: View, unique: int, nodeid: int, rest: Sequence[int], who: Caller) -> bytes:
     if rest and rest[0] & protocol.SETXATTR_ACL_KILL_SGID:
         mode = view.inode(nodeid).mode
         if mode & stat.S_ISGID:

@@ -139,11 +139,22 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
     elif flags & os.O_TRUNC:
         kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
         inode = view.setattr(inode.ino, SetAttr(size=0, kill_priv=kill), who)
+    return _open(served, view, unique, inode, flags, who, served.valid)
+
+
+def _open(served: Served, view: View, unique: int, inode: Inode, flags: int, who: Caller, valid: int) -> bytes:
     writable = is_writable(flags)
     view.opened(inode.ino, writable, who)
     served.told(inode.ino)
     served.opened(inode.ino, writable)
-    return protocol.created(unique, inode, served.valid, protocol.FOPEN_KEEP_CACHE)
+    return protocol.created(unique, inode, valid, protocol.FOPEN_KEEP_CACHE)
+
+
+def hand_out(
+    served: Served, view: View, request: bytearray, unique: int, inode: Inode, flags: int, valid: int
+) -> bytes:
+    """The rest of CREATE and TMPFILE when the file has been made; the name is to be cached for ``valid`` seconds."""
+    return _open(served, view, unique, inode, flags, caller(served, request, unique), valid)
 
 
 def tmpfile(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -151,11 +162,7 @@ def tmpfile(served: Served, view: View, request: bytearray, size: int, unique: i
     flags, mode, umask, _ = protocol.unpack(_CREATE, request, size)
     who = caller(served, request, unique, umask)
     inode = view.tmpfile(nodeid, stat.S_IFREG | (mode & 0o7777), who)
-    writable = is_writable(flags)
-    view.opened(inode.ino, writable, who)
-    served.told(inode.ino)
-    served.opened(inode.ino, writable)
-    return protocol.created(unique, inode, served.valid, protocol.FOPEN_KEEP_CACHE)
+    return _open(served, view, unique, inode, flags, who, served.valid)
 
 
 def readdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

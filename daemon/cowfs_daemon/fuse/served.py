@@ -110,6 +110,10 @@ class Served:
         self.dead.discard(ino)
         self.generations.pop(ino, None)
         self.stale.discard(ino)
+        # Nobody has open what the kernel forgot; after a take-over, how many had was not known.
+        self.opens.pop(ino, None)
+        self.writers.pop(ino, None)
+        self.appending.discard(ino)
         return True
 
     def removed(self, directory: int) -> None:

@@ -21,8 +21,9 @@ from time import perf_counter
 from typing import Protocol
 
 from cowfs.errors import CowfsError
+from cowfs.layers.answers import Answer
 from cowfs.view.view import View
-from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse import protocol, resent
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.served import Served
@@ -44,6 +45,9 @@ class ServedWorkspace(Protocol):
     @property
     def view(self) -> View:
         """The filesystem state to serve; loaded anew for every request."""
+
+    def answer(self, connection: int, unique: int) -> Answer | None:
+        """What the answer to a request that comes again needs, if it was carried out; called under the lock."""
 
     def sync(self) -> None:
         """Make the journal durable; called without the lock."""
@@ -174,7 +178,11 @@ class Session:
         try:
             protocol.check_header(size, length)
             handler = HANDLERS[opcode] if opcode < protocol.OPCODES else HANDLERS[0]
-            reply: Reply = handler(self.served, view, request, size, unique, nodeid)
+            reply: Reply = None
+            if unique & protocol.UNIQUE_RESEND:
+                reply = self._answer_again(view, request, size, unique, nodeid, opcode)
+            if reply is None:
+                reply = handler(self.served, view, request, size, unique, nodeid)
         except OSError as error:
             reply = protocol.error(unique, error.errno or errno.EIO)
         except CowfsError as error:
@@ -196,6 +204,15 @@ class Session:
                 log.error("the kernel refused the reply to request %d: %s", opcode, error)
                 with contextlib.suppress(OSError):
                     os.write(self.fd, protocol.error(unique, errno.EIO))
+
+    def _answer_again(
+        self, view: View, request: bytearray, size: int, unique: int, nodeid: int, opcode: int
+    ) -> bytes | None:
+        """The answer to a request that comes again and was carried out before; None: it was not."""
+        known = self.workspace.answer(self.connection.connection_id, unique & ~protocol.UNIQUE_RESEND)
+        if known is None:
+            return None
+        return resent.answer(self.served, view, request, size, unique, nodeid, opcode, known)
 
     def _wait(self, poller: select.poll, reader: Reader) -> bool:
         """Wait for a request: spin for a moment, then sleep. False when idle for long or told to stop."""

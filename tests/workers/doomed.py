@@ -1,0 +1,59 @@
+"""A worker that kills itself: ``python -m tests.workers.doomed`` is the real one with points at which it may die.
+
+Whenever the file named by COWFS_TEST_DOOM exists, points are counted: before and after each journal record, and before
+each reply. At the point whose number the file holds, the file is removed and the process kills itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from cowfs.layers.journal import Journal
+from cowfs_daemon import worker
+from cowfs_daemon.fuse.dispatch import HANDLERS
+
+_DOOM = os.environ["COWFS_TEST_DOOM"]
+_passed = 0
+
+
+def _point() -> None:
+    global _passed
+    try:
+        with open(_DOOM) as file:
+            last = int(file.read() or 0)
+    except FileNotFoundError:
+        _passed = 0
+        return
+    _passed += 1
+    if _passed == last:
+        os.unlink(_DOOM)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm() -> None:
+    write = Journal._write
+
+    def doomed_write(self: Journal, *arguments: Any) -> Any:
+        _point()
+        position = write(self, *arguments)
+        _point()
+        return position
+
+    Journal._write = doomed_write  # type: ignore[method-assign]
+    for opcode, handler in enumerate(HANDLERS):
+
+        def doomed(*arguments: Any, handler: Any = handler) -> Any:
+            try:
+                return handler(*arguments)
+            finally:
+                _point()
+
+        HANDLERS[opcode] = doomed
+
+
+if __name__ == "__main__":
+    _arm()
+    sys.exit(worker.main())
