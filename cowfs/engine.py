@@ -211,7 +211,7 @@ class Engine:
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
             for name in names:
-                if name in self.catalog.tables().names:
+                if self.catalog.has_name(name):
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
     def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
@@ -449,7 +449,8 @@ class Engine:
         ``deep`` also reads every block of file data. Unsettled layers are checked when they are replayed.
         """
         with self._lock:
-            return builtins.list(check_store(self.catalog, self.blocks, self.store.superblock.geometry, deep=deep))
+            tables = self.catalog.tables()
+        return builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
 
     # ---- settling --------------------------------------------------------------------------------
 

@@ -219,6 +219,10 @@ class Catalog:
         """Every frozen or settled layer by id."""
         return MappingProxyType(self._tables.layers)
 
+    def has_name(self, name: str) -> bool:
+        """Whether a workspace has this name."""
+        return name in self._tables.names
+
     def layer(self, layer: str) -> LayerEntry:
         """The frozen or settled layer with this id. Raises :class:`NotFound`."""
         return self._tables.layer(layer)
@@ -255,8 +259,8 @@ class Catalog:
         return list(self._tables.rows())
 
     def tables(self) -> Tables:
-        """The tables themselves, for fsck: not to be changed."""
-        return self._tables
+        """The tables as they are now, for fsck: a copy."""
+        return self._tables.copy()
 
 
 def _replay(tables: Tables, offset: int, payload: bytes) -> int:

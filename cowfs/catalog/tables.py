@@ -53,6 +53,15 @@ class Tables:
         self.snapshot_children: dict[str, dict[str, None]] = {}
         self._undo: list[tuple[MutableMapping[Any, Any], Any, Any]] | None = None
 
+    def copy(self) -> Tables:
+        """The same tables as they are now, whatever changes later."""
+        other = Tables()
+        for name, table in vars(self).items():
+            if isinstance(table, dict):
+                values = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
+                setattr(other, name, values)
+        return other
+
     # ---- changes, with rollback
 
     def begin(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cowfs.blocks.api import BlockSource
-from cowfs.catalog import Catalog
+from cowfs.catalog.tables import Tables
 from cowfs.errors import CowfsError
 from cowfs.fsck.catalog import check_catalog
 from cowfs.fsck.problem import Problem
@@ -14,8 +14,8 @@ from cowfs.geometry import Geometry
 from cowfs.tree.root import read_root
 
 
-def check_store(catalog: Catalog, blocks: BlockSource, geometry: Geometry, *, deep: bool = False) -> Iterator[Problem]:
-    """Everything that is wrong with the catalog and with the roots that something needs.
+def check_store(tables: Tables, blocks: BlockSource, geometry: Geometry, *, deep: bool = False) -> Iterator[Problem]:
+    """Everything that is wrong with the catalog's tables and with the roots that something needs.
 
     ``deep``: also read every block of file data, each once. Unsettled layers are not looked into: their journals
     are checked when they are replayed.
@@ -28,10 +28,10 @@ def check_store(catalog: Catalog, blocks: BlockSource, geometry: Geometry, *, de
             return False
         return True
 
-    yield from check_catalog(catalog.tables(), has_root)
+    yield from check_catalog(tables, has_root)
     next_ino: dict[bytes, int] = {}
-    for layer in catalog.needed():
-        row = catalog.layers.get(layer)
+    for layer in tables.needed():
+        row = tables.layers.get(layer)
         if row is not None and row.root is not None and has_root(row.root):
             next_ino[row.root] = max(row.next_ino, next_ino.get(row.root, 0))
     seen: dict[tuple[bytes, int], None] = {}

@@ -21,8 +21,9 @@ from cowfs.view import acl, apply
 from cowfs.view.directory import free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
+from cowfs.view.orphans import carried
 from cowfs.view.reading import ReadView
-from cowfs.view.state import State, fail, record_of
+from cowfs.view.state import State, fail
 
 FILE_MAX = (1 << 44) - PAGE
 """Bytes in a file at most: 16 TiB less a page, as on ext4."""
@@ -157,15 +158,8 @@ class View(ReadView):
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
     def _carry(self, inode: Inode, caller: Caller) -> None:
-        """Journal an orphan of an earlier layer, so that the live layer can be replayed without that one."""
-        bare = record_of(inode, inode_fmt.EMPTY)
-        self._journaled(j.Orphan(inode.ino, 0, inode_fmt.encode_inode(bare), b""), caller)
-        data = self.state.file(inode)
-        for first, last in data.runs(0, -(-inode.size // PAGE)):
-            end = min(last * PAGE, inode.size)
-            for at in range(first * PAGE, end, _COPY_CHUNK):
-                piece = data.read(at, min(_COPY_CHUNK, end - at))
-                self._journaled(j.Orphan(inode.ino, at, b"", piece), caller)
+        for record in carried(self.state, inode):
+            self._journaled(record, caller)
 
     def _entry(self, parent: int, name: bytes) -> Inode:
         entry = self.state.directory(self.state.inode(parent)).lookup(name)
@@ -481,17 +475,11 @@ class View(ReadView):
         self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
 
     def taken_over(self) -> None:
-        """Another process died whose descriptors are not known: whatever loses its name may be open.
-
-        It lives until the kernel forgets it.
-        """
+        """Another process has died: whatever loses its name may be open, and lives until the kernel forgets it."""
         self._unsure = True
 
     def carry_orphans(self, limit: int) -> int:
-        """Journal the files without a name that are open, as many as have at most ``limit`` bytes; how many bytes.
-
-        Raises OSError.
-        """
+        """Journal the open files without a name, small ones first, ``limit`` bytes at most; how many bytes."""
         carried = 0
         for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
             if self._is_open(ino) and stat.S_ISREG(inode.mode) and carried + inode.size <= limit:

@@ -40,7 +40,15 @@ def parse(words: list[str]) -> argparse.Namespace:
 def keep(store: str, *, background: bool, ready: Ready, as_json: bool, workers: int | None) -> None:
     """Keep a supervisor running until it is stopped; ends the process."""
     if background:
+        from cowfs_daemon.surroundings import leave_cgroup, refuse_sandbox
+
+        try:
+            refuse_sandbox()
+        except CowfsError as error:
+            ready.tell(_shape(error))
+            sys.exit(error.exit_code)
         detach(store)
+        leave_cgroup()
     from cowfs_daemon.keeper import keep as keep_store
 
     def work() -> int:

@@ -267,7 +267,9 @@ class Lab:
     def check(self) -> None:
         """fsck must find nothing."""
         engine = self.engine
-        problems = list(check_store(engine.catalog, engine.blocks, engine.store.superblock.geometry, deep=True))
+        problems = list(
+            check_store(engine.catalog.tables(), engine.blocks, engine.store.superblock.geometry, deep=True)
+        )
         assert not problems, problems
 
     def workspace(self, name: str) -> Workspace:

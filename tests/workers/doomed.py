@@ -42,7 +42,7 @@ def _arm() -> None:
         _point()
         return position
 
-    Journal._write = doomed_write  # type: ignore[method-assign]
+    Journal._write = doomed_write  # type: ignore[method-assign, assignment]
     for opcode, handler in enumerate(HANDLERS):
 
         def doomed(*arguments: Any, handler: Any = handler) -> Any:

@@ -33,7 +33,7 @@ class Store:
         """What fsck says, with a reader of its own, since a cache would hide damage."""
         engine = self.engine
         blocks = BlockReader(engine.index, engine.store.segments)
-        found = check_store(engine.catalog, blocks, engine.store.superblock.geometry, deep=deep)
+        found = check_store(engine.catalog.tables(), blocks, engine.store.superblock.geometry, deep=deep)
         problems = [str(problem) for problem in found]
         blocks.close()
         return problems
