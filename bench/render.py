@@ -176,6 +176,25 @@ def settle_section(data: dict[str, Any]) -> str:
     return f"### Settling one layer\n\nIn the background, by a process of its own; {count}.\n\n{table(head, rows)}"
 
 
+def isolation_section(data: dict[str, Any]) -> str:
+    """Files and the API side by side."""
+    work, calls = data["file_operations"], data["list_calls"]
+    alone, call = work["alone"]["median_ms"], calls["alone"]["median_ms"]
+    rows: list[list[object]] = [
+        [f"{data['files']:,} files made, written and looked at, alone", ms(work["alone"]), 1],
+        [f"while {data['clients']} clients call `list`", ms(one := work["clients_list"]), number(_over(one, alone))],
+        [f"while {data['clients']} processes compute", ms(one := work["cpus_busy"]), number(_over(one, alone))],
+        ["one call of `list`, alone", ms(calls["alone"]), 1],
+        [f"while {data['writers']} programs write", ms(one := calls["programs_write"]), number(_over(one, call))],
+    ]
+    head = ["milliseconds, median (p95)", "", "ratio"]
+    return f"### Files and the API side by side\n\n{runs([*work.values(), *calls.values()])}.\n\n{table(head, rows)}"
+
+
+def _over(one: dict[str, float], alone: float) -> float:
+    return one["median_ms"] / alone
+
+
 def aims_section(results: dict[str, Any]) -> str:
     """Each aim, what was measured, and whether that meets it."""
     rows = [[one.text, one.limit_text, one.measured, one.verdict] for one in aims.judged(results)]
@@ -200,7 +219,7 @@ def render(reports: dict[str, Any]) -> str:
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
         "files": files_section, "import_tree": import_section, "settle": settle_section,
-        "replay": replay_section,
+        "replay": replay_section, "isolation": isolation_section,
     }  # fmt: skip
     sections = [machine_section(reports), aims_section(results)]
     sections += [make(results[name]) for name, make in makers.items() if name in results]
