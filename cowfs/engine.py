@@ -26,6 +26,7 @@ from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snaps
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
+from cowfs.fsck.journals import check_journals
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
@@ -60,6 +61,7 @@ class Engine:
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
+        self._damage: dict[str, str] = {}
         self._targets = Targets()
         with ExitStack() as undo:
             self._owner = store.lock()
@@ -140,6 +142,9 @@ class Engine:
             line = (snapshot.layer for snapshot in line_of(self.catalog, entry.id))
             done = self.host.open(spec, with_ancestors(self.catalog, line))
             self._owed.pop(entry.id, None)  # the journal says all of it again
+            self._damage.pop(entry.id, None)
+            if done.damage:
+                self._damage[entry.id] = done.damage
             try:
                 self._take(entry.id, done.operations)
             except (Invalid, NotFound, Conflict) as error:
@@ -168,7 +173,8 @@ class Engine:
         with self._lock:
             owed = self._owed.pop(workspace, ()) + done
             try:
-                self._commit(*owed, *extra)
+                # With a damaged journal there are no markers to learn it from again.
+                self._commit(*owed, *extra, sync=workspace in self._damage)
             except BaseException:
                 self._owed[workspace] = owed
                 raise
@@ -413,13 +419,16 @@ class Engine:
 
     def workspace(self, name: str) -> Workspace:
         """One workspace by name. Raises NotFound."""
-        return _workspace(self._by_name(name))
+        return self._workspace(self._by_name(name))
 
     def list(self) -> builtins.list[Workspace]:
         """Every workspace, by name."""
         with self._lock:
             entries = sorted(self.catalog.workspaces.values(), key=lambda entry: entry.name)
-        return [_workspace(entry) for entry in entries]
+        return [self._workspace(entry) for entry in entries]
+
+    def _workspace(self, entry: control.WorkspaceEntry) -> Workspace:
+        return Workspace(entry.id, entry.name, entry.head, entry.created_at, damage=self._damage.get(entry.id))
 
     def snapshot(self, ref: str) -> Snapshot:
         """One snapshot. Raises NotFound, Invalid."""
@@ -444,13 +453,15 @@ class Engine:
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
 
     def fsck(self, deep: bool = False) -> Sequence[Problem]:
-        """Check every invariant of the catalog and of everything settled; empty when all is well.
+        """Check every invariant of the catalog, of everything settled and of the journals; empty when all is well.
 
-        ``deep`` also reads every block of file data. Unsettled layers are checked when they are replayed.
+        ``deep`` also reads every block of file data.
         """
-        with self._lock:
-            tables = self.catalog.tables()
-        return builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
+        with self._trimming.holding():
+            with self._lock:
+                tables = self.catalog.tables()
+            found = builtins.list(check_journals(tables, self.store.journals))
+        return found + builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
 
     # ---- settling --------------------------------------------------------------------------------
 
@@ -481,7 +492,3 @@ class Engine:
                     waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
             if not waiting or not self.settle_next():
                 return
-
-
-def _workspace(entry: control.WorkspaceEntry) -> Workspace:
-    return Workspace(entry.id, entry.name, entry.head, entry.created_at)

@@ -70,12 +70,16 @@ class Point(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a verb did; ``snapshot``: made by a checkpoint, or to undo a restore (None: nothing changed)."""
+    """What a verb did; ``snapshot``: made by a checkpoint, or to undo a restore (None: nothing changed).
+
+    ``damage``: of an opened workspace, why it is read-only, or nothing.
+    """
 
     operations: tuple[control.Operation, ...]
     snapshot: str | None = None
     changed: int = 0
     handles: tuple[Handle, ...] = ()
+    damage: str = ""
 
 
 class Host:
@@ -91,7 +95,7 @@ class Host:
         """Open a workspace and replay its journal; ``known``: the layers that its markers may name, and what
         these stand on, by id.
 
-        Raises Corrupt when its journal or a block is damaged.
+        Raises Corrupt when a block is damaged, or the journal contradicts itself.
         """
         with self._lock:
             if spec.id in self.workspaces:
@@ -111,7 +115,8 @@ class Host:
                 if layer.id in known or (taken is not None and (taken.workspace != spec.id or taken.root is not None)):
                     raise Corrupt(f"journal {spec.id}: it makes layer {layer.id}, which exists")
             self.workspaces[spec.id] = workspace
-            return self._took(outcome)
+            damage = workspace.journal.damage
+            return self._took(outcome)._replace(damage=damage.message if damage is not None else "")
 
     def _known(self, layer: str, known: Mapping[str, LayerSpec]) -> Layer:
         chain = []

@@ -24,7 +24,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A mutable branch. ``head`` is the id of the snapshot that the live layer descends from, or None."""
+    """A mutable branch. ``head`` is the id of the snapshot that the live layer descends from, or None.
+
+    ``damage``: why it is read-only; None when all is well, or when it was not opened yet.
+    """
 
     id: str
     name: str
@@ -32,6 +35,7 @@ class Workspace:
     created_at: int
     mounted: bool = False
     path: str | None = None
+    damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

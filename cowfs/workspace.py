@@ -8,7 +8,6 @@ the marker in the journal is the commit point, the control log copies it later.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -23,20 +22,10 @@ from cowfs.formats import control
 from cowfs.formats import journal as j
 from cowfs.geometry import Geometry
 from cowfs.layers.answers import Answer, answer_to
-from cowfs.layers.journal import (
-    FIRST_FILE,
-    Journal,
-    JournalFile,
-    JournalStatistics,
-    Limits,
-    Position,
-    durable_behind,
-    file_numbers,
-    file_path,
-    read_records,
-)
+from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits, Position
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
+from cowfs.layers.tail import Damage, read_tail
 from cowfs.results import Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
@@ -174,7 +163,8 @@ class Workspace:
         """Open a workspace and replay its journal from ``branch.position``.
 
         ``resolve`` gives the layer of an id that the control log knows. The outcome holds what markers in
-        the journal say beyond the control log. Raises Corrupt when the journal is damaged.
+        the journal say beyond the control log. Where the journal is damaged, the workspace is as it was before that,
+        and read-only. Raises Corrupt when a record does not fit.
         """
         workspace = cls(env, branch)
         replayer = _Replayer(workspace, resolve)
@@ -241,7 +231,7 @@ class Workspace:
             with self.lock:
                 if self.view.state.live or self.wants_freeze:
                     record = j.Freeze(self.view.state.next_ino, self.live.encode(), live.encode())
-                    self.journal.append(record, self.env.clock())
+                    self._mark(record, self.env.clock())
                     self._owe(self._frozen(live))
             if self._owed:
                 self.journal.sync()
@@ -276,8 +266,13 @@ class Workspace:
             order.live.encode(), (self.head or "").encode(), order.message.encode(),
             b"\0".join(label.encode() for label in order.labels), order.creator.encode(),
         )  # fmt: skip
-        self.journal.append(record, time)
+        self._mark(record, time)
         self._owe(self._snapshot(record, time))
+
+    def _mark(self, record: j.Record, time: int) -> None:
+        """Journal a marker. Behind damage that cannot be: there the control log alone says what the marker would."""
+        if self.journal.damage is None:
+            self.journal.append(record, time)
 
     def _snapshot(self, record: j.Checkpoint, time: int) -> tuple[tuple[control.Operation, ...], Layer]:
         """What a Checkpoint marker means, made now or replayed."""
@@ -304,8 +299,14 @@ class Workspace:
     def restore(self, order: RestoreOrder) -> Outcome:
         """Make the state exactly that of ``order.target``, in place. Durable, and nothing old is served after it.
 
-        Raises Busy when something is mounted where the target has nothing to mount it on.
+        Raises Busy when something is mounted where the target has nothing to mount it on, Corrupt when the journal is
+        damaged.
         """
+        if self.journal.damage is not None:
+            raise Corrupt(
+                f"the workspace is read-only, since its journal is damaged: {self.journal.damage.message}",
+                hint="Fork it, and go on in the fork; then remove it.",
+            )
         with self._verbs, self.transport.restoring() if self.transport is not None else nullcontext():
             if self.transport is not None:
                 self.transport.flush_writable()
@@ -372,7 +373,6 @@ class _Replayer:
         self.resolve = resolve
         self.operations: list[control.Operation] = []
         self.layers: list[Layer] = []
-        self.entered = 0
         self._last: list[j.Envelope] = []
         self._inherited: Answer | None = None
 
@@ -383,54 +383,21 @@ class _Replayer:
     def run(self, position: Position) -> None:
         """Replay everything behind ``position``; afterwards the journal goes on at the end of what is good.
 
-        What cannot be read is cut when it was never durable, so nothing acknowledged as such is lost. Raises
-        Corrupt when it was, and leaves the files as they are.
+        What cannot be read is cut when it was never durable, so nothing acknowledged as such is lost; when it was,
+        the files stay as they are and the workspace is read-only from now on.
         """
-        directory, name, journal = self.workspace.env.journals, self.workspace.id, self.workspace.journal
-        number, start = position.file_no or FIRST_FILE, position.offset or j.HEADER_BYTES
-        bad: Corrupt | None = None
-        while bad is None and file_path(directory, name, number).exists():
-            bad = self._file(number, start)
-            if bad is None:
-                number, start = number + 1, j.HEADER_BYTES
-        if bad is None and position.file_no >= number:
-            raise Corrupt(f"journal {name}/{file_path(directory, name, number).name} is missing")
-        if bad is None and max(file_numbers(directory, name), default=0) > number:
-            bad = Corrupt(f"journal {name}/{file_path(directory, name, number).name} is missing")
-        if bad is not None:
-            at = journal.position.offset if self.entered == number else 0
-            durable = durable_behind(directory, name, number, at) > journal.seq
-            if durable or (self.entered != number == position.file_no):
-                raise bad
-        journal.cut_tail()
-
-    def _file(self, number: int, start: int) -> Corrupt | None:
-        """Replay one file from ``start`` to its end, or to what cannot be read: then says why."""
-        workspace = self.workspace
-        journal = workspace.journal
+        journal = self.workspace.journal
         try:
-            file = JournalFile.open(workspace.env.journals, workspace.id, number, writable=True)
-        except Corrupt as error:
-            return error
-        size = os.fstat(file.fd).st_size
-        if size < start:
-            raise Corrupt(f"{file}, byte {size}: it ends before byte {start}, up to which it was durable")
-        if start == j.HEADER_BYTES and file.first_seq != journal.seq + 1:
-            return Corrupt(f"{file}, byte 0: its first record is {file.first_seq}, not {journal.seq + 1}")
-        journal.enter(file, start)
-        self.entered = number
-        records = read_records(file, start, size)
-        while True:
-            try:
-                offset, end, envelope = next(records)
-            except StopIteration:
-                return None
-            except Corrupt as error:
-                return error
-            if envelope.seq != journal.seq + 1:
-                return Corrupt(f"{file}, byte {offset}: record {envelope.seq} follows {journal.seq}")
-            journal.replayed(envelope.seq, end)
-            self._record(envelope, file, offset)
+            for file, at, end, envelope in read_tail(journal.directory, journal.workspace, position, writable=True):
+                if envelope is None:
+                    journal.enter(file, at)
+                else:
+                    journal.replayed(envelope.seq, end)
+                    self._record(envelope, file, at)
+        except Damage as damage:
+            journal.stop(damage)
+        else:
+            journal.cut_tail()
 
     def _record(self, envelope: j.Envelope, file: JournalFile, offset: int) -> None:
         record = envelope.record

@@ -54,6 +54,7 @@ def workspace(value: dict[str, Any]) -> Workspace:
         created_at=time_ns(value["created_at"]),
         mounted=value["mounted"],
         path=value["path"],
+        damage=value["damage"],
     )
 
 

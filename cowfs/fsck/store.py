@@ -17,8 +17,7 @@ from cowfs.tree.root import read_root
 def check_store(tables: Tables, blocks: BlockSource, geometry: Geometry, *, deep: bool = False) -> Iterator[Problem]:
     """Everything that is wrong with the catalog's tables and with the roots that something needs.
 
-    ``deep``: also read every block of file data, each once. Unsettled layers are not looked into: their journals
-    are checked when they are replayed.
+    ``deep``: also read every block of file data, each once. Unsettled layers are looked into by ``check_journals``.
     """
 
     def has_root(root: bytes) -> bool:

@@ -132,6 +132,7 @@ class Journal:
         self._sync_failed = False
         self._synced_seq = position.seq
         self._attested = position.seq
+        self.damage: Corrupt | None = None
 
     @property
     def position(self) -> Position:
@@ -231,6 +232,10 @@ class Journal:
         self._attested = seq
         self._records += 1
 
+    def stop(self, damage: Corrupt) -> None:
+        """Nothing is appended any more, from now on OSError (EROFS): what lies behind the end is damaged and kept."""
+        self.damage, self._file = damage, None
+
     def cut_tail(self) -> None:
         """Remove for good whatever lies behind the last replayed record, later files too."""
         cut = False
@@ -251,6 +256,8 @@ class Journal:
         return file
 
     def _rotate(self) -> JournalFile:
+        if self.damage is not None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         number = self._file_no + 1 if self._file_no else FIRST_FILE
         path = file_path(self.directory, self.workspace, number)
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -345,19 +352,3 @@ def read_records(file: JournalFile, start: int, end: int) -> Iterator[tuple[int,
             raise Corrupt(f"{file}, byte {at}: {error}") from None
         yield at, at + length, envelope
         at += length
-
-
-def durable_behind(directory: Path, workspace: str, file_no: int, start: int) -> int:
-    """The highest ``durable`` that any good record at or behind byte ``start`` of a file claims; 0: none does.
-
-    Files after it count too. Used only where a journal ends in something that is no record.
-    """
-    durable = 0
-    for number in file_numbers(directory, workspace):
-        if number < file_no:
-            continue
-        with file_path(directory, workspace, number).open("rb") as file:
-            file.seek(start if number == file_no else 0)
-            rest = file.read()
-        durable = max((envelope.durable for envelope in fmt.find_records(rest, number)), default=durable)
-    return durable

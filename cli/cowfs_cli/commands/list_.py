@@ -16,4 +16,5 @@ def command(session: Session) -> None:
     """
     found = session.call("GET", "/v1/workspaces")
     rows = [(each["name"], each["head"] or "-", when(each["created_at"]), each["path"] or "-") for each in found]
-    session.out(found, lambda: table(("NAME", "HEAD", "CREATED", "MOUNTED AT"), rows))
+    damaged = [f"{each['name']} is read-only: {each['damage']}" for each in found if each["damage"]]
+    session.out(found, lambda: [*table(("NAME", "HEAD", "CREATED", "MOUNTED AT"), rows), *damaged])

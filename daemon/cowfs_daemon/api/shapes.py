@@ -30,7 +30,7 @@ class SnapshotShape(TypedDict):
 
 
 class WorkspaceShape(TypedDict):
-    """A workspace; ``path`` is null unless mounted."""
+    """A workspace; ``path`` is null unless mounted; ``damage`` says why it is read-only, if it is."""
 
     id: str
     name: str
@@ -38,6 +38,7 @@ class WorkspaceShape(TypedDict):
     created_at: str
     mounted: bool
     path: str | None
+    damage: str | None
 
 
 class CheckpointShape(TypedDict):
@@ -146,6 +147,7 @@ def workspace(value: Workspace, path: str | None) -> WorkspaceShape:
         "created_at": rfc3339(value.created_at),
         "mounted": path is not None,
         "path": path,
+        "damage": value.damage,
     }
 
 
