@@ -336,7 +336,7 @@ def check_diff(changes: Any, before: dict[int, Node], after: dict[int, Node]) ->
             assert change.path not in got, f"{change} where something is left"
             got[change.path] = new[change.path]
         elif change.change in ("modified", "metadata"):
-            assert change.path in got or change.path in (b"", b"."), change  # by the name that it has now
+            assert change.path in new or change.path in (b"", b"."), change  # by the name that it has now
     assert got.keys() == new.keys(), (changes, sorted(old), sorted(new))
     for path in old.keys() & new.keys():
         a, b = old[path], new[path]
