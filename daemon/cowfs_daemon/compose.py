@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from cowfs_daemon.start import answers, listen, unlisten
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
-LOSSES_MAX, LOSSES_SECONDS = 3, 60
-"""So many workers may end by themselves within so long; then something is wrong with the store or the machine."""
+LOSSES_MAX = 10
+"""So many workers in a row may end before they serve what the one before them served; then something is wrong."""
+
+PAUSE_MAX_SECONDS = 5.0
+"""How long the next of such a row waits at most."""
 
 _OWNER_POLL_SECONDS = 0.05
 
@@ -43,7 +47,7 @@ class Owner:
         self._store = store
         self._keeper = keeper
         self._workers = workers or len(os.sched_getaffinity(0))
-        self._losses: list[float] = []
+        self._losses: Counter[RemoteHost] = Counter()
         self._running = False
         self.engine = self._open()
         self.serving = Serving(self.engine, self.pool)
@@ -88,12 +92,14 @@ class Owner:
 
         Without a keeper, programs that had files open get ENOTCONN.
         """
-        now = time.monotonic()
-        self._losses = [*(at for at in self._losses if now - at < LOSSES_SECONDS), now]
-        if len(self._losses) > LOSSES_MAX:
-            log.error("%d workers ended within %d s: giving up", LOSSES_MAX, LOSSES_SECONDS)
+        self._losses[worker] += 1
+        losses = self._losses[worker]
+        if losses > LOSSES_MAX:
+            log.error("%d workers in a row ended before they served: giving up", LOSSES_MAX)
             self.pool.give_up()
             return
+        if losses > 1:
+            time.sleep(min(0.05 * 2 ** (losses - 1), PAUSE_MAX_SECONDS))
         try:
             worker.replace()
             worker.wait_started()
@@ -103,7 +109,9 @@ class Owner:
             return
         self.mounts.restore_all()
         self.serving.abandon(served)
-        log.info("worker %s serves again", worker.pid)
+        if worker.started:
+            self._losses[worker] = 0
+            log.info("worker %s serves again", worker.pid)
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
         """(workspace name or snapshot id, name of its mount point, read-only)."""

@@ -39,8 +39,11 @@ OTHER_KEEPER_SECONDS = 30.0
 CHILDREN_SECONDS = 15.0
 """How long a dead supervisor's workers and settler have for ending by themselves."""
 
-FAST_DEATHS_MAX, FAST_SECONDS = 5, 10.0
-"""So many supervisors may end within so long of their start; then the keeper gives up."""
+FAST_SECONDS, PAUSE_MAX_SECONDS = 10.0, 5.0
+"""A supervisor that ended within the first of its start has its successor wait: longer each time, up to the second."""
+
+STARTS_MAX = 5
+"""So many supervisors in a row may end before they ever answered; then the keeper gives up."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -153,27 +156,35 @@ class Keeper:
     def _on_term(self, *_: object) -> None:
         self._stopping = True
         if self._supervisor:
-            os.kill(self._supervisor, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._supervisor, signal.SIGTERM)
 
     def run(self) -> int:
         """Keep a supervisor running until one ends in good order; the exit code."""
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("-900")
-        deaths = 0
+        fast = silent = 0
+        served = False
         while True:
             began = time.monotonic()
+            self._table.answered = False
             status = self._supervise()
             code = os.waitstatus_to_exitcode(status)
             self._end_children()
-            if code == 0 or self._stopping or not self._table.answered:
+            answered = self._table.answered
+            served = served or answered
+            if code == 0 or self._stopping or not served:
                 return max(code, 1) if code else 0
-            deaths = deaths + 1 if time.monotonic() - began < FAST_SECONDS else 1
             print(f"keeper: supervisor {self._supervisor} ended with {code}", file=sys.stderr, flush=True)
-            if deaths > FAST_DEATHS_MAX:
-                print("keeper: giving up", file=sys.stderr, flush=True)
+            fast = fast + 1 if time.monotonic() - began < FAST_SECONDS else 0
+            silent = 0 if answered else silent + 1
+            if silent >= STARTS_MAX:
+                print(f"keeper: {silent} of them in a row never answered: giving up", file=sys.stderr, flush=True)
                 return 1
-            time.sleep(0.05 * 2**deaths if deaths > 1 else 0)
+            time.sleep(min(0.05 * 2 ** (fast - 1), PAUSE_MAX_SECONDS) if fast > 1 else 0)
+            if self._stopping:
+                return 0
 
     def _supervise(self) -> int:
         """Start a supervisor and serve it until it ends; its wait status."""

@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
 _MAX_NAMED = 8
+BLAMED_MAX = 5
+"""A workspace during whose mounting so many workers in a row have ended is left alone until somebody mounts it."""
 
 
 class Server(Protocol):
@@ -66,6 +69,7 @@ class Mounts:
         self._mounting = threading.Lock()
         self._table: dict[str, Mounted] = {}
         self._wanted = set(self._load())
+        self._blamed: Counter[str] = Counter()
         self._stopping = False
 
     def mount(self, ref: str) -> Mounted:
@@ -89,6 +93,7 @@ class Mounts:
         self._server.serve(mounted.ref, mounted.path, mounted.read_only)
         with self._lock:
             self._table[mounted.ref] = mounted
+            self._blamed.pop(mounted.ref, None)
             self._wanted.add(mounted.ref)
             self._save()
 
@@ -123,8 +128,14 @@ class Mounts:
         with self._lock:
             refs = sorted(self._wanted)
         for ref in refs:
+            if self._blamed[ref] >= BLAMED_MAX:
+                log.error("%s is left alone: %d workers in a row ended while mounting it", ref, BLAMED_MAX)
+                continue
             try:
                 self.mount(ref)
+            except Busy as error:
+                self._blamed[ref] += 1
+                log.error("cannot mount %s again: %s", ref, error)
             except NotFound as error:
                 log.warning("no longer mounted: %s: %s", ref, error)
                 with self._lock:
