@@ -48,7 +48,7 @@ class View(ReadView):
     ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
     """
 
-    __slots__ = ("_clock", "_ended", "_journal", "_opens", "_unsure")
+    __slots__ = ("_clock", "_ended", "_journal", "_opens", "unsure")
 
     def __init__(
         self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
@@ -57,7 +57,7 @@ class View(ReadView):
         self._journal = journal
         self._clock = clock
         self._opens: dict[int, list[int]] = {}
-        self._unsure = False
+        self.unsure = False
         self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
 
     # ---- names ---------------------------------------------------------------------------------
@@ -169,15 +169,16 @@ class View(ReadView):
             raise fail(errno.ENOENT)
         return self.state.inode(entry.ino)
 
-    def _is_open(self, ino: int) -> int:
-        return 1 if ino in self._opens or self._unsure else 0
+    def is_open(self, ino: int) -> int:
+        """1 when a descriptor of the inode may be open, else 0."""
+        return 1 if ino in self._opens or self.unsure else 0
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove a name that is not a directory's; returns its inode. Raises ENOENT, EISDIR."""
         inode = self._entry(parent, name)
         if inode.is_dir:
             raise fail(errno.EISDIR)
-        orphan = 1 if inode.nlink == 1 and self._is_open(inode.ino) else 0
+        orphan = 1 if inode.nlink == 1 and self.is_open(inode.ino) else 0
         record = j.Unlink(parent, inode.ino, orphan, name)
         apply.unlink(self.state, self._journaled(record, caller), record)
         self._lost_name(inode.ino, orphan)
@@ -198,7 +199,7 @@ class View(ReadView):
             raise fail(errno.ENOTDIR)
         if len(self.state.directory(inode)):
             raise fail(errno.ENOTEMPTY)
-        record = j.Unlink(parent, inode.ino, self._is_open(inode.ino), name)
+        record = j.Unlink(parent, inode.ino, self.is_open(inode.ino), name)
         apply.unlink(self.state, self._journaled(record, caller), record)
         return inode
 
@@ -241,7 +242,7 @@ class View(ReadView):
             self._check_replace(inode, old)
         cookie = free_cookie(target, new_name) if old is None else 0
         orphan = 0
-        if old is not None and not exchange and self._is_open(old.ino):
+        if old is not None and not exchange and self.is_open(old.ino):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
         whiteout = uid = gid = 0
         if flags & RENAME_WHITEOUT:
@@ -470,26 +471,27 @@ class View(ReadView):
                     self._journaled(j.OrphanEnd(ino), Caller())
             self.state.end_orphan(ino)
 
-    def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int]) -> None:
-        """Descriptors that were opened in another process: how many of each inode, and how many for writing."""
+    def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int], unsure: bool) -> None:
+        """Descriptors opened in another process: how many of each inode, how many for writing, or more (``unsure``)."""
         self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
+        self.unsure = unsure
 
     def taken_over(self) -> None:
         """Another process has died: whatever loses its name may be open, and lives until the kernel forgets it."""
-        self._unsure = True
+        self.unsure = True
 
     def carry_orphans(self, limit: int) -> int:
         """Journal the open files without a name, small ones first, ``limit`` bytes at most; how many bytes."""
         carried = 0
         for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
-            if self._is_open(ino) and stat.S_ISREG(inode.mode) and carried + inode.size <= limit:
+            if self.is_open(ino) and stat.S_ISREG(inode.mode) and carried + inode.size <= limit:
                 self._carry(inode, Caller())
                 carried += inode.size
         return carried
 
     def adopt_opens(self, other: View) -> None:
         """Take over the descriptors of the view before a restore: handles belong to the mount."""
-        self._opens, self._unsure = other._opens, other._unsure
+        self._opens, self.unsure = other._opens, other.unsure
         self.state.opens = other.state.opens
         self.state.pinned = other.state.pinned
 

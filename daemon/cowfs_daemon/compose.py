@@ -92,26 +92,34 @@ class Owner:
 
         Without a keeper, programs that had files open get ENOTCONN.
         """
-        self._losses[worker] += 1
-        losses = self._losses[worker]
-        if losses > LOSSES_MAX:
-            log.error("%d workers in a row ended before they served: giving up", LOSSES_MAX)
-            self.pool.give_up()
-            return
-        if losses > 1:
-            time.sleep(min(0.05 * 2 ** (losses - 1), PAUSE_MAX_SECONDS))
         try:
-            worker.replace()
+            while not self._replaced(worker):
+                pass
             worker.wait_started()
-        except (CowfsError, OSError):
-            log.exception("no worker can be started")
-            self.pool.give_up()
+        except CowfsError as error:
+            log.error("no worker for now: %s", error)  # the next one begins where this one's end is noticed
             return
         self.mounts.restore_all()
         self.serving.abandon(served)
         if worker.started:
             self._losses[worker] = 0
             log.info("worker %s serves again", worker.pid)
+
+    def _replaced(self, worker: RemoteHost) -> bool:
+        """Start a worker in its place, after a pause if it was not the first. Raises Busy when that is given up."""
+        self._losses[worker] += 1
+        losses = self._losses[worker]
+        if losses > LOSSES_MAX:
+            self.pool.give_up()
+            raise Busy(f"{LOSSES_MAX} workers in a row ended before they served")
+        if losses > 1:
+            time.sleep(min(0.05 * 2 ** (losses - 1), PAUSE_MAX_SECONDS))
+        try:
+            worker.replace()
+        except OSError as error:
+            log.error("cannot start a worker: %s", error)
+            return False
+        return True
 
     def _resolve(self, ref: str) -> tuple[str, str, bool]:
         """(workspace name or snapshot id, name of its mount point, read-only)."""

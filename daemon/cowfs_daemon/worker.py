@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -110,7 +111,7 @@ class Worker:
             transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
             if handed is not None and taken is not None:
                 transport.session.served.hand_over(handed)
-                served.view.reopened(transport.session.served.opens, transport.session.served.writers)
+                served.view.reopened(handed.opens, handed.writers, handed.unsure)
             elif taken is not None:
                 # How many descriptors the journal does not say, so these count as open for writing until the end.
                 for ino, (_, writable) in served.view.state.opens.items():
@@ -181,11 +182,11 @@ class Worker:
             if transport is not None:
                 if not self._kept.keeping:
                     raise Conflict("without a keeper, what is mounted stays in its worker")
-                connection = transport.detach()
-                if transport.session.served.opens.keys() & served.view.state.orphans.keys():
+                connection, view = transport.detach(), served.view
+                if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
                     transport.start()
                     raise Busy("files without a name are open", hint="try again when they are closed")
-                handed = transport.session.served.handed()
+                handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
                 del self._transports[workspace]
                 served.transport = None
                 os.close(connection.fd)

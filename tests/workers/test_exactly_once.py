@@ -12,7 +12,7 @@ import pytest
 
 from cowfs_daemon import compose, remote
 from tests.fuse.agent import Agent
-from tests.workers.conftest import Owned
+from tests.workers.conftest import Owned, eventually
 
 pytestmark = [
     pytest.mark.fuse,
@@ -167,3 +167,24 @@ def test_an_open_file_without_a_name_outlives_the_worker(owned: Owned, settled: 
         assert agent("os.pread(new, 100, 1_000_000)") == b"more" * 3
         agent("os.close(new); os.close(old)")
     assert sorted(os.listdir(path)) == ["dir"]
+
+
+def test_files_without_a_name_outlive_a_worker_and_moves(owned: Owned) -> None:
+    """After a death nobody knows which files are open; a move must not forget that."""
+    path = owned.make("one")
+    first, second = owned.two_workers()
+    with Agent() as agent:
+        agent(f"os.chdir({os.fspath(path)!r})")
+        agent("new = os.open('.', os.O_TMPFILE | os.O_RDWR); os.write(new, b'never named')")
+        agent("old = os.open('old', os.O_RDWR | os.O_CREAT); os.write(old, b'was named')")
+        owned.kill(first)
+        owned.engine.settle()
+        assert not owned.move("one", second), "it stays where a file without a name may be open"
+        assert agent("os.close(new)") is None
+        eventually(lambda: owned.move("one", second), "a move once it is closed")
+        agent("os.unlink('old')")
+        owned.engine.checkpoint("one", "without a name", allow_empty=True)
+        owned.engine.settle()
+        owned.kill(second)
+        assert agent("os.pread(old, 20, 0)") == b"was named"
+        agent("os.close(old)")

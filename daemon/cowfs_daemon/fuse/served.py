@@ -22,7 +22,10 @@ HANDED_LOOKUPS_MAX = 50_000
 
 
 class Handed(NamedTuple):
-    """What the next process to serve a mount should know: see :class:`Served`. ``lookups`` None: too many."""
+    """What the next process to serve a mount should know: see :class:`Served`. ``lookups`` None: too many.
+
+    ``unsure``: there may be open files that nobody here knows of, since another process has died.
+    """
 
     opens: dict[int, int]
     writers: dict[int, int]
@@ -30,6 +33,7 @@ class Handed(NamedTuple):
     generations: dict[int, int]
     appending: tuple[int, ...]
     lookups: dict[int, int] | None
+    unsure: bool = False
 
 
 class Served:
