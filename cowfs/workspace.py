@@ -250,7 +250,7 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
-            self._carried_bytes = self.view.carry_orphans(CARRIED_BYTES_MAX)
+            self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""

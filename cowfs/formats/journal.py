@@ -175,14 +175,15 @@ class Opened(NamedTuple):
 
 
 class Orphan(NamedTuple):
-    """An inode without a name, carried into a later layer because it gets a name there.
+    """An inode without a name, carried into a later layer because it is open, or gets a name there.
 
     ``record`` is its inode record without content; then come its bytes, ``data`` at ``offset`` each.
-    Records after the first have an empty ``record``.
+    Records after the first have an empty ``record``. ``linkable``: 1 when it never had a name, and may get one.
     """
 
     ino: int
     offset: int
+    linkable: int
     record: bytes
     data: bytes
 
@@ -191,6 +192,12 @@ class OrphanEnd(NamedTuple):
     """The last descriptor of an orphan closed."""
 
     ino: int
+
+
+class Writers(NamedTuple):
+    """The inodes that were open for writing when a layer began: ``inos`` holds their numbers, u64 each."""
+
+    inos: bytes
 
 
 class Checkpoint(NamedTuple):
@@ -272,7 +279,7 @@ class Idempotency(NamedTuple):
 
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota | Retention
+    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota | Retention
     | Idempotency
 )  # fmt: skip
 
@@ -289,8 +296,9 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     10: (SetXattr, "QI", 2),
     11: (RemoveXattr, "Q", 1),
     12: (Opened, "QBB", 0),
-    13: (Orphan, "QQ", 2),
+    13: (Orphan, "QQB", 2),
     14: (OrphanEnd, "Q", 0),
+    15: (Writers, "", 1),
     32: (Checkpoint, "QB", 7),
     33: (Freeze, "Q", 2),
     34: (Restore, "Q", 3),

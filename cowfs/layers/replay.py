@@ -85,6 +85,11 @@ def _size(record: j.SetAttributes) -> None:
         raise Corrupt("a file of impossible size")
 
 
+def _numbers(record: j.Writers) -> None:
+    if len(record.inos) % 8:
+        raise Corrupt("a list of inodes that ends within a number")
+
+
 _CHECKS: dict[type, Callable[[Any], None]] = {
     j.Make: _name,
     j.Link: _name,
@@ -92,6 +97,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     j.Write: _end,
     j.CloneRange: _end,
     j.Orphan: _end,
+    j.Writers: _numbers,
     j.Allocate: _allocated,
     j.SetAttributes: _size,
 }

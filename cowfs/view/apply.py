@@ -281,12 +281,20 @@ def opened(state: State, time: int, record: j.Opened) -> None:
         state.opens.pop(record.ino, None)
 
 
+def writers(state: State, time: int, record: j.Writers) -> None:
+    """What was open for writing when this layer began."""
+    for at in range(0, len(record.inos), 8):
+        state.opens[int.from_bytes(record.inos[at : at + 8], "little")] = (1, 1)
+
+
 def orphan(state: State, record: j.Orphan, source: Source, position: int) -> None:
     """An inode without a name enters this layer; ``position`` is where ``record.data`` lies."""
     if record.record:
         inode = thaw(state.blocks, state.geometry, record.ino, fmt.decode_inode(record.record))
         inode.owner = state.owner
         state.orphans[record.ino] = state.known[record.ino] = inode
+        if record.linkable:
+            state.linkable.add(record.ino)
     if record.data:
         inode = state.inode(record.ino)
         state.own_file(inode).put(record.offset, record.offset + len(record.data), source, position)
@@ -309,6 +317,7 @@ _EFFECTS: Final[dict[type, Callable[[State, int, Any], object]]] = {
     j.RemoveXattr: remove_xattr,
     j.Opened: opened,
     j.OrphanEnd: orphan_end,
+    j.Writers: writers,
 }
 
 _ORPHANS_TOO: Final = (j.SetAttributes, j.Allocate, j.SetXattr, j.RemoveXattr, j.Opened)

@@ -16,9 +16,10 @@ _PIECE = 1024 * 1024
 def carried(state: State, inode: Inode) -> Iterator[j.Orphan]:
     """The records that hold a regular file without a name: its attributes, then its bytes. Raises Corrupt."""
     bare = record_of(inode, inode_fmt.EMPTY)
-    yield j.Orphan(inode.ino, 0, inode_fmt.encode_inode(bare), b"")
+    linkable = int(inode.ino in state.linkable)
+    yield j.Orphan(inode.ino, 0, linkable, inode_fmt.encode_inode(bare), b"")
     data = state.file(inode)
     for first, last in data.runs(0, -(-inode.size // PAGE)):
         end = min(last * PAGE, inode.size)
         for at in range(first * PAGE, end, _PIECE):
-            yield j.Orphan(inode.ino, at, b"", data.read(at, min(_PIECE, end - at)))
+            yield j.Orphan(inode.ino, at, 0, b"", data.read(at, min(_PIECE, end - at)))

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from cowfs.formats import inode as inode_fmt
 from cowfs.formats import journal as j
 from cowfs.formats.inode import NAME_MAX, XATTRS_MAX
 from cowfs.geometry import PAGE
-from cowfs.layers.journal import Journal
 from cowfs.view import acl, apply
+from cowfs.view.descriptors import Descriptors
 from cowfs.view.directory import free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
-from cowfs.view.orphans import carried
-from cowfs.view.reading import ReadView
-from cowfs.view.state import State, fail
+from cowfs.view.state import fail
 
 FILE_MAX = (1 << 44) - PAGE
 """Bytes in a file at most: 16 TiB less a page, as on ext4."""
@@ -42,30 +38,15 @@ _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
 
 
-class View(ReadView):
+class View(Descriptors):
     """All operations on one :class:`State`; every change goes through ``journal`` first.
 
     ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
     """
 
-    __slots__ = ("_clock", "_ended", "_journal", "_opens", "unsure")
-
-    def __init__(
-        self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
-    ) -> None:
-        super().__init__(state, space)
-        self._journal = journal
-        self._clock = clock
-        self._opens: dict[int, list[int]] = {}
-        self.unsure = False
-        self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
+    __slots__ = ()
 
     # ---- names ---------------------------------------------------------------------------------
-
-    def _journaled(self, record: j.Record, caller: Caller) -> int:
-        time = self._clock()
-        self._journal.append(record, time, caller.connection, caller.unique)
-        return time
 
     def _new_name(self, parent: int, name: bytes) -> tuple[Inode, int]:
         """The directory in which ``name`` is free and may be made, and the cookie it gets."""
@@ -157,10 +138,6 @@ class View(ReadView):
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
-    def _carry(self, inode: Inode, caller: Caller) -> None:
-        for record in carried(self.state, inode):
-            self._journaled(record, caller)
-
     def _entry(self, parent: int, name: bytes) -> Inode:
         entry = self.state.directory(self.state.inode(parent)).lookup(name)
         if len(name) > NAME_MAX:
@@ -168,10 +145,6 @@ class View(ReadView):
         if entry is None:
             raise fail(errno.ENOENT)
         return self.state.inode(entry.ino)
-
-    def is_open(self, ino: int) -> int:
-        """1 when a descriptor of the inode may be open, else 0."""
-        return 1 if ino in self._opens or self.unsure else 0
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove a name that is not a directory's; returns its inode. Raises ENOENT, EISDIR."""
@@ -416,84 +389,6 @@ class View(ReadView):
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             raise fail(errno.EINVAL)
         return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
-
-    # ---- descriptors ---------------------------------------------------------------------------
-
-    def opened(self, ino: int, writable: bool, caller: Caller) -> None:
-        """A descriptor was opened. Journaled when it makes the inode open for writing."""
-        counts = self._opens.get(ino)
-        if counts is None:
-            counts = [0, 0]
-        if writable and not counts[1]:
-            record = j.Opened(ino, 1, 1)
-            apply.opened(self.state, self._journaled(record, caller), record)
-        counts[0] += 1
-        counts[1] += 1 if writable else 0
-        self._opens[ino] = counts
-
-    def released(self, ino: int, writable: bool, caller: Caller) -> None:
-        """A descriptor was closed for good; the last one ends an orphan that nobody else knows.
-
-        Raises OSError when this cannot be journaled; it has happened all the same.
-        """
-        counts = self._opens.get(ino)
-        if counts is None:
-            return
-        counts[0] -= 1
-        counts[1] -= 1 if writable else 0
-        records: list[j.Record] = []
-        if writable and not counts[1] and ino in self.state.opens:
-            del self.state.opens[ino]
-            records.append(j.Opened(ino, 0, 0))
-        if counts[0] <= 0:
-            del self._opens[ino]
-            if ino in self.state.orphans:
-                records.append(j.OrphanEnd(ino))
-                self._unopened(ino)
-        for record in records:
-            self._journaled(record, caller)
-
-    def _unopened(self, ino: int) -> None:
-        """An orphan has no descriptor: only the kernel may know it."""
-        if ino in self.state.pinned:
-            self._ended.add(ino)
-        else:
-            self.state.end_orphan(ino)
-
-    def forget(self, ino: int) -> None:
-        """The kernel no longer knows the inode, so nobody has it open."""
-        self.state.opens.pop(ino, None)
-        if ino in self.state.orphans and ino not in self._opens:
-            if ino in self._ended:
-                self._ended.discard(ino)
-            else:
-                with suppress(OSError):  # a successor keeps it until it ends
-                    self._journaled(j.OrphanEnd(ino), Caller())
-            self.state.end_orphan(ino)
-
-    def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int], unsure: bool) -> None:
-        """Descriptors opened in another process: how many of each inode, how many for writing, or more (``unsure``)."""
-        self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
-        self.unsure = unsure
-
-    def taken_over(self) -> None:
-        """Another process has died: whatever loses its name may be open, and lives until the kernel forgets it."""
-        self.unsure = True
-
-    def carry_orphans(self, limit: int) -> int:
-        """Journal the open files without a name, small ones first, ``limit`` bytes at most; how many bytes."""
-        carried = 0
-        for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
-            if self.is_open(ino) and stat.S_ISREG(inode.mode) and carried + inode.size <= limit:
-                self._carry(inode, Caller())
-                carried += inode.size
-        return carried
-
-    def adopt_opens(self, other: View) -> None:
-        """Take over the descriptors of the view before a restore: handles belong to the mount."""
-        self._opens, self.unsure = other._opens, other.unsure
-        self.state.opens = other.state.opens
-        self.state.pinned = other.state.pinned
 
 
 __all__ = ["NOW", "Caller", "SetAttr", "View"]

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Owner:
             log.error("no worker for now: %s", error)  # the next one begins where this one's end is noticed
             return
         self.mounts.restore_all()
-        self.serving.abandon(served)
+        self._abandon(served)
         if worker.started:
             self._losses[worker] = 0
             log.info("worker %s serves again", worker.pid)
@@ -132,7 +132,13 @@ class Owner:
     def restore_mounts(self) -> None:
         """Mount what should be mounted; let go of what a predecessor had mounted and should not be."""
         self.mounts.restore_all()
-        self.serving.abandon_rest()
+        self._abandon(self.serving.kept())
+
+    def _abandon(self, ids: Collection[str]) -> None:
+        """Let go of what the keeper holds of ``ids`` and should not be mounted any more."""
+        wanted = self.mounts.wanted()
+        kept = wanted | {each.id for each in self.engine.list() if each.name in wanted}
+        self.serving.abandon([each for each in ids if each not in kept])
 
     def spread(self) -> None:
         """Spread workspaces over the workers; see Serving.spread."""

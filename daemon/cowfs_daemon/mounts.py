@@ -107,6 +107,9 @@ class Mounts:
         ref, _, _ = self._resolve(ref)
         with self._lock:
             mounted = self._table.get(ref)
+            coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
+        if coming:
+            raise Busy(f"{ref} is just being mounted again", hint="try again")
         if mounted is None:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
         self._detach(mounted, force)
@@ -118,6 +121,11 @@ class Mounts:
     def mounted(self) -> list[Mounted]:
         with self._lock:
             return list(self._table.values())
+
+    def wanted(self) -> set[str]:
+        """The references of everything that should be mounted, whether it is or not."""
+        with self._lock:
+            return set(self._wanted)
 
     def path_of(self, name: str) -> str | None:
         mounted = self._table.get(name)

@@ -56,16 +56,17 @@ class Serving:
         return lost
 
     def abandon(self, ids: Collection[str]) -> None:
-        """Unmount those of ``ids`` that a worker that is gone had mounted and nobody has mounted since."""
+        """Unmount those of ``ids`` that the keeper holds and nobody has mounted since."""
         with self._lock:
             wanted = {served for served, _ in self._served.values()}
             gone = tuple(each for each in ids if each not in wanted)
             if gone:
                 self._pool.workers[0].call("abandon", gone)
 
-    def abandon_rest(self) -> None:
-        """Unmount everything that the keeper holds and nobody has mounted since the supervisor began."""
-        self.abandon(self._pool.workers[0].call("kept"))
+    def kept(self) -> list[str]:
+        """The ids of everything that the keeper holds."""
+        found: list[str] = self._pool.workers[0].call("kept")
+        return found
 
     def spread(self, again: Callable[[list[str]], None]) -> None:
         """Move workspaces from the busiest worker to the idlest until they have about as much to do.

@@ -44,8 +44,6 @@ from cowfs_daemon.mounts import clear_place
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
-UNKNOWN_COUNT = 1 << 40
-"""Open descriptors of an inode, when only a predecessor knew how many."""
 
 
 class Worker:
@@ -113,13 +111,9 @@ class Worker:
                 transport.session.served.hand_over(handed)
                 served.view.reopened(handed.opens, handed.writers, handed.unsure)
             elif taken is not None:
-                # How many descriptors the journal does not say, so these count as open for writing until the end.
-                for ino, (_, writable) in served.view.state.opens.items():
-                    transport.session.served.opens[ino] = UNKNOWN_COUNT
-                    if writable:
-                        transport.session.served.writers[ino] = UNKNOWN_COUNT
-                served.view.taken_over()
-                log.info("took over %s, %d inodes open", path, len(served.view.state.opens))
+                known = transport.session.served
+                known.opens, known.writers = served.view.taken_over()
+                log.info("took over %s, %d inodes open for writing", path, len(known.writers))
             transport.start()
             served.transport = transport
 

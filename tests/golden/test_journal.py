@@ -45,8 +45,8 @@ RECORDS: dict[str, j.Record] = {
     "set_xattr": j.SetXattr(2, 0o100644, b"user.a", b"value"),
     "remove_xattr": j.RemoveXattr(2, b"user.a"),
     "opened": j.Opened(2, 1, 1),
-    "orphan_record": j.Orphan(6, 0, BARE, b""),
-    "orphan_data": j.Orphan(6, 4096, b"", b"data"),
+    "orphan_record": j.Orphan(6, 0, 1, BARE, b""),
+    "orphan_data": j.Orphan(6, 4096, 0, b"", b"data"),
     "orphan_end": j.OrphanEnd(6),
     "checkpoint": j.Checkpoint(
         10, 0, b"snap-1", b"lay-1", b"lay-2", b"snap-0", "Größe".encode(), b"good\0better", b"me"
@@ -59,6 +59,7 @@ RECORDS: dict[str, j.Record] = {
     "quota": j.Quota(1 << 40, 0),
     "retention": j.Retention(b"automatic 10"),
     "idempotency": j.Idempotency(b"key", b"{}"),
+    "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 EXIT_GONE = 7
 VERIFY_EVERY = 300
+PAGE = 4096
 NAMES_MAX = 40
 BYTES_MAX = 200_000
 
@@ -57,8 +58,10 @@ class Model:
             return "create", (new, random.randbytes(1))
         name, file = random.choice(names), random.choice(files)
         size = len(self.names[file].data)
-        small = random.randbytes(random.choice((1, 100, 4096, 5000)))
+        # The kernel makes several requests of a write that begins within a page and goes beyond it.
+        small = random.randbytes(random.choice((1, 100, 4096, 5000)))[: PAGE - size % PAGE]
         large = random.randbytes(1000) * random.randrange(1, 65)
+        offset = random.randrange(size + 5000)
         if len(names) >= NAMES_MAX or size > BYTES_MAX:
             return "remove", (file if size > BYTES_MAX else name,)
         return random.choice(
@@ -68,8 +71,8 @@ class Model:
                 ("mkdir", (new,)),
                 ("symlink", (new, f"to/{number}")),
                 ("append", (file, small)),
-                ("append", (file, large)),
-                ("pwrite", (file, random.randrange(size + 5000), small)),
+                ("pwrite", (file, offset // PAGE * PAGE, large)),
+                ("pwrite", (file, offset, small[: PAGE - offset % PAGE])),
                 ("truncate", (file, random.randrange(size + 1000))),
                 ("rename", (name, new)),
                 ("replace", (file, random.choice(files))),

@@ -188,3 +188,25 @@ def test_files_without_a_name_outlive_a_worker_and_moves(owned: Owned) -> None:
         owned.kill(second)
         assert agent("os.pread(old, 20, 0)") == b"was named"
         agent("os.close(old)")
+
+
+def test_what_is_open_outlives_deaths_and_checkpoints(owned: Owned) -> None:
+    """A checkpoint opens and closes what is open for writing; after a death, that is no last close."""
+    path = owned.make("one")
+    with Agent() as agent:
+        agent(f"os.chdir({os.fspath(path)!r})")
+        agent("new = os.open('.', os.O_TMPFILE | os.O_RDWR); os.write(new, b'1')")
+        agent("import mmap; named = os.open('named', os.O_RDWR | os.O_CREAT); os.write(named, bytes(4096))")
+        agent("shared = mmap.mmap(named, 4096); os.close(named)")
+        for turn in range(1, 4):
+            made = owned.engine.checkpoint("one", f"turn {turn}", allow_empty=True).snapshot.id
+            owned.engine.settle()
+            owned.kill(owned.worker_of("one"))
+            assert agent("os.write(new, b'2')") == 1
+            agent(f"shared[0] = {turn}")
+            made = owned.engine.checkpoint("one", "with what was mapped").snapshot.id
+            assert b"".join(owned.engine.show(made, b"named"))[0] == turn
+            assert agent("os.write(new, b'3')") == 1
+        assert agent("os.pread(new, 10, 0)") == b"1232323"
+        agent("os.link(f'/proc/self/fd/{new}', 'linked', follow_symlinks=True); os.close(new); shared.close()")
+    assert (path / "linked").read_bytes() == b"1232323"

@@ -88,7 +88,7 @@ def test_a_damaged_superblock_and_one_of_a_newer_version(tmp_path: Path) -> None
     open_store(path).close()
 
 
-def test_one_damaged_journal_keeps_one_workspace_closed(lab: Lab) -> None:
+def test_one_damaged_journal_makes_one_workspace_read_only(lab: Lab) -> None:
     lab.engine.create("other")
     for name in ("ws", "other"):
         lab.files(name).write("f", b"data" * 100)
@@ -103,10 +103,17 @@ def test_one_damaged_journal_keeps_one_workspace_closed(lab: Lab) -> None:
     lab.engine = lab.open()
     assert lab.hash("other") == state
     lab.engine.checkpoint("other", "goes on")
-    for verb in (lambda: lab.files("ws"), lambda: lab.engine.checkpoint("ws", "m"), lambda: lab.engine.fork("ws", "x")):
-        with pytest.raises(Corrupt, match=f"{folder.name}/{path.name}, byte 64"):
-            verb()
-    assert {each.name for each in lab.engine.list()} == {"ws", "other"}
+    assert lab.files("ws").names() == []
+    with pytest.raises(OSError, match="Read-only"):
+        lab.files("ws").create("new")
+    damage = f"{folder.name}/{path.name}, byte 64"
+    assert {each.name: damage in (each.damage or "") for each in lab.engine.list()} == {"ws": True, "other": False}
+    assert [damage in problem.what for problem in lab.engine.fsck()] == [True]
+    empty = lab.engine.checkpoint("ws", "what is left").snapshot.id
+    with pytest.raises(Corrupt, match=damage):
+        lab.engine.restore("ws", empty)
+    lab.engine.fork("ws", "next")
+    lab.files("next").create("goes-on")
     lab.engine.settle()
     assert path.read_bytes() == good[:100] + bytes([good[100] ^ 1]) + good[101:], "what fsck looks at stays as it is"
     lab.engine.close()

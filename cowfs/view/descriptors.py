@@ -1,0 +1,154 @@
+"""What is open: it decides which inodes live on without a name, and what a checkpoint has to flush.
+
+Descriptors belong to a mount, not to a state. What a successor of this process must know of them is journaled, and
+written again into each new layer, since it reads no older one.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+
+from cowfs.formats import journal as j
+from cowfs.layers.journal import Journal
+from cowfs.view import apply
+from cowfs.view.inode import Caller, Inode
+from cowfs.view.orphans import carried
+from cowfs.view.reading import ReadView
+from cowfs.view.state import State
+
+UNKNOWN_COUNT = 1 << 40
+"""Open descriptors of an inode, when only a predecessor that has died knew how many."""
+
+_WRITERS_PER_RECORD = 65_536
+
+
+class Descriptors(ReadView):
+    """A :class:`State` with what is open in it; every change of that goes through ``journal`` first.
+
+    ``unsure``: a predecessor has died, so files may be open that nobody here knows of: what loses its name lives until
+    the kernel forgets it.
+    """
+
+    __slots__ = ("_clock", "_ended", "_journal", "_opens", "unsure")
+
+    def __init__(
+        self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
+    ) -> None:
+        super().__init__(state, space)
+        self._journal = journal
+        self._clock = clock
+        self._opens: dict[int, list[int]] = {}
+        self.unsure = False
+        self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
+
+    def _journaled(self, record: j.Record, caller: Caller) -> int:
+        time = self._clock()
+        self._journal.append(record, time, caller.connection, caller.unique)
+        return time
+
+    def is_open(self, ino: int) -> int:
+        """1 when a descriptor of the inode may be open, else 0."""
+        return 1 if ino in self._opens or self.unsure else 0
+
+    def opened(self, ino: int, writable: bool, caller: Caller) -> None:
+        """A descriptor was opened. Journaled when it makes the inode open for writing."""
+        counts = self._opens.get(ino)
+        if counts is None:
+            counts = [0, 0]
+        if writable and not counts[1]:
+            record = j.Opened(ino, 1, 1)
+            apply.opened(self.state, self._journaled(record, caller), record)
+        counts[0] += 1
+        counts[1] += 1 if writable else 0
+        self._opens[ino] = counts
+
+    def released(self, ino: int, writable: bool, caller: Caller) -> None:
+        """A descriptor was closed for good; the last one ends an orphan that nobody else knows.
+
+        Raises OSError when this cannot be journaled; it has happened all the same.
+        """
+        counts = self._opens.get(ino)
+        if counts is None:
+            return
+        counts[0] -= 1
+        counts[1] -= 1 if writable else 0
+        records: list[j.Record] = []
+        if writable and not counts[1] and ino in self.state.opens:
+            del self.state.opens[ino]
+            records.append(j.Opened(ino, 0, 0))
+        if counts[0] <= 0:
+            del self._opens[ino]
+            if ino in self.state.orphans and not self.unsure:
+                records.append(j.OrphanEnd(ino))
+                self._unopened(ino)
+        for record in records:
+            self._journaled(record, caller)
+
+    def _unopened(self, ino: int) -> None:
+        """An orphan has no descriptor: only the kernel may know it."""
+        if ino in self.state.pinned:
+            self._ended.add(ino)
+        else:
+            self.state.end_orphan(ino)
+
+    def forget(self, ino: int) -> None:
+        """The kernel no longer knows the inode, so nobody has it open."""
+        self.state.opens.pop(ino, None)
+        if self.unsure:
+            self._opens.pop(ino, None)
+        if ino in self.state.orphans and ino not in self._opens:
+            if ino in self._ended:
+                self._ended.discard(ino)
+            else:
+                with suppress(OSError):  # a successor keeps it until it ends
+                    self._journaled(j.OrphanEnd(ino), Caller())
+            self.state.end_orphan(ino)
+
+    # ---- from one process, layer or view to the next ---------------------------------------------
+
+    def reopened(self, opens: Mapping[int, int], writers: Mapping[int, int], unsure: bool) -> None:
+        """Descriptors opened in another process: how many of each inode, how many for writing, or more (``unsure``)."""
+        self._opens = {ino: [count, writers.get(ino, 0)] for ino, count in opens.items()}
+        self.unsure = unsure
+
+    def taken_over(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Another process has died: (open, open for writing), each inode -> how often, of what the journal knows.
+
+        How many descriptors it does not say; so many count as open until the kernel forgets the inode.
+        """
+        opens = dict.fromkeys(self.state.opens, UNKNOWN_COUNT)
+        writers = {ino: UNKNOWN_COUNT for ino, (_, writable) in self.state.opens.items() if writable}
+        self.reopened(opens, writers, True)
+        return opens, writers
+
+    def adopt_opens(self, other: Descriptors) -> None:
+        """Take over the descriptors of the view before a restore: handles belong to the mount."""
+        self._opens, self.unsure = other._opens, other.unsure
+        self.state.opens = other.state.opens
+        self.state.pinned = other.state.pinned
+
+    def carry_opens(self, limit: int) -> int:
+        """Journal what is open for writing, and the open files without a name, small ones first.
+
+        ``limit``: bytes of these at most; returns how many there were. Raises OSError.
+        """
+        for record in _writers(self.state):
+            self._journaled(record, Caller())
+        done = 0
+        for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
+            if self.is_open(ino) and stat.S_ISREG(inode.mode) and done + inode.size <= limit:
+                self._carry(inode, Caller())
+                done += inode.size
+        return done
+
+    def _carry(self, inode: Inode, caller: Caller) -> None:
+        for record in carried(self.state, inode):
+            self._journaled(record, caller)
+
+
+def _writers(state: State) -> Iterator[j.Writers]:
+    inos = [ino for ino, (_, writable) in state.opens.items() if writable]
+    for at in range(0, len(inos), _WRITERS_PER_RECORD):
+        yield j.Writers(b"".join(ino.to_bytes(8, "little") for ino in inos[at : at + _WRITERS_PER_RECORD]))
