@@ -123,6 +123,18 @@ class Descriptors(ReadView):
         self.reopened(opens, writers, True)
         return opens, writers
 
+    def unopened(self) -> None:
+        """The mount is new: nothing is open, and no kernel knows an inode without a name."""
+        closed: list[j.Record] = [j.Opened(ino, 0, 0) for ino in self.state.opens]
+        closed += [j.OrphanEnd(ino) for ino in self.state.orphans]
+        self.reopened({}, {}, False)
+        self.state.opens.clear()
+        for ino in list(self.state.orphans):
+            self.state.end_orphan(ino)
+        with suppress(OSError):  # a successor finds the same
+            for record in closed:
+                self._journaled(record, Caller())
+
     def adopt_opens(self, other: Descriptors) -> None:
         """Take over the descriptors of the view before a restore: handles belong to the mount."""
         self._opens, self.unsure = other._opens, other.unsure

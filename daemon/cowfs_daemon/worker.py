@@ -27,7 +27,7 @@ from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
-from cowfs.host import Chain, Host
+from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon.channel import Channel, pack_error
@@ -65,7 +65,6 @@ class Worker:
         """Every call by name."""
         host = self.host
         plain = (
-            host.open,
             host.close,
             host.freeze,
             host.wants_freeze,
@@ -75,9 +74,18 @@ class Worker:
             host.statistics,
             host.serving,
         )
-        data = (self.checkpoint, self.restore, self.contents, self.settled)
+        data = (self.open, self.checkpoint, self.restore, self.contents, self.settled)
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
+
+    def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
+        """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
+        done = self.host.open(spec, known)
+        workspace = self.host.workspace(spec.id)
+        if workspace.transport is None:
+            with workspace.lock:
+                workspace.view.taken_over()
+        return done
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Any:
         """See Host.checkpoint."""
@@ -111,9 +119,11 @@ class Worker:
                 transport.session.served.hand_over(handed)
                 served.view.reopened(handed.opens, handed.writers, handed.unsure)
             elif taken is not None:
-                known = transport.session.served
-                known.opens, known.writers = served.view.taken_over()
-                log.info("took over %s, %d inodes open for writing", path, len(known.writers))
+                mine = transport.session.served
+                mine.opens, mine.writers = served.view.taken_over()
+                log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
+            else:
+                served.view.unopened()
             transport.start()
             served.transport = transport
 

@@ -208,5 +208,6 @@ def test_what_is_open_outlives_deaths_and_checkpoints(owned: Owned) -> None:
             assert b"".join(owned.engine.show(made, b"named"))[0] == turn
             assert agent("os.write(new, b'3')") == 1
         assert agent("os.pread(new, 10, 0)") == b"1232323"
-        agent("os.link(f'/proc/self/fd/{new}', 'linked', follow_symlinks=True); os.close(new); shared.close()")
+        assert agent("os.link(f'/proc/self/fd/{new}', 'linked', src_dir_fd=os.open('/', os.O_RDONLY))") is None
+        agent("os.close(new); shared.close()")
     assert (path / "linked").read_bytes() == b"1232323"
