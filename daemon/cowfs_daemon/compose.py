@@ -79,11 +79,12 @@ class Owner:
     def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
         log.error("worker %s ended by itself", worker.pid)
-        if not self._running:
-            # The start of the daemon fails, and says why.
+        if worker.failed:
+            # It has said why: the start of the daemon fails, and says so too.
             self.pool.give_up()
             return
-        self.mounts.lost(self.serving.lost(served))
+        if self._running:
+            self.mounts.lost(self.serving.lost(served))
         recovery = threading.Thread(target=self._recover, args=(worker, served), name="cowfs-recovery", daemon=True)
         recovery.start()
 
@@ -99,6 +100,8 @@ class Owner:
         except CowfsError as error:
             log.error("no worker for now: %s", error)  # the next one begins where this one's end is noticed
             return
+        if not self._running:
+            return  # the start of the daemon goes on with this one
         self.mounts.restore_all()
         self._abandon(served)
         if worker.started:
@@ -150,7 +153,14 @@ class Owner:
 
     def wait_started(self) -> None:
         """Return when the first worker serves. Raises what its start failed with."""
-        self.pool.wait_started()
+        while True:
+            try:
+                self.pool.wait_started()
+                break
+            except Busy:
+                if self.pool.given_up:
+                    raise
+                time.sleep(_OWNER_POLL_SECONDS)
         self._running = True
 
     def details(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ CHILDREN_SECONDS = 15.0
 FAST_SECONDS, PAUSE_MAX_SECONDS = 10.0, 5.0
 """A supervisor that ended within the first of its start has its successor wait: longer each time, up to the second."""
 
-STARTS_MAX = 5
+STARTS_MAX = 20
 """So many supervisors in a row may end before they ever answered; then the keeper gives up."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

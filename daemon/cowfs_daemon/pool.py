@@ -21,6 +21,9 @@ from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 
+OPEN_TRIES = 10
+"""So many workers may end while they open a workspace."""
+
 Start = Callable[[Callable[[], None]], WorkerProcess]
 
 
@@ -39,6 +42,7 @@ class WorkerPool(Host):
         self._start = start
         self._on_loss = on_loss
         self._placing = threading.Lock()
+        self.given_up = False
         self._workers: list[RemoteHost] = []
         self._placed: dict[str, RemoteHost] = {}
         self._holders: dict[str, RemoteHost] = {}
@@ -75,6 +79,7 @@ class WorkerPool(Host):
 
     def give_up(self) -> None:
         """No worker will come any more: calls fail at once."""
+        self.given_up = True
         for worker in self._workers:
             worker.give_up()
 
@@ -177,14 +182,18 @@ class WorkerPool(Host):
         return self._of(a) is self._of(b)
 
     def open(self, spec: BranchSpec, known: Mapping[str, LayerSpec]) -> Done:
-        """See Host.open; the workspace goes where :meth:`place` says."""
-        worker = self.place(spec.id, spec.chain)
-        try:
-            return self._made(worker, worker.open(spec, known))
-        except BaseException:
-            if not worker.is_open(spec.id):
-                self.unplace(spec.id)
-            raise
+        """See Host.open; the workspace goes where :meth:`place` says, and elsewhere when that worker ends meanwhile."""
+        tries = OPEN_TRIES
+        while True:
+            worker = self.place(spec.id, spec.chain)
+            try:
+                return self._made(worker, worker.open(spec, known))
+            except BaseException as error:
+                if not worker.is_open(spec.id):
+                    self.unplace(spec.id)
+                tries -= 1
+                if not isinstance(error, Busy) or self.given_up or not tries:
+                    raise
 
     def _made(self, worker: RemoteHost, done: Done) -> Done:
         """Remember who has the layers that a verb made."""

@@ -76,6 +76,11 @@ class WorkerProcess:
         """Whether it has opened the store and answers."""
         return self.live and self._started.done() and self._started.exception() is None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has said that it cannot open the store, and why."""
+        return self._started.done() and self._started.exception() is not None
+
     def hang_up(self) -> None:
         """Let it begin to end."""
         self._closing = True
@@ -191,6 +196,12 @@ class RemoteHost(Host):
             closed = self._closed
         if not closed:
             self._on_loss(self)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the worker has said why it cannot serve."""
+        worker = self._worker
+        return worker is not None and worker.failed
 
     @property
     def started(self) -> bool:

@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="at least")
     parser.add_argument("--kills", type=int, default=0, help="at least")
     parser.add_argument("--rate", type=float, default=1.0, help="kills per second")
+    parser.add_argument("--everything", type=int, default=4, help="every so many rounds all is killed at once")
     parser.add_argument("--directory", type=Path, help="an empty one, kept; default: a temporary one")
     options = parser.parse_args()
     if options.directory is not None:
@@ -29,7 +30,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cowfs-torture-") as scratch:
         report = run(
             options.directory or Path(scratch), options.seed, seconds=options.seconds, rounds=options.rounds,
-            kills=options.kills, per_second=options.rate,
+            kills=options.kills, per_second=options.rate, everything=options.everything,
         )  # fmt: skip
         log = report.losses or report.errors
         if log:

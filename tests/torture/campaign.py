@@ -285,20 +285,26 @@ class Campaign:
         for workspace in self.workspaces:
             for program in workspace.programs:
                 program.kill()
+        self.verb("stop", lambda: self.client.stop_daemon(force=True))
         self.client.close()
         self.live.end()
         if left := self.live.mounts():
             self._lose(f"left mounted: {left}")
 
 
-def run(directory: Path, seed: int, *, seconds: float, rounds: int, kills: int, per_second: float) -> Report:
-    """Rounds until there were ``rounds`` of them and ``kills`` kills, or something is wrong."""
+def run(
+    directory: Path, seed: int, *, seconds: float, rounds: int, kills: int, per_second: float, everything: int
+) -> Report:
+    """Rounds until there were ``rounds`` of them and ``kills`` kills, or something is wrong.
+
+    In every so-manieth (``everything``) all processes are killed at once, the keeper too.
+    """
     began = time.monotonic()
     campaign = Campaign(directory, seed, per_second)
     report = campaign.report
     try:
         while (report.rounds < rounds or report.kills.total() < kills) and not (report.losses or report.errors):
-            campaign.round(seconds, everything=report.rounds % 4 == 3)
+            campaign.round(seconds, everything=report.rounds % everything == everything - 1)
             print(json.dumps(report.as_json() | {"seed": seed}), file=sys.stderr, flush=True)
     finally:
         campaign.close()
