@@ -23,6 +23,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
+from cowfs.collector import Collector
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
@@ -31,11 +32,10 @@ from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import BranchSpec, Chain, Host, Point
+from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain, with_ancestors
 from cowfs.looking import Looking
-from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
-from cowfs.settle.pool import SegmentPool
-from cowfs.settle.process import Settler
+from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -79,18 +79,17 @@ class Engine:
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
-        self.segments = SegmentPool(store.segments)
-        self.settler = Settler(
-            store.index, store.tmp, self.segments, geometry, self.index.commit, reaped=self.index.clear_readers
-        )
-        undo.callback(self.settler.close)
+        self.jobs = Jobs(store, self.index, geometry)
+        undo.callback(self.jobs.close)
+        self.settler, self._leases = self.jobs.settler, self.jobs.leases
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._trimming = Trimming(self.catalog, self._lock, store.journals)
         self._settling = Settling(
             self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
-            self._trimming, store.journals, self._clock,
+            self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
+        self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._ready, self._freeze)
         self._catch_up()
 
@@ -193,8 +192,9 @@ class Engine:
     def create(self, name: str) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        root = self.settler.make_root(0o40755, 0, 0, self._clock())
-        return self.adopt(name, root, 2, 0, 1)
+        with self._leases.publishing():
+            root = self.settler.make_root(0o40755, 0, 0, self._clock())
+            return self.adopt(name, root, 2, 0, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
@@ -203,16 +203,15 @@ class Engine:
         """
         self._refuse_taken([check_workspace_name(name)])
         place = self.store.path.stat()
-        result = self.settler.import_directory(
-            source,
-            exclude,
-            [(place.st_dev, place.st_ino)],
-            lambda files, size: progress({"files": files, "bytes": size}),
-        )
-        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
-        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
-        progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
+        with self._leases.publishing():
+            result = self.settler.import_directory(
+                source, exclude, [(place.st_dev, place.st_ino)],
+                lambda files, size: progress({"files": files, "bytes": size}),
+            )  # fmt: skip
+            problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
+            problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
+            progress({"files": result.files, "bytes": result.bytes, "problems": problems})
+            return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -410,6 +409,7 @@ class Engine:
             if dropped:
                 self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
         if dropped:
+            self.collector.worthwhile = True
             with suppress(Busy):  # a host that has ended holds nothing
                 self.host.forget([layer.id for layer in dropped])
         for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
@@ -462,6 +462,10 @@ class Engine:
                 tables = self.catalog.tables()
             found = builtins.list(check_journals(tables, self.store.journals))
         return found + builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
+
+    def collect(self, dry_run: bool, progress: Progress) -> Collected:
+        """Remove blocks that nothing needs; see :meth:`Collector.collect`."""
+        return self.collector.collect(dry_run, progress)
 
     # ---- settling --------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
+from cowfs.blocks.reader import BlockReader
 from cowfs.diff import Difference, difference
 from cowfs.errors import Corrupt, Invalid, NotFound
 from cowfs.formats import control
-from cowfs.formats.inode import Content
+from cowfs.formats.inode import Content, encode_inode
 from cowfs.layers.journal import JournalFile, Position
 from cowfs.layers.layer import Layer, Span
 from cowfs.layers.replay import replay_span
@@ -23,9 +24,9 @@ from cowfs.results import Change, Handle
 from cowfs.tree import root as roots
 from cowfs.tree.radix import count
 from cowfs.view.directory import OverlayDirectory, StoredDirectory
-from cowfs.view.file import OverlayFile, StoredFile
+from cowfs.view.file import OverlayFile, StoredFile, bottom
 from cowfs.view.inode import Inode
-from cowfs.view.state import State
+from cowfs.view.state import State, record_of
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace, WorkspaceStatistics
 
 READ_BYTES = 1024 * 1024
@@ -212,6 +213,24 @@ class Host:
         with self._lock:
             for layer in layers:
                 self._layers.pop(layer, None)
+
+    def forget_segments(self, segments: Iterable[int]) -> None:
+        """These segments were deleted: keep none of them open."""
+        if isinstance(self.env.blocks, BlockReader):
+            for segment in segments:
+                self.env.blocks.files.forget(segment)
+
+    def unnamed(self) -> list[bytes]:
+        """Of each open file without a name that lies on stored blocks, an inode record that refers to these."""
+        found: list[bytes] = []
+        for workspace in list(self.workspaces.values()):
+            with workspace.lock:
+                for inode in workspace.view.state.orphans.values():
+                    stored = bottom(inode.data) if isinstance(inode.data, OverlayFile | StoredFile) else None
+                    if stored is not None:
+                        bare = record_of(inode, stored.content)
+                        found.append(encode_inode(bare._replace(size=stored.size, xattrs=(), links=())))
+        return found
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """What differs; inode numbers below ``horizon`` mean the same file on both sides."""

@@ -92,3 +92,16 @@ class StoreUsage:
     segments: int
     journal_bytes: int
     workspaces: tuple[WorkspaceUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What garbage collection removed (or would): ``blocks`` of ``bytes`` stored; ``freed_bytes`` of files are gone.
+
+    Bytes in segments that still hold much of what is needed come back later.
+    """
+
+    blocks: int
+    bytes: int
+    freed_bytes: int
+    dry_run: bool

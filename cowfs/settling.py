@@ -15,6 +15,7 @@ from cowfs.errors import Corrupt, CowfsError
 from cowfs.formats import control
 from cowfs.host import Host
 from cowfs.layers.journal import file_path
+from cowfs.leases import Leases
 from cowfs.lineage import unsettled
 from cowfs.settle.delta import SettledLayer
 from cowfs.trimming import Trimming
@@ -32,7 +33,9 @@ class Settling:
         trimming: Trimming,
         journals: Path,
         clock: Callable[[], int],
+        leases: Leases,
     ) -> None:
+        self._leases = leases
         self._catalog = catalog
         self._lock = lock
         self._settle = settle
@@ -59,8 +62,10 @@ class Settling:
                 parent = self._catalog.layer(layer.parent) if layer.parent is not None else None
             if parent is None or parent.root is None:
                 raise Corrupt(f"layer {layer.id} stands on nothing settled", hint="Run: cowfs fsck")
-            settled = self._settled(layer, parent.root)
-            if settled is not None and self._published(layer, settled, parent.logical_bytes):
+            with self._leases.publishing():
+                settled = self._settled(layer, parent.root)
+                published = settled is not None and self._published(layer, settled, parent.logical_bytes)
+            if settled is not None and published:
                 self._host.settled(layer.id, settled.root, settled.contents)
                 self._trimming.trim(layer.workspace or "")
             return True

@@ -35,6 +35,7 @@ COMMANDS = (
     "rename",
     "rm",
     "stat",
+    "gc",
     "fsck",
     "doctor",
     "daemon",

@@ -181,6 +181,14 @@ class BlockIndex:
                     batch.put(id_, old, old[0], _LIVE)
         return gone
 
+    def move(self, records: Iterable[tuple[bytes, Location]]) -> None:
+        """Blocks were copied: they are at new places now, those that are still known. Raises NoSpace."""
+        with self._writing() as batch:
+            for id_, location in records:
+                old = batch.get(id_)
+                if old is not None:
+                    batch.put(id_, old, location, _CONDEMNED if old[1] else _LIVE)
+
     def condemn(self, ids: Iterable[bytes]) -> list[tuple[bytes, Location]]:
         """Mark blocks as chosen for deletion. Returns those that are there, with their places, for :meth:`sweep`."""
         marked: list[tuple[bytes, Location]] = []

@@ -57,6 +57,13 @@ class SegmentFiles:
 
     def read(self, id_: bytes, location: Location) -> tuple[RecordHeader, bytes]:
         """(header, raw bytes). Raises FileNotFoundError (the segment is gone), Corrupt, OSError."""
+        return self._read(id_, location)[::2]
+
+    def read_stored(self, id_: bytes, location: Location) -> tuple[RecordHeader, bytes]:
+        """(header, stored bytes), as good as those of :meth:`read`. Raises likewise."""
+        return self._read(id_, location)[:2]
+
+    def _read(self, id_: bytes, location: Location) -> tuple[RecordHeader, bytes, bytes]:
         file = self._file(location.segment)
         try:
             check_lengths(location.codec, location.raw_len, location.stored_len)
@@ -64,7 +71,8 @@ class SegmentFiles:
             header = decode_record_header(data[:RECORD_BYTES])
             if header.id != id_ or header[:3] != location[4:5] + location[2:4]:
                 raise Corrupt("the record there is another one")
-            return header, decode(header, data[RECORD_BYTES:])
+            stored = data[RECORD_BYTES:]
+            return header, stored, decode(header, stored)
         except Corrupt as error:
             name = f"block {id_.hex()} in segment {location.segment:016x} at byte {location.offset}"
             raise Corrupt(f"{name}: {error.message}", hint="run cowfs fsck") from None

@@ -144,6 +144,15 @@ class BlockWriter:
         """Whether a put of this block would write nothing."""
         return id_ in self._own or self.reader.has(id_)
 
+    def copy(self, id_: bytes, location: Location) -> bool:
+        """Append a stored record once more, as it is; False when it is damaged there. Raises NoSpace, OSError."""
+        try:
+            record = self.reader.files.read_stored(id_, location)
+        except (Corrupt, FileNotFoundError):
+            return False
+        self._append([record])
+        return True
+
     def rely_on(self, ids: Iterable[bytes]) -> None:
         """Note blocks that the job's result refers to without having put them (an unchanged subtree's).
 

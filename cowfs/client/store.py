@@ -13,7 +13,7 @@ from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
 from cowfs.errors import Invalid
-from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
 
 
 def connect(store: str | os.PathLike[str] | None = None, *, start: bool = True) -> "Store":
@@ -113,6 +113,19 @@ class Store:
     def stat(self) -> StoreUsage:
         return decode.store_usage(self._wire.call("GET", "/v1/store"))
 
+    def collect(self, *, dry_run: bool = False, progress: Callable[[dict[str, Any]], None] | None = None) -> Collected:
+        """Remove blocks that nothing needs, or with ``dry_run`` say what would go. ``progress``: as for imports.
+
+        Raises Busy when that is under way already.
+        """
+        done: dict[str, Any] = {}
+        for line in collect_lines(self._wire, dry_run):
+            if "progress" not in line:
+                done = line
+            elif progress is not None:
+                progress(line["progress"])
+        return Collected(**done)
+
     def daemon(self) -> dict[str, Any]:
         """What ``cowfs daemon status --json`` prints."""
         status: dict[str, Any] = self._wire.call("GET", "/v1/daemon")
@@ -199,6 +212,11 @@ class WorkspaceHandle:
 def show_target(ref: str, path: bytes) -> str:
     """The URL of a file of ``ref``: its path goes in base64, since it need not be UTF-8."""
     return "/v1/files" + query({"ref": ref, "path_b64": base64.b64encode(path).decode()})
+
+
+def collect_lines(wire: Wire, dry_run: bool) -> Iterator[dict[str, Any]]:
+    """Lines ``{"progress": {…}}``, then the fields of a Collected."""
+    return wire.lines("POST", "/v1/store/collect", {"dry_run": dry_run})
 
 
 def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ from cowfs.formats.inode import ID_BYTES, TREE, Content
 PREFIX = "settle-"
 """Names of these files begin with it: what lies about when a store is opened belongs to a dead settler."""
 
-BATCH, IDS, CONTENTS, REPORT = 1, 2, 3, 4
+BATCH, IDS, CONTENTS, REPORT, BLOBS = 1, 2, 3, 4, 5
 
 _HEAD = struct.Struct("<8sBQ")
 _MAGIC = b"cowfsblk"
@@ -85,6 +85,23 @@ def decode_ids(data: bytes) -> list[bytes]:
     if len(data) % ID_BYTES:
         raise Corrupt("id list: not whole ids")
     return [data[at : at + ID_BYTES] for at in range(0, len(data), ID_BYTES)]
+
+
+def encode_blobs(blobs: Iterable[bytes]) -> bytes:
+    """Byte strings, each with its length before it."""
+    return b"".join(part for blob in blobs for part in (_U32.pack(len(blob)), blob))
+
+
+def decode_blobs(data: bytes) -> list[bytes]:
+    """The inverse of :func:`encode_blobs`."""
+    blobs, at = [], 0
+    while at < len(data):
+        end = at + 4 + (_U32.unpack_from(data, at)[0] if at + 4 <= len(data) else len(data))
+        if end > len(data):
+            raise Corrupt("list of byte strings: too short")
+        blobs.append(data[at + 4 : end])
+        at = end
+    return blobs
 
 
 def encode_contents(contents: Iterable[tuple[int, Content]]) -> bytes:

@@ -32,6 +32,10 @@ Result = tuple[bytes, Numbers, int, bytes]
 """What a job gives: root, numbers for the result, kind and payload of its bulk file (kind 0: none)."""
 
 
+NO_ROOT = bytes(32)
+"""The root of a job that makes none."""
+
+
 class OwnerGone(Exception):
     """The pipe was closed: there is nobody to report to."""
 
@@ -116,6 +120,7 @@ class _Job:
         """Close the segment; it stays unsealed unless it was full."""
         self._writer.close()
         self._writer.segment.close()
+        self._store.reader.files.close()  # what is deleted meanwhile must not be kept open
 
     # -- the jobs --
 
@@ -156,6 +161,26 @@ class _Job:
         settled = settle_layer(self._writer, self._writer, self._geometry, bytes.fromhex(params["parent_root"]), spans)
         numbers = {"logical_bytes": settled.logical_bytes, "inodes": settled.inodes}
         return settled.root, numbers, bulk.CONTENTS, bulk.encode_contents(settled.contents)
+
+    def _mark(self) -> Result:
+        from cowfs.settle.collect import mark
+
+        params = self._params
+        roots, inodes = bulk.decode_blobs(bulk.take_file(Path(params["start"]), bulk.BLOBS))
+        marked = mark(
+            self._store.reader, self._store.index, bulk.decode_ids(roots), bulk.decode_blobs(inodes),
+            Path(params["marks"]), params["everything"],
+            lambda blocks, size: self._channel.send("progress", files=blocks, bytes=size),
+        )  # fmt: skip
+        found = bulk.encode_blobs([bulk.encode_ids(marked.garbage), bulk.encode_ids(marked.needed)])
+        return NO_ROOT, {}, bulk.BLOBS, found
+
+    def _compact(self) -> Result:
+        from cowfs.settle.collect import copy_live
+
+        sources = [int(segment) for segment in self._params["sources"]]
+        blocks = copy_live(self._writer, self._store.index, self._store.segments, sources)
+        return NO_ROOT, {"blocks": blocks}, 0, b""
 
     # -- handing in --
 

@@ -31,6 +31,7 @@ from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, 
 from cowfs.formats.inode import ID_BYTES
 from cowfs.geometry import Geometry
 from cowfs.settle import bulk
+from cowfs.settle.collect import Marked
 from cowfs.settle.delta import SettledLayer
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
@@ -136,6 +137,27 @@ class Settler:
         done, contents = self._run("settle", params, None, bulk.CONTENTS)
         numbers = _numbers(done, "logical_bytes", "inodes")
         return SettledLayer(bytes.fromhex(done["root"]), bulk.decode_contents(contents), *numbers)
+
+    def mark(
+        self, roots: Iterable[bytes], inodes: Iterable[bytes], marks: Path, everything: bool, progress: Progress | None
+    ) -> Marked:
+        """:func:`cowfs.settle.collect.mark` in the child."""
+        start = self._tmp / f"{marks.name}-start"
+        start.unlink(missing_ok=True)
+        payload = bulk.encode_blobs([bulk.encode_ids(roots), bulk.encode_blobs(inodes)])
+        bulk.write_file(start, bulk.BLOBS, payload)
+        try:
+            params = {"start": str(start), "marks": str(marks), "everything": everything}
+            _, found = self._run("mark", params, progress, bulk.BLOBS)
+        finally:
+            start.unlink(missing_ok=True)
+        garbage, needed = bulk.decode_blobs(found)
+        return Marked(bulk.decode_ids(garbage), bulk.decode_ids(needed))
+
+    def compact(self, segments: Iterable[int]) -> int:
+        """:func:`cowfs.settle.collect.copy_live` in the child: how many blocks were copied."""
+        done, _ = self._run("compact", {"sources": list(segments)}, None)
+        return int(_numbers(done, "blocks")[0])
 
     # -- life --
 

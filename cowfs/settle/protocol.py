@@ -6,7 +6,7 @@ strings as ``os.fsdecode`` makes them, ids are hex.
 
 ========================  ==================================================================================
 owner -> settler
-``job``                   do this: ``kind`` is ``mkroot``, ``import`` or ``settle``, ``params`` its own fields
+``job``                   do this: ``kind`` is one of :data:`JOBS`, ``params`` its own fields
 ``segment``               answers ``need_segment``: write to this one
 ``committed``             answers ``batch``: whether ids are gone, which are then in the file ``gone``
 settler -> owner
@@ -53,6 +53,8 @@ JOBS: dict[str, dict[str, type]] = {
     "mkroot": {"mode": int, "uid": int, "gid": int, "time": int},
     "import": {"source": str, "exclude": list, "forbidden": list, "numbering": str},
     "settle": {"parent_root": str, "spans": list},
+    "mark": {"start": str, "marks": str, "everything": bool},
+    "compact": {"sources": list},
 }
 """Job kind -> its parameters, besides :data:`COMMON`."""
 

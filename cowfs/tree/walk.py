@@ -20,10 +20,11 @@ def walk_root(blocks: BlockSource, root: bytes, visit: Visit) -> None:
         return
     for _, records in radix.walk(blocks, read_root(blocks, root), visit):
         for _, value in records:
-            _walk_inode(blocks, value, visit)
+            walk_inode(blocks, value, visit)
 
 
-def _walk_inode(blocks: BlockSource, value: bytes, visit: Visit) -> None:
+def walk_inode(blocks: BlockSource, value: bytes, visit: Visit) -> None:
+    """Call ``visit`` for every block that an inode record (at rest) needs. Raises Corrupt."""
     record = decode_inode(value)
     for block in content.list_blocks(blocks, record):
         visit(block)

@@ -421,6 +421,15 @@ def _raw_runs(live: _Map, first: int, end: int) -> Iterator[Run]:
 FileData = StoredFile | OverlayFile
 
 
+def bottom(data: FileData) -> StoredFile | None:
+    """The stored file that lies below everything written since, if there is one."""
+    at: FileData | None = data
+    while isinstance(at, OverlayFile):
+        level = at.map
+        at = at.settled if level is None else level.base
+    return at
+
+
 def fresh_pages(data: FileData, start: int, end: int) -> int:
     """How many pages a write of bytes [start, end) newly allocates. Raises Corrupt."""
     first, last, top = start // PAGE, -(-end // PAGE), data.top

@@ -15,6 +15,7 @@ from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
+from cowfs_daemon.collecting import Collecting
 from cowfs_daemon.keeper import die_with_parent, send
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
@@ -52,6 +53,7 @@ class Owner:
         self.engine = self._open()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
+        self.collecting = Collecting(self.engine.collector)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)
@@ -192,6 +194,8 @@ class Owner:
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the workers end, and unmount what is left."""
+        self.engine.jobs.copier.kill()
+        self.collecting.stop()
         self.settling.stop()
         try:
             self.engine.close()
@@ -218,6 +222,7 @@ def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None
         with listen(store) as sock:
             owner.restore_mounts()
             owner.settling.start()
+            owner.collecting.start()
             trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
     finally:
         unlisten(store)

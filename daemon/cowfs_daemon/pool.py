@@ -275,6 +275,17 @@ class WorkerPool(Host):
             for layer in gone:
                 self._holders.pop(layer, None)
 
+    def forget_segments(self, segments: Iterable[int]) -> None:
+        """See Host.forget_segments."""
+        gone = tuple(segments)
+        for worker in self._workers:
+            with suppress(Busy):
+                worker.forget_segments(gone)
+
+    def unnamed(self) -> list[bytes]:
+        """See Host.unnamed."""
+        return [record for worker in self._workers for record in worker.unnamed()]
+
     def statistics(self) -> dict[str, WorkspaceStatistics]:
         """See Host.statistics."""
         found: dict[str, WorkspaceStatistics] = {}

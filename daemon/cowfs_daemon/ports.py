@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -33,6 +33,7 @@ class EngineLike(Protocol):
     def remove(self, ref: str, force: bool = False) -> None: ...
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
+    def collect(self, dry_run: bool, progress: Progress) -> Collected: ...
     def fsck(self, deep: bool = False) -> Sequence[object]: ...
 
 

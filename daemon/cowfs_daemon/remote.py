@@ -314,6 +314,14 @@ class RemoteHost(Host):
         """See Host.forget."""
         self.call("forget", tuple(layers))
 
+    def forget_segments(self, segments: Iterable[int]) -> None:
+        """See Host.forget_segments."""
+        self.call("forget_segments", tuple(segments))
+
+    def unnamed(self) -> list[bytes]:
+        """See Host.unnamed."""
+        return list(self.call("unnamed"))
+
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""
         return list(self.call("diff", old, new, horizon))

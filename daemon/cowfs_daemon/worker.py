@@ -69,6 +69,8 @@ class Worker:
             host.freeze,
             host.wants_freeze,
             host.forget,
+            host.forget_segments,
+            host.unnamed,
             host.diff,
             host.read,
             host.statistics,

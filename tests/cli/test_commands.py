@@ -167,3 +167,18 @@ def test_a_command_imports_no_framework() -> None:
     path = ":".join(each for each in sys.path if each)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path})
     assert ran.stdout == "[]\n", ran.stderr
+
+
+def test_gc(cowfs: Cowfs, served: ServedStore) -> None:
+    cowfs("create", "ws")
+    served.write("ws", b"f", bytes(range(256)) * 100)
+    cowfs("checkpoint", "ws")
+    served.engine.settle()
+    cowfs("rm", "ws", "--force")
+    planned = json.loads(cowfs("gc", "--dry-run", "--json").out)
+    assert planned["dry_run"]
+    assert planned["blocks"] > 0
+    assert "would remove" in cowfs("gc", "--dry-run").out
+    done = json.loads(cowfs("gc", "--json").out)
+    assert done | {"dry_run": True, "freed_bytes": 0} == planned
+    assert cowfs("gc").out == "removed 0 blocks, 0 B; 0 B of files are gone\n"

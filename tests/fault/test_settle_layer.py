@@ -90,8 +90,8 @@ def test_killed_while_settling(
     workspace = fill(engine)
     before = engine.settler.statistics()
     if instant == "segment":
-        take = engine.segments.take
-        monkeypatch.setattr(engine.segments, "take", lambda: (take(), kill())[0])  # type: ignore[func-returns-value]
+        take = engine.jobs.segments.take
+        monkeypatch.setattr(engine.jobs.segments, "take", lambda: (take(), kill())[0])  # type: ignore[func-returns-value]
     armed.append(engine)
     with pytest.raises(SettlerDied):
         engine.settle()

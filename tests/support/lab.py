@@ -161,21 +161,21 @@ class InlineSettler(Settler):
         try:
             result = work(writer)
             writer.sync()
-            assert not self._engine.index.commit(*writer.batch())
+            assert not self._engine.jobs.leases.commit(*writer.batch())
             writer.committed()
         finally:
             writer.close()
             writer.segment.close()
-            self._engine.segments.release(segment_id)
+            self._engine.jobs.segments.release(segment_id)
         return result
 
     def _segment(self) -> tuple[int, SegmentWriter]:
         while True:
-            segment_id, path = self._engine.segments.take()
+            segment_id, path = self._engine.jobs.segments.take()
             try:
                 return segment_id, SegmentWriter(path, segment_id)
             except (Corrupt, Conflict):
-                self._engine.segments.refuse(segment_id)
+                self._engine.jobs.segments.refuse(segment_id)
 
     def close(self) -> None:
         """Nothing runs."""

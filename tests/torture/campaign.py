@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -142,7 +143,7 @@ class Campaign:
                 elif isinstance(error, Busy) or error.code == "internal":
                     if time.monotonic() > until:
                         raise
-                    time.sleep(0.05)
+                    threading.Event().wait(0.05)
                     continue
                 else:
                     raise

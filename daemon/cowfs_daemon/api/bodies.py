@@ -37,6 +37,12 @@ class Import(Body):
         return self
 
 
+class Collect(Body):
+    """``dry_run``: only say what would go."""
+
+    dry_run: bool = False
+
+
 class Checkpoint(Body):
     """``label`` is added also when nothing has changed."""
 

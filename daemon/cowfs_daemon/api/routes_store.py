@@ -1,11 +1,15 @@
 """Routes of the store, its mounts and its daemon."""
 
+from dataclasses import asdict
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.routes_workspaces import NDJSON, RefQuery, workspace_of
 from cowfs_daemon.api.verbs import Verbs
+from cowfs_daemon.ports import Progress
 
 
 def router(verbs: Verbs) -> APIRouter:
@@ -21,6 +25,15 @@ def router(verbs: Verbs) -> APIRouter:
     async def check(body: bodies.Check) -> JSONResponse:
         findings = [str(each) for each in await verbs.run(verbs.engine.fsck, body.deep)]
         return JSONResponse({"clean": not findings, "findings": findings})
+
+    @routes.post("/store/collect")
+    async def collect(body: bodies.Collect) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then `{"blocks", "bytes", "freed_bytes", "dry_run"}` or `{"error": {…}}`."""
+
+        def work(progress: Progress) -> dict[str, Any]:
+            return asdict(verbs.engine.collect(body.dry_run, progress))
+
+        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 
     @routes.get("/daemon")
     async def daemon() -> JSONResponse:

@@ -109,8 +109,8 @@ class Verbs:
             yield piece
             piece = await self.run(next, rest, None)
 
-    async def lines(self, work: Callable[[Progress], dict[str, Any]], lock: str) -> AsyncIterator[bytes]:
-        """Run ``work(progress)`` in a thread, holding the lock of the workspace ``lock``.
+    async def lines(self, work: Callable[[Progress], dict[str, Any]], *locks: str) -> AsyncIterator[bytes]:
+        """Run ``work(progress)`` in a thread, holding the locks of the workspaces ``locks``.
 
         Lines ``{"progress": …}`` as it calls back, then its result. A failure is the last line, ``{"error": …}``,
         since the answer has begun by then.
@@ -126,7 +126,7 @@ class Verbs:
         async def job() -> None:
             with sender:
                 try:
-                    result = await self.run(work, progress, locks=(lock,), limiter=self._imports)
+                    result = await self.run(work, progress, locks=locks, limiter=self._imports)
                     line = json.dumps(result).encode() + b"\n"
                 except Exception as error:
                     line = error_line(error)

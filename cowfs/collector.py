@@ -1,0 +1,177 @@
+"""Garbage collection: blocks that nothing needs go, while everything else goes on.
+
+A block is chosen when no root needs it; then it is condemned (whoever would rely on it writes it again), then what
+roots published meanwhile need is taken back, then it is swept if it is still condemned at the same place. Segments
+without blocks are deleted, those mostly dead are copied together first. What is needed is found in a child process.
+A collection that ends at any point leaves a store that is right; the next one goes on.
+
+Why no block in use is swept, whenever its root is published: a job that handed its blocks in before they were condemned
+either has published its root by the second look, which takes them back, or still holds a lease on them; one that hands
+in later takes back what it relied on in that same step, or writes it again. Subtrees that a root shares with its parent
+are the parent's, which was published before.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from cowfs.blocks.api import Location
+from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.reader import BlockReader
+from cowfs.blocks.segments import segment_ids, segment_path
+from cowfs.catalog.catalog import Catalog
+from cowfs.errors import Busy, NoSpace
+from cowfs.host import Host
+from cowfs.jobs import Jobs
+from cowfs.results import Collected
+from cowfs.store import StoreDirectory
+
+BATCH = 2_000
+"""Blocks in one index transaction: about 10 ms, which whoever commits waits for at most."""
+
+DEAD_SHARE = 0.5
+"""A segment with more dead bytes than this share of it is copied."""
+
+SEGMENTS_AT_ONCE = 4
+
+Progress = Callable[[dict[str, Any]], None]
+Marked = Sequence[tuple[bytes, Location]]
+
+
+class Collector:
+    """One store's garbage collection. ``lock`` is the engine's, for the catalog.
+
+    ``worthwhile``: something has been dropped since the last collection.
+    """
+
+    def __init__(
+        self, store: StoreDirectory, catalog: Catalog, lock: threading.RLock, index: BlockIndex, blocks: BlockReader,
+        host: Host, jobs: Jobs,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._catalog = catalog
+        self._lock = lock
+        self._index = index
+        self._blocks = blocks
+        self._host = host
+        self._segments, self._leases, self._copier = jobs.segments, jobs.leases, jobs.copier
+        self._one = threading.Lock()
+        self.worthwhile = False
+
+    def collect(self, dry_run: bool, progress: Progress) -> Collected:
+        """Collect, or with ``dry_run`` only say what would go.
+
+        Raises Busy (another one is running, or a worker is being replaced), Corrupt (what is needed cannot be read).
+        """
+        if not self._one.acquire(blocking=False):
+            raise Busy("garbage is being collected already", hint="Wait for that to end.")
+        marks = self._store.tmp / "gc-marks"
+        worthwhile, self.worthwhile = self.worthwhile, False
+        done = False
+        try:
+            shutil.rmtree(marks, ignore_errors=True)
+            roots = self._roots()
+            garbage, needed = self._copier.mark(
+                roots,
+                self._host.unnamed(),
+                marks,
+                True,
+                lambda blocks, _: progress({"phase": "mark", "blocks": blocks}),
+            )
+            if dry_run:
+                return self._weighed(garbage)
+            done = True
+            self._index.commit((), needed)  # condemned by a collection that was cut off
+            condemned = self._condemn(garbage, progress)
+            later = self._copier.mark(self._roots() - roots, self._host.unnamed(), marks, False, None).needed
+            for ids in _batches(iter(later)):
+                self._index.commit((), ids)
+            swept = self._sweep(condemned, progress)
+            freed = self._compact(progress)
+            size = sum(location.stored_len for _, location in swept)
+            return Collected(len(swept), size, freed, dry_run=False)
+        finally:
+            self.worthwhile = self.worthwhile or (worthwhile and not done)
+            shutil.rmtree(marks, ignore_errors=True)
+            self._one.release()
+
+    def _roots(self) -> set[bytes]:
+        with self._lock:
+            return self._catalog.roots()
+
+    def _weighed(self, garbage: Sequence[bytes]) -> Collected:
+        size = 0
+        for id_ in garbage:
+            location = self._index.get(id_)
+            size += location.stored_len if location is not None else 0
+        return Collected(len(garbage), size, 0, dry_run=True)
+
+    def _condemn(self, garbage: Sequence[bytes], progress: Progress) -> list[tuple[bytes, Location]]:
+        condemned: list[tuple[bytes, Location]] = []
+        for ids in _batches(iter(garbage)):
+            condemned += self._leases.free(ids, self._index.condemn)
+            progress({"phase": "condemn", "blocks": len(condemned)})
+        return condemned
+
+    def _sweep(self, condemned: Marked, progress: Progress) -> list[tuple[bytes, Location]]:
+        swept: list[tuple[bytes, Location]] = []
+        for first in range(0, len(condemned), BATCH):
+            swept += self._index.sweep(condemned[first : first + BATCH])
+            progress({"phase": "sweep", "blocks": len(swept)})
+        return swept
+
+    def _compact(self, progress: Progress) -> int:
+        """Delete empty segments, copy mostly dead ones together; how many bytes of files went."""
+        freed = self._delete_empty()
+        mostly_dead = self._mostly_dead()
+        with suppress(NoSpace):  # what is empty has gone, the rest waits for the next time
+            for first in range(0, len(mostly_dead), SEGMENTS_AT_ONCE):
+                before = self._bytes()
+                self._copier.compact(mostly_dead[first : first + SEGMENTS_AT_ONCE])
+                self._delete_empty()
+                freed += max(before - self._bytes(), 0)
+                progress({"phase": "compact", "segments": min(first + SEGMENTS_AT_ONCE, len(mostly_dead))})
+        return freed
+
+    def _mostly_dead(self) -> list[int]:
+        in_use = self._segments.in_use()
+        found = []
+        for usage in self._index.usage():
+            path = segment_path(self._store.segments, usage.segment)
+            if usage.segment not in in_use and path.exists():
+                size = path.stat().st_size
+                if usage.stored_bytes < size * (1 - DEAD_SHARE):
+                    found.append(usage.segment)
+        return found
+
+    def _delete_empty(self) -> int:
+        # In this order: a segment that a writer has let go of has its blocks in the index by then.
+        files = segment_ids(self._store.segments)
+        spared = self._segments.in_use()
+        used = {usage.segment for usage in self._index.usage()}
+        freed = 0
+        empty = [segment for segment in files if segment not in spared and segment not in used]
+        for segment in empty:
+            path = segment_path(self._store.segments, segment)
+            freed += path.stat().st_size
+            path.unlink()
+            self._blocks.files.forget(segment)
+        if empty:
+            with suppress(Busy):  # a process that has ended holds no descriptors
+                self._host.forget_segments(empty)
+        return freed
+
+    def _bytes(self) -> int:
+        return sum(
+            segment_path(self._store.segments, segment).stat().st_size for segment in segment_ids(self._store.segments)
+        )
+
+
+def _batches(ids: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while batch := list(islice(ids, BATCH)):
+        yield batch

@@ -1,0 +1,34 @@
+"""What stores blocks for an engine: two child processes, their segments, and leases on what they hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cowfs.blocks.api import Location
+from cowfs.blocks.index import BlockIndex
+from cowfs.geometry import Geometry
+from cowfs.leases import Leases
+from cowfs.settle.pool import SegmentPool
+from cowfs.settle.process import Settler
+from cowfs.store import StoreDirectory
+
+
+class Jobs:
+    """``settler`` settles and imports; ``copier`` works for garbage collection, so that neither waits for the other."""
+
+    def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry) -> None:
+        def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
+            index.move(records)
+            return []
+
+        self.segments = SegmentPool(store.segments)
+        self.leases = Leases(index.commit)
+        self.settler, self.copier = (
+            Settler(store.index, store.tmp, self.segments, geometry, commit, reaped=index.clear_readers)
+            for commit in (self.leases.commit, moved)
+        )
+
+    def close(self) -> None:
+        """End both processes when their jobs are done."""
+        self.copier.close()
+        self.settler.close()
