@@ -28,7 +28,7 @@ def synthetic_workspace(engine: Engine, name: str, files: int) -> None:
     Inode numbers: directories first, in the order of their names, then files.
     """
     geometry = engine.store.superblock.geometry
-    segment_id, path = engine.segments.take()
+    segment_id, path = engine.jobs.segments.take()
     segment = SegmentWriter(path, segment_id)
     writer = BlockWriter(engine.blocks, segment)
     directories = -(-files // FILES_A_DIRECTORY)
@@ -56,7 +56,7 @@ def synthetic_workspace(engine: Engine, name: str, files: int) -> None:
     found, relied = writer.batch()
     writer.committed(engine.index.commit(found, relied))
     writer.close()
-    engine.segments.release(segment_id)
+    engine.jobs.segments.release(segment_id)
     engine.adopt(name, made, first_file + files, 0, files + directories + 1)
 
 
