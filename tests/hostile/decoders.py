@@ -200,7 +200,7 @@ def journal_samples() -> tuple[bytes, ...]:
 
 def settler_samples() -> tuple[bytes, ...]:
     """One message of every type and one of every job."""
-    value: dict[type, object] = {int: 3, str: "text", dict: {"files": 1}, list: [["path", 1, 2]]}
+    value: dict[type, object] = {int: 3, bool: True, str: "text", dict: {"files": 1}, list: [["path", 1, 2]]}
     found = [
         {"type": name, **{key: value[kind] for key, kind in fields.items()}} for name, fields in protocol.FIELDS.items()
     ]
