@@ -20,20 +20,21 @@ from typing import Any
 from cowfs import usage
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
+from cowfs.branches import Branches
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
 from cowfs.collector import Collector
-from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
 from cowfs.fsck.journals import check_journals
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
-from cowfs.host import BranchSpec, Chain, Host, Point
+from cowfs.host import Chain, Host, Point
 from cowfs.jobs import Jobs
-from cowfs.lineage import Targets, chain, with_ancestors
+from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.settling import Settling
@@ -60,8 +61,6 @@ class Engine:
         self._ids = ids
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._owed: dict[str, tuple[control.Operation, ...]] = {}
-        self._damage: dict[str, str] = {}
         self._targets = Targets()
         with ExitStack() as undo:
             self._owner = store.lock()
@@ -85,13 +84,14 @@ class Engine:
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._trimming = Trimming(self.catalog, self._lock, store.journals)
+        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, self._targets)
         self._settling = Settling(
             self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
-        self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._ready, self._freeze)
-        self._catch_up()
+        self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
+        self._branches.catch_up(store.journals)
 
     @classmethod
     def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
@@ -109,83 +109,14 @@ class Engine:
             for workspace in self.host.opened():
                 self._parts.callback(self.host.close, workspace)
 
-    def _catch_up(self) -> None:
-        """Open every workspace whose journal goes on behind the control log: its markers count.
-
-        A damaged one stays closed and keeps its files, as do journals that nobody knows when the log was cut.
-        """
-        journals = {path.name for path in self.store.journals.iterdir()}
-        for entry in list(self.catalog.workspaces.values()):
-            if entry.id in journals:
-                with suppress(CowfsError, OSError):
-                    self._open(entry)
-        self.catalog.sync()
-        for workspace in journals:
-            if workspace in self.catalog.workspaces or not self.catalog.statistics().cut_bytes:
-                self._trimming.trim(workspace)
-
     # ---- workspaces in the host ------------------------------------------------------------------
 
     def _chain(self, layer: str) -> Chain:
         return chain(self.catalog, layer)
 
-    def _open(self, entry: control.WorkspaceEntry) -> None:
-        """Let the host serve a workspace; what its journal says beyond the control log is taken over."""
-        with self._lock:
-            if self.host.is_open(entry.id):
-                return
-            spec = BranchSpec(
-                entry.id, entry.live_layer, self._chain(entry.parent_layer), entry.head, entry.next_ino,
-                entry.position or (0, 0, 0), None if entry.head is None else self.catalog.snapshot(entry.head).layer,
-            )  # fmt: skip
-            line = (snapshot.layer for snapshot in line_of(self.catalog, entry.id))
-            done = self.host.open(spec, with_ancestors(self.catalog, line))
-            self._owed.pop(entry.id, None)  # the journal says all of it again
-            self._damage.pop(entry.id, None)
-            if done.damage:
-                self._damage[entry.id] = done.damage
-            try:
-                self._take(entry.id, done.operations)
-            except (Invalid, NotFound, Conflict) as error:
-                del self._owed[entry.id]
-                self.host.close(entry.id)
-                raise Corrupt(f"the journal of {entry.name} contradicts the control log: {error.message}") from error
-            except CowfsError:
-                return  # the control log cannot be written: it is owed, and files are served all the same
-            self._targets.arrived(entry.id)
-
-    def _by_name(self, name: str) -> control.WorkspaceEntry:
-        with self._lock:
-            return self.catalog.by_name(name)
-
-    def _ready(self, name: str) -> control.WorkspaceEntry:
-        """A workspace that the host serves."""
-        with self._lock:
-            entry = self.catalog.by_name(name)
-            self._open(entry)
-            with suppress(CowfsError):
-                self._take(entry.id, ())
-            return self.catalog.by_name(name)
-
-    def _take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
-        """Copy what a workspace did into the control log; what cannot be written now is owed until it can."""
-        with self._lock:
-            owed = self._owed.pop(workspace, ()) + done
-            try:
-                # With a damaged journal there are no markers to learn it from again.
-                self._commit(*owed, *extra, sync=workspace in self._damage)
-            except BaseException:
-                self._owed[workspace] = owed
-                raise
-
     def open_workspace(self, name: str) -> str:
         """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
-        return self._ready(name).id
-
-    def _commit(self, *operations: control.Operation, sync: bool = False) -> None:
-        if operations:
-            with self._lock:
-                self.catalog.commit(*operations, sync=sync)
+        return self._branches.ready(name).id
 
     # ---- verbs -----------------------------------------------------------------------------------
 
@@ -222,7 +153,7 @@ class Engine:
     def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
         """A new workspace whose base is a root that is stored already. Raises Invalid, Conflict."""
         layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
-        self._commit(
+        self._branches.commit(
             control.LayerImported(layer, None, root, next_ino, logical, inodes),
             control.WorkspaceCreated(workspace, name, self._clock(), live, layer, None, None, None, next_ino),
             sync=True,
@@ -243,7 +174,7 @@ class Engine:
         Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
         """
         check_texts(message=message, creator=creator)
-        entry = self._ready(ws)
+        entry = self._branches.ready(ws)
         with self._verbs[entry.id]:
             with self._lock:
                 if label is not None:
@@ -251,12 +182,12 @@ class Engine:
                 fresh = allow_empty or self.catalog.workspace(entry.id).head is None
             order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
             done = self.host.checkpoint(entry.id, order)
-            self._take(entry.id, done.operations)
+            self._branches.take(entry.id, done.operations)
             self._targets.arrived(entry.id)
             with self._lock:
                 head = done.snapshot or self._head(entry.id)
                 if label is not None:
-                    self._commit(*label_operations(self.catalog, entry.id, label, head, move=move), sync=True)
+                    self._branches.commit(*label_operations(self.catalog, entry.id, label, head, move=move), sync=True)
                 return Checkpointed(self.snapshot(head), done.snapshot is not None)
 
     def _head(self, workspace: str) -> str:
@@ -273,7 +204,7 @@ class Engine:
 
         Raises NotFound, Conflict (a snapshot of another line), Busy (a mount would be detached).
         """
-        entry = self._ready(ws)
+        entry = self._branches.ready(ws)
         with self._verbs[entry.id], self._trimming.holding():
             with self._lock:
                 found = resolve_snapshot(self.catalog, ref, entry.name)
@@ -294,14 +225,14 @@ class Engine:
             # A restore that changed nothing leaves alone what --undo takes back.
             moved = done.snapshot is not None and done.changed
             extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
-            self._take(entry.id, done.operations, *extra)
+            self._branches.take(entry.id, done.operations, *extra)
             self._targets.arrived(entry.id)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
     def undo(self, ws: str) -> Restored:
         """Take back the last restore (which can be taken back in turn). Raises NotFound."""
-        entry = self._by_name(ws)
+        entry = self._branches.by_name(ws)
         with self._lock:
             value = self.catalog.settings(entry.id).get(UNDO)
         if value is None:
@@ -332,10 +263,10 @@ class Engine:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             return found.snapshot.workspace, found.snapshot.id
-        entry = self._ready(found.workspace.name)
+        entry = self._branches.ready(found.workspace.name)
         with self._verbs[entry.id]:
             done = self.host.checkpoint(entry.id, self._automatic(f"fork of {entry.name}", entry.head is None))
-            self._take(entry.id, done.operations)
+            self._branches.take(entry.id, done.operations)
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
 
@@ -362,21 +293,23 @@ class Engine:
                 if entry is None or self.catalog.layer(entry.parent_layer).root is None:
                     return False
             release()
-            self._open(self.catalog.workspace(workspace))
+            self._branches.open(self.catalog.workspace(workspace))
             return True
 
     def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
             found = resolve_snapshot(self.catalog, ref)
-            self._commit(*label_operations(self.catalog, found.workspace, label, found.id, move=move), sync=True)
+            self._branches.commit(
+                *label_operations(self.catalog, found.workspace, label, found.id, move=move), sync=True
+            )
             return self._result(found)
 
     def rename(self, ws: str, name: str) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
         check_workspace_name(name)
-        entry = self._by_name(ws)
-        self._commit(control.Renamed(entry.id, name), sync=True)
+        entry = self._branches.by_name(ws)
+        self._branches.commit(control.Renamed(entry.id, name), sync=True)
         return self.workspace(name)
 
     def remove(self, ref: str, force: bool = False) -> None:
@@ -386,7 +319,7 @@ class Engine:
         if found.snapshot is not None:
             with self._lock:
                 self._targets.refuse(self.catalog, [found.snapshot.id])
-                self._commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
+                self._branches.commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
             self._drop_unneeded()
             return
         with self._verbs[found.workspace.id]:
@@ -395,8 +328,8 @@ class Engine:
             with self._lock:
                 going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
                 self._targets.refuse(self.catalog, going, found.workspace.id)
-                self._commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
-                self._owed.pop(found.workspace.id, None)
+                self._branches.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+                self._branches.removed(found.workspace.id)
             with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
                 self.host.close(found.workspace.id)
         self._drop_unneeded()
@@ -419,7 +352,7 @@ class Engine:
 
     def workspace(self, name: str) -> Workspace:
         """One workspace by name. Raises NotFound."""
-        return self._workspace(self._by_name(name))
+        return self._workspace(self._branches.by_name(name))
 
     def list(self) -> builtins.list[Workspace]:
         """Every workspace, by name."""
@@ -428,7 +361,7 @@ class Engine:
         return [self._workspace(entry) for entry in entries]
 
     def _workspace(self, entry: control.WorkspaceEntry) -> Workspace:
-        return Workspace(entry.id, entry.name, entry.head, entry.created_at, damage=self._damage.get(entry.id))
+        return Workspace(entry.id, entry.name, entry.head, entry.created_at, damage=self._branches.damage(entry.id))
 
     def snapshot(self, ref: str) -> Snapshot:
         """One snapshot. Raises NotFound, Invalid."""
@@ -482,10 +415,10 @@ class Engine:
     def _freeze_open(self, workspace: str) -> None:
         with self._verbs[workspace]:
             if self.host.is_open(workspace):
-                self._take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
+                self._branches.take(workspace, self.host.freeze(workspace, self._ids("lay")).operations)
 
     def _freeze(self, name: str) -> None:
-        self._freeze_open(self._ready(name).id)
+        self._freeze_open(self._branches.ready(name).id)
 
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""

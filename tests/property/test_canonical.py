@@ -85,7 +85,7 @@ def go_astray(store: TestStore, detour: str) -> None:
     elif detour == "settle":
         engine.settle()
     elif detour == "freeze":
-        engine._commit(*engine.host.freeze(engine.open_workspace("ws"), store.ids("lay")).operations)
+        engine._branches.commit(*engine.host.freeze(engine.open_workspace("ws"), store.ids("lay")).operations)
     elif detour == "reopen":
         store.reopen()
     elif detour == "restore":

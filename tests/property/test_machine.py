@@ -201,7 +201,7 @@ class EngineMachine(FilesystemMachine):
         world = self.engine_world(w)
         workspace = self.store.workspace(world.name)
         engine = self.store.engine
-        engine._commit(*engine.host.freeze(workspace.id, self.store.ids("lay")).operations)
+        engine._branches.commit(*engine.host.freeze(workspace.id, self.store.ids("lay")).operations)
         world.compare()
 
     @rule(killed=st.booleans())
