@@ -31,7 +31,7 @@ from cowfs.formats.superblock import Superblock
 from cowfs.fsck.journals import check_journals
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
-from cowfs.geometry import Geometry
+from cowfs.geometry import DIRECTORY_BLOCKS, SECTOR, Geometry
 from cowfs.host import Chain, Host, Point
 from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain
@@ -125,7 +125,7 @@ class Engine:
         self._refuse_taken([check_workspace_name(name)])
         with self._leases.publishing():
             root = self.settler.make_root(0o40755, 0, 0, self._clock())
-            return self.adopt(name, root, 2, 0, 1)
+            return self.adopt(name, root, 2, DIRECTORY_BLOCKS * SECTOR, 1)
 
     def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.

@@ -17,6 +17,7 @@ from cowfs.diff import Difference, difference
 from cowfs.errors import Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.inode import Content, encode_inode
+from cowfs.geometry import SECTOR
 from cowfs.layers.journal import JournalFile, Position
 from cowfs.layers.layer import Layer, Span
 from cowfs.layers.replay import replay_span
@@ -34,7 +35,7 @@ READ_BYTES = 1024 * 1024
 
 
 class LayerSpec(NamedTuple):
-    """A layer as the control log knows it. ``root`` is None until it is settled."""
+    """A layer as the control log knows it. ``root`` is None until it is settled, ``logical_bytes`` 0."""
 
     id: str
     workspace: str
@@ -42,6 +43,7 @@ class LayerSpec(NamedTuple):
     spans: tuple[Span, ...]
     next_ino: int
     root: bytes | None
+    logical_bytes: int = 0
 
 
 Chain = tuple[LayerSpec, ...]
@@ -289,7 +291,8 @@ class Host:
     def _load(self, spec: LayerSpec, parent: Layer | None) -> Layer:
         if spec.root is not None:
             table = roots.read_root(self.env.blocks, spec.root)
-            layer = Layer(spec.id, spec.workspace, None, None, spec.spans, spec.next_ino, count(table))
+            sectors = spec.logical_bytes // SECTOR
+            layer = Layer(spec.id, spec.workspace, None, None, spec.spans, spec.next_ino, count(table), sectors)
             layer.parent_id = spec.parent
             layer.settle(spec.root, table)
             return layer

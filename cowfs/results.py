@@ -84,7 +84,7 @@ class WorkspaceUsage:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """``logical_bytes``: sum of file sizes over all workspaces; ``stored_bytes``: block records on disk."""
+    """``logical_bytes``: what the inodes of all workspaces have allocated; ``stored_bytes``: block records on disk."""
 
     logical_bytes: int
     stored_bytes: int

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import CowfsError
 from cowfs.formats.inode import TREE, decode_dirent, decode_inode
 from cowfs.fsck.inode import Seen, check_inode
 from cowfs.fsck.problem import Problem, shown
-from cowfs.geometry import ROOT_INO, Geometry
+from cowfs.geometry import ROOT_INO, SECTOR, Geometry
 from cowfs.tree import radix
 from cowfs.tree.content import record_links
 from cowfs.tree.names import directory_key
@@ -21,6 +22,13 @@ _DIRECTORY = stat.S_IFDIR >> 12
 _PATH_DEPTH = 64
 
 Link = tuple[int, bytes]
+
+
+class Size(NamedTuple):
+    """What the control log says of a root: its inodes, and the bytes that they have allocated."""
+
+    inodes: int
+    logical_bytes: int
 
 
 @dataclass(slots=True)
@@ -43,12 +51,13 @@ def check_root(
     data: bool = True,
     next_ino: int | None = None,
     seen: Seen | None = None,
+    sizes: Iterable[Size] = (),
 ) -> Iterator[Problem]:
     """Everything that is wrong with one root.
 
     ``data``: also read every block of file data. ``next_ino``: the layer's; no inode may have it or a higher one.
     ``seen``: a dictionary that is shared by the checks of several roots, so that common data is read once. Memory
-    is some hundred bytes per inode.
+    is some hundred bytes per inode. ``sizes``: what layers with this root say of it.
     """
     name = f"root {root.hex()}"
     try:
@@ -63,6 +72,7 @@ def check_root(
     yield from check.records()
     yield from check.directories()
     yield from check.connections()
+    yield from check.sizes(sizes)
 
 
 class _Check:
@@ -76,6 +86,7 @@ class _Check:
         self._seen = seen
         self._next_ino = next_ino
         self._inodes: dict[int, _Inode] = {}
+        self._allocated: int | None = 0  # bytes; None when a record cannot be read
         self._unread: set[int] = set()  # directories whose entries are not all known
 
     def records(self) -> Iterator[Problem]:
@@ -85,7 +96,17 @@ class _Check:
                 for what in self._record(ino, value):
                     yield self._problem(ino, what)
         except CowfsError as error:
+            self._allocated = None
             yield Problem(self._name, f"inode table: {error.message}")
+
+    def sizes(self, said: Iterable[Size]) -> Iterator[Problem]:
+        """Whether the layers know how large the root is; quotas count on from there."""
+        if self._allocated is not None:
+            real = Size(len(self._inodes), self._allocated)
+            for size in said:
+                if size != real:
+                    what = f"{size.inodes} inodes of {size.logical_bytes} bytes, not {real.inodes} of"
+                    yield Problem(self._name, f"a layer says it has {what} {real.logical_bytes}")
 
     def _record(self, ino: int, value: bytes) -> Iterator[str]:
         if ino < ROOT_INO or (self._next_ino is not None and ino >= self._next_ino):
@@ -93,8 +114,11 @@ class _Check:
         try:
             record = decode_inode(value)
         except CowfsError as error:
+            self._allocated = None
             yield error.message
             return
+        if self._allocated is not None:
+            self._allocated += record.blocks * SECTOR
         yield from check_inode(self._blocks, self._geometry, ino, value, record, self._seen)
         try:
             links = record_links(self._blocks, record)

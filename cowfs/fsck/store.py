@@ -9,7 +9,7 @@ from cowfs.catalog.tables import Tables
 from cowfs.errors import CowfsError
 from cowfs.fsck.catalog import check_catalog
 from cowfs.fsck.problem import Problem
-from cowfs.fsck.root import check_root
+from cowfs.fsck.root import Size, check_root
 from cowfs.geometry import Geometry
 from cowfs.tree.root import read_root
 
@@ -29,10 +29,14 @@ def check_store(tables: Tables, blocks: BlockSource, geometry: Geometry, *, deep
 
     yield from check_catalog(tables, has_root)
     next_ino: dict[bytes, int] = {}
+    sizes: dict[bytes, set[Size]] = {}
     for layer in tables.needed():
         row = tables.layers.get(layer)
         if row is not None and row.root is not None and has_root(row.root):
             next_ino[row.root] = max(row.next_ino, next_ino.get(row.root, 0))
+            sizes.setdefault(row.root, set()).add(Size(row.inodes, row.logical_bytes))
     seen: dict[tuple[bytes, int], None] = {}
     for root in sorted(next_ino):
-        yield from check_root(blocks, root, geometry, data=deep, next_ino=next_ino[root], seen=seen)
+        yield from check_root(
+            blocks, root, geometry, data=deep, next_ino=next_ino[root], seen=seen, sizes=sizes[root]
+        )

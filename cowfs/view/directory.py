@@ -111,6 +111,7 @@ class OverlayDirectory:
         self.map: _Map | None = _Map(base)
         if self.depth > DEPTH_MAX:
             self.map, self.depth = _merged(base), 1
+            owner.merged.append(self)
 
     def settle(self, stored: StoredDirectory) -> None:
         """Replace the changes by the equal ``stored``; readers under way finish on the old map."""

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from cowfs.formats.inode import NAME_MAX
-from cowfs.geometry import PAGE
+from cowfs.geometry import PAGE, SECTOR
 from cowfs.view.inode import Inode, Statfs, ViewStatistics
 from cowfs.view.state import State, fail
 
@@ -111,4 +111,7 @@ class ReadView:
     def statistics(self) -> ViewStatistics:
         """Counts of this moment."""
         state = self.state
-        return ViewStatistics(len(state.live), len(state.known), len(state.orphans), state.next_ino)
+        return ViewStatistics(
+            len(state.live), len(state.known), len(state.orphans), state.next_ino,
+            state.files + len(state.orphans), state.sectors * SECTOR,
+        )  # fmt: skip

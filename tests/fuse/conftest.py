@@ -68,7 +68,7 @@ def new_workspace(directory: Path) -> Workspace:
     blocks, geometry = MemoryBlocks(), Geometry()
     state = State(blocks, geometry, None)
     root = new_inode(state, ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 0, time.time_ns())
-    base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1)
+    base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
     journals = directory / "journals"
     journals.mkdir()
     env = Env(blocks, geometry, journals, time.time_ns, lambda: (1 << 40, 1 << 41))

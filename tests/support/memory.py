@@ -27,7 +27,7 @@ class MemoryWorkspace:
         self.blocks = MemoryBlocks()
         self.clock: Callable[[], int] = count(START).__next__
         root = new_inode(State(self.blocks, self.geometry, None), ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 0, START)
-        base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1)
+        base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
         journals = path / "journals"
         journals.mkdir()
         env = Env(self.blocks, self.geometry, journals, self.clock, lambda: (1 << 40, 1 << 41))
