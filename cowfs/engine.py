@@ -12,8 +12,9 @@ import builtins
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from cowfs.branches import Branches
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
-from cowfs.collector import Collector
-from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NotFound
+from cowfs.collector import THOROUGH_SHARE, Collector
+from cowfs.configured import Configured, as_texts
+from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
 from cowfs.fsck.journals import check_journals
@@ -36,7 +38,10 @@ from cowfs.host import Chain, Host, Point
 from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
-from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.reserve import Reserve
+from cowfs.results import Change, Checkpointed, Collected, Restored, SettingValue, Snapshot, StoreUsage, Workspace
+from cowfs.retention import UNDO, Retention, Uses
+from cowfs.settings import values
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -46,8 +51,8 @@ Clock = Callable[[], int]
 Ids = Callable[[str], str]
 Progress = Callable[[dict[str, Any]], None]
 
-UNDO = "undo"
-"""Setting of a workspace: the snapshot that takes back its last restore."""
+STARTING_BYTES = 1 << 20
+"""About what opening a store writes."""
 
 
 class Engine:
@@ -61,7 +66,9 @@ class Engine:
         self._ids = ids
         self._lock = threading.RLock()
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        self._targets = Targets()
+        self._targets, self._uses = Targets(), Uses()
+        self.reserve = Reserve(store.path)
+        self.reserve.ensure(STARTING_BYTES)
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
@@ -72,24 +79,30 @@ class Engine:
         """Open every part; ``undo`` closes again what was opened when a later part fails."""
         store.sweep_tmp()
         geometry = store.superblock.geometry
-        self.catalog = Catalog.open(store.control)
+        self.catalog = Catalog.open(store.control, relieve=lambda: self.reserve.relieve(vital=True))
         undo.callback(self.catalog.close)
         self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
-        self.jobs = Jobs(store, self.index, geometry)
+        self.jobs = Jobs(store, self.index, geometry, self.reserve)
         undo.callback(self.jobs.close)
         self.settler, self._leases = self.jobs.settler, self.jobs.leases
-        env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
+        env = Env(self.blocks, geometry, store.journals, self._clock, self.reserve)
         self.host = Host(env) if host is None else host(env)
         self._trimming = Trimming(self.catalog, self._lock, store.journals)
-        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, self._targets)
+        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, self._targets, self._uses)
         self._settling = Settling(
             self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
-        self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
+        self.collector = Collector(
+            store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs, self.reserve
+        )
+        self._configured = Configured(self.catalog, self._lock, self.host, self._clock)
+        self.retention = Retention(
+            self.catalog, self._lock, self.host, self._clock, self._uses, self._remove_snapshots, self.remove
+        )
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals)
 
@@ -137,12 +150,18 @@ class Engine:
         with self._leases.publishing():
             result = self.settler.import_directory(
                 source, exclude, [(place.st_dev, place.st_ino)],
-                lambda files, size: progress({"files": files, "bytes": size}),
+                lambda files, size: self._imported(progress, files, size),
             )  # fmt: skip
             problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
             problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
             progress({"files": result.files, "bytes": result.bytes, "problems": problems})
             return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
+
+    def _imported(self, progress: Progress, files: int, size: int) -> None:
+        """Some of an import is done. It may use what writers may. Raises NoSpace, which ends it."""
+        if not self.reserve.space()[0]:
+            raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
+        progress({"files": files, "bytes": size})
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -254,7 +273,7 @@ class Engine:
                 )
                 for each in names
             ]
-            self.catalog.commit(*created, sync=True)
+            self.catalog.commit(*created, *self._configured.inherit(origin, created), sync=True)
         return [self.workspace(each) for each in names]
 
     def _snapshot_of(self, ref: str) -> tuple[str, str]:
@@ -305,6 +324,21 @@ class Engine:
             )
             return self._result(found)
 
+    def set(self, ref: str, changes: Mapping[str, object], move: bool = False) -> Workspace | Snapshot:
+        """Change settings of a workspace or snapshot (:mod:`cowfs.settings`), all or none; None or "" unsets.
+
+        ``label`` of a snapshot gives it one more. Raises NotFound, Invalid, Conflict (a taken label, not to ``move``).
+        """
+        found = self._configured.change(ref, as_texts(changes), move)
+        if found.snapshot is None:
+            self._uses.touch(found.workspace.id)
+            return self._workspace(found.workspace)
+        return self._result(found.snapshot)
+
+    def settings(self, ref: str) -> tuple[SettingValue, ...]:
+        """Every setting that ``ref`` may have, set or not. Raises NotFound, Invalid."""
+        return tuple(self._configured.of(ref))
+
     def rename(self, ws: str, name: str) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
         check_workspace_name(name)
@@ -319,8 +353,7 @@ class Engine:
         if found.snapshot is not None:
             with self._lock:
                 self._targets.refuse(self.catalog, [found.snapshot.id])
-                self._branches.commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
-            self._drop_unneeded()
+                self._remove_snapshots([found.snapshot.id])
             return
         with self._verbs[found.workspace.id]:
             if not force and self.host.serving(found.workspace.id):
@@ -334,6 +367,18 @@ class Engine:
                 self.host.close(found.workspace.id)
         self._drop_unneeded()
         self._trimming.trim(found.workspace.id)
+
+    def _remove_snapshots(self, ids: Sequence[str]) -> builtins.list[str]:
+        """Remove snapshots, durably, but those that a journal may name; the ids of those removed."""
+        going = []
+        with self._lock:
+            for each in ids:
+                with suppress(Busy):
+                    self._targets.refuse(self.catalog, [each])
+                    going.append(each)
+            self._branches.commit(*map(control.SnapshotRemoved, going), sync=True)
+        self._drop_unneeded()
+        return going
 
     def _drop_unneeded(self) -> None:
         """Forget layers that nothing needs any more, and their journals."""
@@ -361,7 +406,9 @@ class Engine:
         return [self._workspace(entry) for entry in entries]
 
     def _workspace(self, entry: control.WorkspaceEntry) -> Workspace:
-        return Workspace(entry.id, entry.name, entry.head, entry.created_at, damage=self._branches.damage(entry.id))
+        held = values(self.catalog.settings(entry.id))
+        damage = self._branches.damage(entry.id)
+        return Workspace(entry.id, entry.name, entry.head, entry.created_at, damage=damage, settings=held)
 
     def snapshot(self, ref: str) -> Snapshot:
         """One snapshot. Raises NotFound, Invalid."""
@@ -379,6 +426,7 @@ class Engine:
             entry.id, self.catalog.workspace(entry.workspace).name, entry.parent, entry.message,
             self.catalog.labels_of(entry.id), entry.creator, entry.created_at, entry.automatic,
             "frozen" if root is None else "settled", None if root is None else root.hex(),
+            values(self.catalog.settings(entry.id)),
         )  # fmt: skip
 
     def stat(self) -> StoreUsage:
@@ -396,9 +444,13 @@ class Engine:
             found = builtins.list(check_journals(tables, self.store.journals))
         return found + builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
 
-    def collect(self, dry_run: bool, progress: Progress) -> Collected:
-        """Remove blocks that nothing needs; see :meth:`Collector.collect`."""
-        return self.collector.collect(dry_run, progress)
+    def collect(self, dry_run: bool, progress: Progress, prune: bool = False) -> Collected:
+        """Remove blocks that nothing needs, thoroughly; see :meth:`Collector.collect`.
+
+        ``prune``: apply the rules of retention before (with ``dry_run``: only say what they would remove).
+        """
+        pruned = () if not prune else self.retention.plan() if dry_run else self.retention.apply()
+        return replace(self.collector.collect(dry_run, progress, THOROUGH_SHARE), pruned=tuple(pruned))
 
     # ---- settling --------------------------------------------------------------------------------
 

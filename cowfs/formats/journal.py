@@ -257,19 +257,6 @@ class Pending(NamedTuple):
 CLEAN_END: Final = Pending(0, 0, 0, 0, 0)
 
 
-class Quota(NamedTuple):
-    """Limits of the workspace; 0 is none."""
-
-    bytes: int
-    inodes: int
-
-
-class Retention(NamedTuple):
-    """The retention rule of the workspace, as text."""
-
-    rule: bytes
-
-
 class Idempotency(NamedTuple):
     """A verb was done under a key that its caller chose, with this result."""
 
@@ -279,9 +266,11 @@ class Idempotency(NamedTuple):
 
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota | Retention
-    | Idempotency
+    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Idempotency
 )  # fmt: skip
+
+MARKERS: Final = (Checkpoint, Freeze, Restore, Invalidated, Pending)
+"""Records that say where layers begin and end; they change no inode."""
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     1: (Make, "QQIIIQ", 3),
@@ -304,8 +293,6 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     34: (Restore, "Q", 3),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
-    40: (Quota, "QQ", 0),
-    41: (Retention, "", 1),
     42: (Idempotency, "", 2),
 }
 """Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""

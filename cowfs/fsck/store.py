@@ -37,6 +37,4 @@ def check_store(tables: Tables, blocks: BlockSource, geometry: Geometry, *, deep
             sizes.setdefault(row.root, set()).add(Size(row.inodes, row.logical_bytes))
     seen: dict[tuple[bytes, int], None] = {}
     for root in sorted(next_ino):
-        yield from check_root(
-            blocks, root, geometry, data=deep, next_ino=next_ino[root], seen=seen, sizes=sizes[root]
-        )
+        yield from check_root(blocks, root, geometry, data=deep, next_ino=next_ino[root], seen=seen, sizes=sizes[root])

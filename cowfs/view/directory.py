@@ -233,6 +233,15 @@ class OverlayDirectory:
 Directory = StoredDirectory | OverlayDirectory
 
 
+def lowest(directory: Directory) -> StoredDirectory | None:
+    """The stored directory that lies below everything changed since, if there is one."""
+    at: Directory | None = directory
+    while isinstance(at, OverlayDirectory):
+        changes = at.map
+        at = at.settled if changes is None else changes.base
+    return at
+
+
 def _merged(directory: Directory | None) -> _Map:
     """All changes of a stack of overlays as one map over what lies below them."""
     levels = []

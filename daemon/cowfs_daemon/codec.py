@@ -18,6 +18,7 @@ from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.layers.journal import JournalStatistics
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
+from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
 
@@ -48,6 +49,7 @@ _RECORDS: tuple[type, ...] = (
     JournalStatistics,
     LayerSpec,
     Point,
+    Quota,
     ViewStatistics,
     WorkspaceStatistics,
     Handed,

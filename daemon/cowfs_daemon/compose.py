@@ -53,7 +53,7 @@ class Owner:
         self.engine = self._open()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
-        self.collecting = Collecting(self.engine.collector)
+        self.collecting = Collecting(self.engine.collector, self.engine.retention, self.engine.reserve)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)

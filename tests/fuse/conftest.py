@@ -29,6 +29,7 @@ from cowfs_daemon.fuse import session
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
+from tests.support.disk import TestDisk
 
 HANG_S = 60.0
 
@@ -71,7 +72,7 @@ def new_workspace(directory: Path) -> Workspace:
     base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
     journals = directory / "journals"
     journals.mkdir()
-    env = Env(blocks, geometry, journals, time.time_ns, lambda: (1 << 40, 1 << 41))
+    env = Env(blocks, geometry, journals, time.time_ns, TestDisk())
     return Workspace(env, Branch("ws", "live-0", base, None, 2, Position(0, 0, 0)))
 
 

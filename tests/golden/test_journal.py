@@ -56,8 +56,6 @@ RECORDS: dict[str, j.Record] = {
     "restore": j.Restore(10, b"snap-1", b"lay-1", b"lay-3"),
     "invalidated": j.Invalidated(b"lay-3"),
     "pending": j.Pending(1, 2, 4, 9, 4096),
-    "quota": j.Quota(1 << 40, 0),
-    "retention": j.Retention(b"automatic 10"),
     "idempotency": j.Idempotency(b"key", b"{}"),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
 }

@@ -14,6 +14,7 @@ from cowfs.layers.layer import Layer
 from cowfs.view.inode import Caller
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Workspace
+from tests.support.disk import TestDisk
 
 ME = Caller(uid=0, gid=0, pid=1, umask=0o022)
 START = 1_700_000_000_000_000_000
@@ -30,7 +31,7 @@ class MemoryWorkspace:
         base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
         journals = path / "journals"
         journals.mkdir()
-        env = Env(self.blocks, self.geometry, journals, self.clock, lambda: (1 << 40, 1 << 41))
+        env = Env(self.blocks, self.geometry, journals, self.clock, TestDisk())
         self.branch = Branch("ws", "live-0", base, None, 2, Position(0, 0, 0))
         self.env = env
         self.workspace = Workspace(env, self.branch)

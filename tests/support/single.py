@@ -17,15 +17,11 @@ from cowfs.view.reading import ReadView
 from cowfs.view.view import View
 from cowfs.workspace import CheckpointOrder, Env, Workspace
 from tests.support.counted import check_counters
+from tests.support.disk import TestDisk
 from tests.support.lab import Files, Ids, Ticks
 from tests.support.treehash import TreeHash, hash_view
 
 NAME = "wsp-1"
-
-
-def space() -> tuple[int, int]:
-    """(free, total) bytes of an imaginary disk."""
-    return 10 << 30, 20 << 30
 
 
 class Single:
@@ -37,7 +33,7 @@ class Single:
         self.clock, self.ids = Ticks(), Ids()
         folder.mkdir(exist_ok=True)
         self.base = make_root(self.blocks, self.geometry, 0o40755, 0, 0, self.clock())
-        self.env = Env(self.blocks, self.geometry, folder, self.clock, space, limits or Limits())
+        self.env = Env(self.blocks, self.geometry, folder, self.clock, TestDisk(), limits or Limits())
         self.layers = [LayerSpec("lay-0", "", None, (), 2, self.base, DIRECTORY_BLOCKS * SECTOR)]
         self.host = Host(self.env)
         self.open(self.host)

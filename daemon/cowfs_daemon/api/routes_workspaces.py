@@ -186,6 +186,23 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         verbs.emit("labelled", snapshot=labelled.id, label=body.label)
         return JSONResponse(shapes.snapshot(labelled))
 
+    @routes.get("/settings", response_model=shapes.SettingsShape)
+    async def settings(ref: RefQuery) -> JSONResponse:
+        """Every setting that a workspace or snapshot may have, set or not."""
+        return JSONResponse(shapes.settings(ref, await verbs.run(verbs.engine.settings, ref)))
+
+    @routes.patch("/settings", response_model=shapes.SettingsShape)
+    async def change(body: bodies.Set) -> JSONResponse:
+        """Change settings, all or none; null or empty text takes one away."""
+
+        def work() -> shapes.SettingsShape:
+            verbs.engine.set(body.ref, body.settings, body.move)
+            return shapes.settings(body.ref, verbs.engine.settings(body.ref))
+
+        done = await verbs.run(work, locks=(workspace_of(body.ref),))
+        verbs.emit("set", ref=body.ref, keys=sorted(body.settings))
+        return JSONResponse(done)
+
     @routes.delete("/refs", status_code=204)
     async def remove(ref: RefQuery, force: bool = False) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
