@@ -43,11 +43,11 @@ def test_what_writers_may_use(disk: Disk) -> None:
     reserve.refill()
     assert reserve.held() == kept // FILE_SHARE
     assert reserve.space() == (disk.total - kept, disk.total - kept), "the file is a part of it"
-    disk.other = disk.total - kept - 5000
-    reserve.look(4999)
+    disk.other = disk.total - kept - 8192
+    reserve.look(8191)
     assert reserve.left == 1
     with pytest.raises(OSError) as caught:
-        reserve.look(5000)
+        reserve.look(8192)
     assert caught.value.errno == errno.ENOSPC
     disk.other = disk.total
     assert reserve.space()[0] == 0

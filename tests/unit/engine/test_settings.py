@@ -1,4 +1,4 @@
-"""The verb ``set``: strict values, all or nothing, kept over restarts, inherited by forks; the documents say the same."""
+"""The verb ``set``: strict values, all or nothing, kept over restarts, inherited by forks, and documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cowfs.results import Snapshot
 from tests.support.lab import Lab
 
 ROOT = Path(__file__).parents[3]
-GOOD = {
+GOOD: dict[str, dict[str, Any]] = {
     "quota.bytes": {"10G": 10 << 30, "4096": 4096, "1m": 1 << 20, "2TiB": 2 << 40, "5KB": 5 << 10},
     "quota.inodes": {"1": 1, "1M": 1_000_000, "20k": 20_000},
     "retention.last": {"0": 0, "7": 7},
