@@ -27,6 +27,7 @@ from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
 from cowfs.results import Handle
+from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
 from cowfs.view.view import View
@@ -150,6 +151,7 @@ class Workspace:
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
+        self.untold = Untold()
         self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
@@ -250,7 +252,29 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
+            self._journal_untold()
             self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+
+    def _journal_untold(self) -> None:
+        if self.untold:
+            self.untold.find_out(self.view.state)
+            for record in self.untold.records():
+                self.journal.append(record, self.env.clock())
+
+    def outlived(self) -> None:
+        """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
+
+        Until then a successor must know what that is.
+        """
+        with self.lock, suppress(OSError):  # a full disk: only the next death would matter
+            self._journal_untold()
+
+    def told(self) -> None:
+        """The kernel knows of every restore, or there is none that has to."""
+        with self.lock, suppress(OSError):
+            if self.untold:
+                self.untold.told()
+                self.journal.append(j.Invalidated(self.live.encode()), self.env.clock())
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
@@ -420,7 +444,12 @@ class _Replayer:
             self._took(workspace._snapshot(record, time))
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
+        elif isinstance(record, j.Invalidated):
+            workspace.untold.told()
+        elif isinstance(record, j.Stale):
+            workspace.untold.journaled(record)
         elif isinstance(record, j.Restore):
+            workspace.untold.restored(workspace.view.state)
             self.operations += workspace._restored(record, self._target(record))
         elif isinstance(record, j.Pending) and record != j.CLEAN_END:
             self._last.clear()

@@ -97,6 +97,13 @@ class State:
             raise fail(errno.ESTALE)
         return inode
 
+    def depth(self, ino: int) -> int:
+        """How many directories lie above one."""
+        depth, links = 0, self.inode(ino).links
+        while links:
+            depth, links = depth + 1, self.inode(links[0][0]).links
+        return depth
+
     def _resolve(self, ino: int) -> Inode | None:
         layer = self.parent
         while layer is not None:

@@ -60,12 +60,12 @@ class Worker:
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
+        self._awaited: set[str] = set()  # open workspaces whose mounts are to be taken over
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
         host = self.host
         plain = (
-            host.close,
             host.freeze,
             host.wants_freeze,
             host.forget,
@@ -76,7 +76,7 @@ class Worker:
             host.statistics,
             host.serving,
         )
-        data = (self.open, self.checkpoint, self.restore, self.contents, self.settled)
+        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled)
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
 
@@ -87,17 +87,37 @@ class Worker:
         if workspace.transport is None:
             with workspace.lock:
                 workspace.view.taken_over()
+            if self._kept.has(spec.id):
+                self._awaited.add(spec.id)
+                workspace.outlived()
+            else:
+                workspace.told()
         return done
+
+    def close(self, workspace: str) -> None:
+        """See Host.close."""
+        self._awaited.discard(workspace)
+        self.host.close(workspace)
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Any:
         """See Host.checkpoint."""
+        self._refuse_awaited(workspace)
         return self.host.checkpoint(workspace, order)
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
     ) -> Any:
         """See Host.restore."""
+        self._refuse_awaited(workspace)
         return self.host.restore(workspace, snapshot, chain, live, undo, force)
+
+    def _refuse_awaited(self, workspace: str) -> None:
+        """A mount that outlived its worker must be taken over first: until then its mappings cannot be flushed, and
+        the kernel cannot be told what a restore has changed."""
+        if workspace in self._awaited:
+            if self._kept.has(workspace):
+                raise Busy("programs still wait for the worker that is to serve the workspace", hint="try again")
+            self._awaited.discard(workspace)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""
@@ -126,8 +146,13 @@ class Worker:
                 log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
             else:
                 served.view.unopened()
-            transport.start()
+                served.told()
+            with served.lock:
+                untold = served.untold.changes(served.view.state) if served.untold else None
+            transport.start(untold)
+            served.told()
             served.transport = transport
+            self._awaited.discard(workspace)
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
         """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""
@@ -188,15 +213,16 @@ class Worker:
             if transport is not None:
                 if not self._kept.keeping:
                     raise Conflict("without a keeper, what is mounted stays in its worker")
-                connection, view = transport.detach(), served.view
+                transport.detach()
+                view = served.view
                 if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
                     transport.start()
                     raise Busy("files without a name are open", hint="try again when they are closed")
                 handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
                 del self._transports[workspace]
                 served.transport = None
-                os.close(connection.fd)
-            self.host.close(workspace)
+                transport.close()
+            self.close(workspace)
             return handed
 
     def kept(self) -> list[str]:

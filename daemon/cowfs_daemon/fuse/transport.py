@@ -84,12 +84,19 @@ class Transport:
         self._changes: Changes | None = None
         self._flush_by_fsync = _kernel_version() < (6, 16)
 
-    def start(self) -> None:
-        """Begin to serve, and keep a descriptor of the mount's root for flushing."""
+    def start(self, untold: Changes | None = None) -> None:
+        """Begin to serve, and keep a descriptor of the mount's root for flushing.
+
+        ``untold``: what a kernel that goes on with this mount was not told of yet; it has been on return.
+        """
         with self._workspace.lock:
             self._workspace.view.state.pinned = self._served.lookups
+            if untold is not None:
+                self.begin_restore(untold)
         self.session.start()
         self._open_root()
+        if untold is not None:
+            self.invalidate(untold)
 
     def _open_root(self) -> None:
         self._root_fd = os.open(self.connection.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -116,7 +123,7 @@ class Transport:
             with contextlib.suppress(OSError, NotFound):  # Gone already when nobody used it.
                 mount.abort(self.connection.number)
         self.session.stop()
-        os.close(self.connection.fd)
+        self.close()
 
     def _is_mounted(self) -> bool:
         """Whether the mount point still shows this mount, and not what somebody mounted there later."""
@@ -130,6 +137,11 @@ class Transport:
         self._close_root()
         self.session.stop()
         return self.connection
+
+    def close(self) -> None:
+        """After :meth:`detach`: let go of the mount and of the workspace, for good."""
+        os.close(self.connection.fd)
+        self._served.end()
 
     def _close_root(self) -> None:
         if self._root_fd >= 0:
