@@ -18,7 +18,7 @@ from tests.torture.killer import KINDS, processes
 
 T = TypeVar("T")
 FILES, CHANGED, FILE_BYTES = 200, 5, 3000
-MOUNT_EVERY = 10
+MOUNT_EVERY = 5
 """In every so manieth cycle the fork is mounted and written to."""
 
 QUIET_SECONDS = 60.0

@@ -132,7 +132,13 @@ class Actions:
             directory = random.choice(found.directories[1:])
             return "rmtree", lambda root: shutil.rmtree(root / directory)
         victims = random.sample(found.files + found.others, min(len(found.files + found.others), 5))
-        return "unlink", lambda root: [os.unlink(root / victim) for victim in victims] and None
+        return "unlink", lambda root: unlink_all(root, victims)
+
+
+def unlink_all(root: Path, paths: list[str]) -> None:
+    """Remove files."""
+    for path in paths:
+        os.unlink(root / path)
 
 
 def write_new(path: Path, data: bytes) -> None:
