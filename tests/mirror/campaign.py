@@ -403,11 +403,11 @@ class Campaign:
 
     def run(self, events: int, seconds: float) -> None:
         """So many events, or for so long; then look at everything. Raises Lost, CowfsError, OSError."""
-        weighted = {
+        weighted: dict[Callable[[], None], int] = {
             self._work: 14, self._checkpoint: 8, self._restore: 8, self._fork: 4, self._hold: 2,
-            self._remove_snapshot: 2, self._look_at_snapshot: 2, self._diff: 2, self._rename: 1, self._umount: 2, self._settle: 2,
-            self._collect: 2, self._restart: 1, self._kill: 2, self._remove_workspace: 1, self._import: 1,
-            self._create: 1,
+            self._remove_snapshot: 2, self._look_at_snapshot: 2, self._diff: 2, self._rename: 1, self._umount: 2,
+            self._settle: 2, self._collect: 2, self._restart: 1, self._kill: 2, self._remove_workspace: 1,
+            self._import: 1, self._create: 1,
         }  # fmt: skip
         until = time.monotonic() + seconds
         for _ in range(events):

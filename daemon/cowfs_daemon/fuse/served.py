@@ -87,7 +87,7 @@ class Served:
         self.appending: set[int] = set()
 
     def end(self) -> None:
-        """Nothing is served any more: let go of who serves, who holds this. A workspace's files stay open until then."""
+        """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
         self.sync_later = self.refresh = _nobody
 
     def handed(self) -> Handed:
