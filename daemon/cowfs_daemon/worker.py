@@ -30,6 +30,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
+from cowfs_daemon import logs
 from cowfs_daemon.channel import Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
@@ -39,6 +40,7 @@ from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
+from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
 
@@ -59,6 +61,7 @@ class Worker:
         self._server = Server()
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
+        self._tally = Tally()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
         self._awaited: set[str] = set()  # open workspaces whose mounts are to be taken over
 
@@ -68,6 +71,7 @@ class Worker:
         plain = (
             host.freeze,
             host.wants_freeze,
+            host.stall,
             host.forget,
             host.forget_segments,
             host.unnamed,
@@ -76,9 +80,14 @@ class Worker:
             host.statistics,
             host.serving,
         )
-        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled)
+        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures)
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
+
+    def figures(self) -> dict[str, Any]:
+        """What this process counts, for ``cowfs_daemon.gauges``."""
+        sessions = [transport.session for transport in list(self._transports.values())]
+        return self._tally.told(sessions, self.host, self._blocks.statistics())
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
         """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
@@ -143,7 +152,13 @@ class Worker:
             elif taken is not None:
                 mine = transport.session.served
                 mine.opens, mine.writers = served.view.taken_over()
-                log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
+                writers = len(mine.writers)
+                log.info(
+                    "took over %s, %d inodes open for writing",
+                    path,
+                    writers,
+                    extra={"workspace": os.path.basename(path)},
+                )
             else:
                 served.view.unopened()
                 served.told()
@@ -219,7 +234,7 @@ class Worker:
                     transport.start()
                     raise Busy("files without a name are open", hint="try again when they are closed")
                 handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
-                del self._transports[workspace]
+                self._tally.ended(self._transports.pop(workspace).session)
                 served.transport = None
                 transport.close()
             self.close(workspace)
@@ -252,7 +267,7 @@ class Worker:
 
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
-        del self._transports[served]
+        self._tally.ended(self._transports.pop(served).session)
         self._kept.drop(served)
         workspace = self.host.workspaces.get(served)
         if workspace is not None:
@@ -312,7 +327,7 @@ def main() -> int:
     gc.set_threshold(20_000, 50, 1_000)
     # The owner decides when to end: a Ctrl-C in its terminal reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("worker", os.fspath(options.store))
     channel = Channel(socket.socket(fileno=options.socket))
     try:
         worker = Worker(options.store, options.keeper)

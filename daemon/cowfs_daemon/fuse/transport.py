@@ -152,6 +152,10 @@ class Transport:
 
     def flush_writable(self) -> None:
         """Have every page written that a mapping dirtied. Raises OSError when the kernel could not write one."""
+        with self.session.pacing.hurry():
+            self._flush_writable()
+
+    def _flush_writable(self) -> None:
         with self._workspace.lock:
             writers = list(self._served.writers)
         for ino in writers:
@@ -202,12 +206,13 @@ class Transport:
         An answer that the kernel has not yet taken in when its notification arrives must not stay for ever.
         """
         self._served.valid = 0
-        try:
-            yield
-        finally:
-            if self._changes is not None:  # The restore failed after its swap: the kernel must follow all the same.
-                self.invalidate(self._changes)
-            self._served.valid = protocol.FOREVER
+        with self.session.pacing.hurry():
+            try:
+                yield
+            finally:
+                if self._changes is not None:  # The restore failed after its swap: the kernel must follow all the same.
+                    self.invalidate(self._changes)
+                self._served.valid = protocol.FOREVER
 
     def begin_restore(self, changes: Changes) -> None:
         """At the swap of views, under the workspace's lock: from now on the kernel's old pages are refused."""
