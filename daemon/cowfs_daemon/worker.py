@@ -123,6 +123,7 @@ class Worker:
             elif taken is not None:
                 mine = transport.session.served
                 mine.opens, mine.writers = served.view.taken_over()
+                mine.listings = None
                 log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
             else:
                 served.view.unopened()
