@@ -197,8 +197,8 @@ except BlockingIOError:
 
 def test_locks_outlive_a_worker(owned: Owned) -> None:
     path = owned.make("one")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", _LOCKS], cwd=path, text=True, **pipes) as program:
+    command = [sys.executable, "-c", _LOCKS]
+    with subprocess.Popen(command, cwd=path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "locked\n"
         owned.kill(owned.worker_of("one"))
