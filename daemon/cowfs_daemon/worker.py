@@ -152,6 +152,7 @@ class Worker:
             elif taken is not None:
                 mine = transport.session.served
                 mine.opens, mine.writers = served.view.taken_over()
+                mine.listings = None
                 writers = len(mine.writers)
                 log.info(
                     "took over %s, %d inodes open for writing",
