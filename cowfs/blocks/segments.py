@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.codec import decode, verify
+from cowfs.durable import sync_directory
 from cowfs.errors import Conflict, Corrupt, NoSpace
 from cowfs.formats.segment import (
     HEADER_BYTES,
@@ -172,11 +173,7 @@ class SegmentWriter:
     def _start(self) -> int:
         os.ftruncate(self._fd, 0)
         _write_all(self._fd, [encode_header(self.segment_id)], 0)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self.path.parent)
         return HEADER_BYTES
 
     def _resume(self) -> int:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cowfs.durable import sync_directory
 from cowfs.errors import Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats.control_file import (
     ENTRY_HEADER_BYTES,
@@ -227,11 +228,7 @@ def _write_new(directory: Path, header: FileHeader, payloads: Iterable[bytes]) -
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(directory)
     return size
 
 
