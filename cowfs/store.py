@@ -18,6 +18,7 @@ import shutil
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from cowfs.blocks.index import BlockIndex
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.log import LOG
 from cowfs.durable import sync_directory, write_durably
@@ -53,6 +54,8 @@ class StoreDirectory:
                     undo.callback(shutil.rmtree, path / part)
                 salt = int.from_bytes(superblock.store_id[:8], "little")
                 Catalog.open(path / "control", create=True, salt=salt).close()
+                # Made here, not by the first to open the store: a power loss then could leave half an index.
+                BlockIndex(path / "index", writable=True).close()
                 write_durably(path / "superblock", encode_superblock(superblock))
                 with suppress(PermissionError):  # that of a directory which only others may list
                     sync_directory(path.absolute().parent)

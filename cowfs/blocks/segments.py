@@ -166,6 +166,7 @@ class SegmentWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.size = self._resume() if os.fstat(self._fd).st_size >= HEADER_BYTES else self._start()
+            sync_directory(path.parent)  # of one that is gone on with too: its first writer may have died before
         except BaseException:
             os.close(self._fd)
             raise
@@ -173,7 +174,6 @@ class SegmentWriter:
     def _start(self) -> int:
         os.ftruncate(self._fd, 0)
         _write_all(self._fd, [encode_header(self.segment_id)], 0)
-        sync_directory(self.path.parent)
         return HEADER_BYTES
 
     def _resume(self) -> int:

@@ -75,7 +75,9 @@ class ControlLog:
             log = cls(directory, fd, header, end, last)
             if end < len(data):
                 log._cut(data)
-            os.fsync(fd)  # what was read may never have been synced; from here on it counts as durable
+            # What was read may never have been synced, nor the name of a rewritten log: from here on it is durable.
+            os.fsync(fd)
+            sync_directory(directory)
         except BaseException:
             os.close(fd)
             raise

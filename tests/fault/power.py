@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -52,7 +52,6 @@ class Run:
         self.folder = folder
         self.seed = seed
         self.moments: list[Moment] = []
-        self._random = Random(f"run {seed}")
         self._recorded = Recorded(folder)
         self._steps = self._sessions = 0
 
@@ -65,11 +64,15 @@ class Run:
         """A new store; or one that a power loss has ``left`` in the backing directory."""
         if left is None:
             Engine.create_store(self._recorded.path / STORE, Ticks(), bytes(range(16)))
-            left = Moment("create store", 0, {}, {}, frozenset())
+            left = Moment("create store", 0, {}, {}, {}, frozenset())
         self.moments.append(left._replace(operations=self._recorded.operations, durable=frozenset(left.live)))
 
-    def session(self, steps: int, *, inline: bool, kill: bool) -> None:
-        """A process opens the store, does so many steps, and ends: in order, or killed at some operation."""
+    def session(self, steps: int, *, inline: bool, kill_at: int = 0, kinds: Sequence[str] = ()) -> int:
+        """A process opens the store, does so many steps, and ends: in order, or killed at an operation (from 1 on).
+
+        ``kinds``: of the first steps; the others are random. Returns how many operations of the disk it did.
+        """
+        first = self._recorded.operations
         self._sessions += 1
         reader, writer = os.pipe()
         child = os.fork()
@@ -77,7 +80,7 @@ class Run:
             code = EXIT_FAILED
             try:
                 os.close(reader)
-                self._work(steps, inline, writer)
+                self._work(steps, inline, kinds, writer)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -85,9 +88,8 @@ class Run:
             finally:
                 os._exit(code)
         os.close(writer)
-        if kill:
-            at = self._recorded.operations + self._random.randrange(1, 25 * steps)
-            self._recorded.kill_at(at, child)
+        if kill_at:
+            self._recorded.kill_at(first + kill_at, child)
         with open(reader, "rb") as pipe:
             while True:
                 try:
@@ -99,8 +101,9 @@ class Run:
         _, status = os.waitpid(child, 0)
         self._steps += steps
         assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, "the process failed"
+        return self._recorded.operations - first
 
-    def _work(self, steps: int, inline: bool, pipe: int) -> None:
+    def _work(self, steps: int, inline: bool, kinds: Sequence[str], pipe: int) -> None:
         lab = Lab.existing(
             self._recorded.path / STORE, LIMITS, inline=inline, first_id=(self.seed * 100 + self._sessions) * 1_000_000,
             segment_bytes=SEGMENT_BYTES,
@@ -118,7 +121,7 @@ class Run:
 
         tell(observer.look(lab, operations.operations, f"open {self._sessions}"))
         for number in range(self._steps, self._steps + steps):
-            done = actor.step(self.seed, number)
+            done = actor.step(self.seed, number, dict(enumerate(kinds, self._steps)).get(number, ""))
             count = operations.operations
             tell(observer.look(lab, count, done.name, done.durable))
         lab.engine.close()
@@ -138,8 +141,10 @@ def random_run(folder: Path, seed: int, steps: int, left: tuple[Image, Moment] |
         run.begin(None if left is None else left[1])
         while steps > 0:
             some = min(random.randrange(8, 30), steps)
-            run.session(some, inline=random.random() < 0.6, kill=random.random() < 0.6)
+            kill_at = random.randrange(1, 8 * some) if random.random() < 0.6 else 0
+            run.session(some, inline=random.random() < 0.6, kill_at=kill_at)
             steps -= some
+        run.session(1, inline=True)  # what the last one was killed at can be seen now
     finally:
         run.close()
     return run
@@ -157,7 +162,7 @@ def left_by(run: Run, scratch: Path, seed: int) -> tuple[Image, Moment] | None:
     seen = observe(image, scratch / "left", usable=False)
     if seen.problems:
         return None  # judged as a state of that run
-    return image, Moment("left by a power loss", 0, seen.live, seen.snapshots, frozenset())
+    return image, Moment("left by a power loss", 0, seen.live, seen.snapshots, seen.names, frozenset())
 
 
 def campaign(folder: Path, seed: int, steps: int, *, randoms: float, processes: int, keep: Path | None) -> Verdict:
@@ -184,6 +189,42 @@ def campaign(folder: Path, seed: int, steps: int, *, randoms: float, processes: 
     return verdict
 
 
+BEFORE = ("create", "operate", "operate", "checkpoint", "operate", "sync", "operate", "fork", "operate")
+AFTER = ("operate", "checkpoint", "create", "label", "settle", "fork", "operate", "sync", "operate")
+FIRST = "first create"
+KILLED = (FIRST, "compact", "settle", "checkpoint", "restore", "fork", "remove_one", "reopen", "create")
+
+
+def killed_first(folder: Path, kind: str, *, stride: int = 1, offset: int = 0, processes: int = 1) -> Verdict:
+    """A process is killed at every (``stride``-th) operation of a step; another goes on; then power is lost.
+
+    What the first has done is there to be seen, and perhaps not durable: the second must not rely on it.
+    """
+    verdict = Verdict()
+    kill_at = 1 + offset
+    while True:
+        place = folder / f"{kind}-{kill_at}"
+        place.mkdir()
+        run = Run(place, 7)
+        try:
+            run.begin()
+            if kind != FIRST:
+                run.session(len(BEFORE), inline=True, kinds=BEFORE)
+            start = run.moments[-1].operations
+            done = run.session(1, inline=True, kinds=(kind.split()[-1],), kill_at=kill_at)
+            run.session(len(AFTER), inline=True, kinds=AFTER)
+        finally:
+            run.close()
+        judge = Judge(run.log, History(run.moments), place, seed=7, randoms=1, usable_every=50)
+        found = judge.run(processes, start)
+        found.findings = [f"{kind} killed at operation {kill_at}: {each}" for each in found.findings]
+        verdict.add(found)
+        shutil.rmtree(place)
+        if done < kill_at:
+            return verdict
+        kill_at += stride
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -193,10 +234,15 @@ def main() -> int:
     parser.add_argument("--randoms", type=float, default=2.0, help="random states after each operation of the disk")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no further seed after so long")
     parser.add_argument("--keep", type=Path, help="where to keep what is wrong")
+    parser.add_argument("--killed", action="store_true", help="first kill at every operation of some steps, too")
     chosen = parser.parse_args()
     began = time.monotonic()
     total, done = Verdict(), 0
     with in_memory() as folder:
+        for kind in KILLED if chosen.killed else ():
+            found = killed_first(folder, kind, processes=os.cpu_count() or 1)
+            total.add(found)
+            print(f"{kind}: {found.states} states, {len(found.findings)} findings", file=sys.stderr, flush=True)
         for seed in range(chosen.seed, chosen.seed + chosen.seeds):
             if time.monotonic() - began > chosen.seconds:
                 break

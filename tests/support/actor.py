@@ -37,13 +37,15 @@ class Actor:
         self._random = Random(0)
         self._number = ""
 
-    def step(self, seed: int, number: int) -> Done:
-        """Do one thing, chosen by the two numbers and the state of the store."""
+    def step(self, seed: int, number: int, kind: str = "") -> Done:
+        """Do one thing, chosen by the two numbers and the state of the store, or what ``kind`` names."""
         self._number = f"{seed}-{number}"
         random = self._random = Random(f"{seed} {number}")
         names = [each.name for each in self.lab.engine.list()]
         if not names:
             act: Callable[[str], Durable] = self._create
+        elif kind:
+            act = getattr(self, "_" + kind)
         elif random.random() < 0.6:
             act = self._operate
         else:

@@ -24,7 +24,7 @@ CORNERS = ("synced", "written", "names", "data")
 """``synced``: only that; ``written``: everything; ``names``: all names, data as synced; ``data``: the reverse."""
 
 Image = dict[str, "bytes | int"]
-"""What is on a disk: path -> bytes of a file, or mode of a directory or socket. Directories come before their content."""
+"""What is on a disk: path -> bytes of a file, or mode of a directory or socket; directories before what is in them."""
 
 
 def read_log(path: Path) -> Iterator[tuple[Any, ...]]:
@@ -209,10 +209,10 @@ class Disk:
         while changed:
             changed = False
             for number, old, name, new, new_name in self._renames:
-                if until.get((old, name), 0) >= number > until.get((new, new_name), 0):
-                    if new_name in self.folders[new].pending:
-                        until[new, new_name] = number
-                        changed = True
+                lost = until.get((old, name), 0) >= number > until.get((new, new_name), 0)
+                if lost and new_name in self.folders[new].pending:
+                    until[new, new_name] = number
+                    changed = True
 
     def _image(self, until: Any, content: Any) -> Image:
         image: Image = {}

@@ -26,14 +26,15 @@ STORE = "store"
 class Moment(NamedTuple):
     """A store when a step had been answered, after so many ``operations`` of the disk.
 
-    ``live``: tree of each workspace by its id; ``snapshots``: tree of each; ``durable``: the workspaces whose live
-    state the step made durable.
+    ``live``: tree of each workspace by its id; ``snapshots``: tree of each; ``names``: name of each workspace, labels
+    of each snapshot; ``durable``: the workspaces whose live state the step made durable.
     """
 
     step: str
     operations: int
     live: dict[str, str]
     snapshots: dict[str, str]
+    names: dict[str, str]
     durable: frozenset[str]
 
 
@@ -42,6 +43,7 @@ class Seen(NamedTuple):
 
     live: dict[str, str]
     snapshots: dict[str, str]
+    names: dict[str, str]
     problems: tuple[str, ...]
 
 
@@ -57,7 +59,9 @@ class Observer:
         self._trees = {
             each: self._trees.get(each) or snapshot_tree(lab, each) for each in sorted(lab.engine.catalog.snapshots)
         }
-        return Moment(step, operations, live, self._trees, durable)
+        names = {each.id: each.name for each in lab.engine.list()}
+        names |= {each: " ".join(lab.engine.catalog.labels_of(each)) for each in self._trees}
+        return Moment(step, operations, live, self._trees, names, durable)
 
 
 class History:
@@ -90,6 +94,10 @@ class History:
             if found not in allowed:
                 where = [at for at, each in enumerate(self.moments) if each.live.get(workspace) == found]
                 wrong.append(f"{workspace} is in no state of {since} to {done + 1}, but in that of {where or 'none'}")
+        for each, name in seen.names.items():
+            fresh = "" if each not in now.names else None  # a checkpoint that is under way labels in a second step
+            if name not in (now.names.get(each), later.names.get(each), fresh):
+                wrong.append(f"{each} is called {name!r}, not {now.names.get(each)!r} or {later.names.get(each)!r}")
         known = {**now.snapshots, **later.snapshots}
         for snapshot, found in seen.snapshots.items():
             if known.get(snapshot) != found:
@@ -112,15 +120,15 @@ def _look(store: Path, usable: bool) -> Seen:
     try:
         lab = Lab.existing(store)
     except Exception as error:
-        return Seen({}, {}, (f"does not open: {type(error).__name__}: {error}",))
+        return Seen({}, {}, {}, (f"does not open: {type(error).__name__}: {error}",))
     try:
         moment = Observer().look(lab, 0, "")
         problems = [f"fsck: {each}" for each in lab.engine.fsck(deep=True)]
         if usable and not problems:
             prove_usable(lab)
-        return Seen(moment.live, moment.snapshots, tuple(problems))
+        return Seen(moment.live, moment.snapshots, moment.names, tuple(problems))
     except Exception as error:
-        return Seen({}, {}, (f"opened, then {type(error).__name__}: {error}",))
+        return Seen({}, {}, {}, (f"opened, then {type(error).__name__}: {error}",))
     finally:
         lab.engine.close()
 
@@ -162,10 +170,10 @@ class Judge:
         self._keep = keep
         self._seen: dict[bytes, Seen] = {}
 
-    def run(self, processes: int) -> Verdict:
-        """Judge all, shared among processes: a damaged index can kill one."""
+    def run(self, processes: int, first: int = 0) -> Verdict:
+        """Judge all from operation ``first`` on, shared among processes: a damaged index can kill one."""
         last = sum(1 for _ in read_log(self._log))
-        first = self._history.moments[0].operations
+        first = max(first, self._history.moments[0].operations)
         size = -(-(last - first + 1) // processes)
         parts = [(at, min(at + size, last + 1)) for at in range(first, last + 1, size)]
         verdict = Verdict()

@@ -20,9 +20,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from cowfs.errors import Busy
 from cowfs_daemon.fuse import mount as mounts
@@ -40,7 +42,8 @@ _BUFFER = 4096 + (1 << 20)
 _PATIENCE_S = 20.0
 
 
-class Status(NamedTuple):
+@dataclass(slots=True)
+class Status:
     """What the kernel is told of an inode; ``ino`` is the number of its node, not that of the file below."""
 
     ino: int
@@ -95,6 +98,10 @@ class Node:
             os.close(self._data)
 
 
+Handler = Callable[[int, Node, int], bytes]
+"""(unique, node, size of the request) -> the reply. Raises OSError for an errno."""
+
+
 class Server:
     """Answers one mount's requests."""
 
@@ -110,7 +117,7 @@ class Server:
         self._request = bytearray(_BUFFER)
         self._backing = backing
         self._node(os.open(backing, os.O_PATH | os.O_CLOEXEC))
-        self._handlers = {
+        self._handlers: dict[int, Handler] = {
             p.LOOKUP: self._lookup, p.GETATTR: self._getattr, p.SETATTR: self._setattr, p.READLINK: self._readlink,
             p.SYMLINK: self._symlink, p.MKNOD: self._mknod, p.MKDIR: self._mkdir, p.UNLINK: self._unlink,
             p.RMDIR: self._rmdir, p.RENAME: self._rename, p.RENAME2: self._rename2, p.LINK: self._link,
@@ -165,7 +172,7 @@ class Server:
         except OSError as error:
             return p.error(unique, error.errno or errno.EIO)
 
-    def _note(self, *entry: object) -> None:
+    def _note(self, *entry: int | str | bytes) -> None:
         """Write an operation down; end whom it was to be the last of."""
         marshal.dump(entry, self._log)
         self._log.flush()
