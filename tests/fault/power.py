@@ -23,8 +23,9 @@ from random import Random
 
 from cowfs.engine import Engine
 from cowfs.layers.journal import Limits
+from tests.fault.power_mounted import MountedRun, look_by_name, opens_as_left
 from tests.support.actor import Actor
-from tests.support.disk import Disk, Image, read_log, write_image
+from tests.support.disk import CORNERS, Disk, Image, read_log, write_image
 from tests.support.lab import Lab, Ticks
 from tests.support.losses import STORE, History, Judge, Moment, Observer, Verdict, observe
 from tests.support.recordfs import Recorded
@@ -150,15 +151,18 @@ def random_run(folder: Path, seed: int, steps: int, left: tuple[Image, Moment] |
     return run
 
 
-def left_by(run: Run, scratch: Path, seed: int) -> tuple[Image, Moment] | None:
-    """A disk as some power loss in a run leaves it, and what a store on it shows."""
-    random = Random(f"left {seed}")
-    first = run.moments[0].operations
-    disk, entries = Disk(), read_log(run.log)
-    last = sum(1 for _ in read_log(run.log))
+def image_of(log: Path, first: int, random: Random) -> Image:
+    """A disk as some power loss leaves it, after operation ``first`` or later."""
+    disk, entries = Disk(), read_log(log)
+    last = sum(1 for _ in read_log(log))
     for _ in range(random.randrange(first, last + 1)):
         disk.apply(next(entries))
-    image = disk.random(random)
+    return disk.random(random)
+
+
+def left_by(run: Run, scratch: Path, seed: int) -> tuple[Image, Moment] | None:
+    """A disk as some power loss in a run leaves it, and what a store on it shows."""
+    image = image_of(run.log, run.moments[0].operations, Random(f"left {seed}"))
     seen = observe(image, scratch / "left", usable=False)
     if seen.problems:
         return None  # judged as a state of that run
@@ -195,14 +199,16 @@ FIRST = "first create"
 KILLED = (FIRST, "compact", "settle", "checkpoint", "restore", "fork", "remove_one", "reopen", "create")
 
 
-def killed_first(folder: Path, kind: str, *, stride: int = 1, offset: int = 0, processes: int = 1) -> Verdict:
-    """A process is killed at every (``stride``-th) operation of a step; another goes on; then power is lost.
+def killed_first(folder: Path, kind: str, *, everywhere: bool, processes: int) -> Verdict:
+    """A process is killed at every operation of a step; another goes on; then power is lost.
 
-    What the first has done is there to be seen, and perhaps not durable: the second must not rely on it.
+    What the first has done is there to be seen, and perhaps not durable: the second must not rely on it. Not
+    ``everywhere``: only right before something is synced, and random states are left out.
     """
     verdict = Verdict()
-    kill_at = 1 + offset
-    while True:
+    points = [0]
+    while points:
+        kill_at = points.pop()
         place = folder / f"{kind}-{kill_at}"
         place.mkdir()
         run = Run(place, 7)
@@ -215,14 +221,40 @@ def killed_first(folder: Path, kind: str, *, stride: int = 1, offset: int = 0, p
             run.session(len(AFTER), inline=True, kinds=AFTER)
         finally:
             run.close()
-        judge = Judge(run.log, History(run.moments), place, seed=7, randoms=1, usable_every=50)
+        if not kill_at:
+            kinds = [entry[0] for entry in read_log(run.log)][start : start + done + 1]
+            points = [at for at in range(1, done + 1) if everywhere or kinds[at] == "sync"]
+        judge = Judge(
+            run.log, History(run.moments), place, seed=7, randoms=int(everywhere), usable_every=50,
+            corners=CORNERS if everywhere else ("synced", "data"),
+        )  # fmt: skip
         found = judge.run(processes, start)
         found.findings = [f"{kind} killed at operation {kill_at}: {each}" for each in found.findings]
         verdict.add(found)
         shutil.rmtree(place)
-        if done < kill_at:
-            return verdict
-        kill_at += stride
+    return verdict
+
+
+def mounted(folder: Path, seed: int, steps: int, *, randoms: float, processes: int, daemons: int) -> Verdict:
+    """A run through the daemon; ``daemons``: on so many of what it may leave, one is started."""
+    place = folder / f"mounted-{seed}"
+    run = MountedRun(place, seed)
+    try:
+        run.run(steps)
+    finally:
+        run.close()
+    judge = Judge(
+        run.recorded.log, History(run.moments), place, seed=seed, randoms=randoms, usable_every=20, look=look_by_name
+    )
+    verdict = judge.run(processes)
+    for number in range(daemons):
+        image = image_of(run.recorded.log, run.moments[0].operations, Random(f"daemon {seed} {number}"))
+        write_image(image, place / "left")
+        verdict.findings += opens_as_left(place / "left" / STORE)
+        verdict.kinds["daemon"] += 1
+        shutil.rmtree(place / "left")
+    shutil.rmtree(place)
+    return verdict
 
 
 def main() -> int:
@@ -238,21 +270,29 @@ def main() -> int:
     chosen = parser.parse_args()
     began = time.monotonic()
     total, done = Verdict(), 0
+    processes = os.cpu_count() or 1
+
+    def judged(name: str, found: Verdict) -> None:
+        found.findings = [f"{name}: {each}" for each in found.findings]
+        total.add(found)
+        print(f"{name}: {found.states} states, {len(found.findings)} findings", file=sys.stderr, flush=True)
+
     with in_memory() as folder:
         for kind in KILLED if chosen.killed else ():
-            found = killed_first(folder, kind, processes=os.cpu_count() or 1)
-            total.add(found)
-            print(f"{kind}: {found.states} states, {len(found.findings)} findings", file=sys.stderr, flush=True)
+            judged(kind, killed_first(folder, kind, everywhere=True, processes=processes))
         for seed in range(chosen.seed, chosen.seed + chosen.seeds):
             if time.monotonic() - began > chosen.seconds:
                 break
-            found = campaign(
-                folder, seed, chosen.steps, randoms=chosen.randoms, processes=os.cpu_count() or 1, keep=chosen.keep
+            randoms = chosen.randoms
+            judged(
+                f"seed {seed}",
+                campaign(folder, seed, chosen.steps, randoms=randoms, processes=processes, keep=chosen.keep),
             )
-            found.findings = [f"seed {seed}: {each}" for each in found.findings]
-            total.add(found)
+            judged(
+                f"seed {seed}, mounted",
+                mounted(folder, seed, 2 * chosen.steps, randoms=randoms, processes=processes, daemons=2),
+            )
             done += 1
-            print(f"seed {seed}: {found.states} states, {len(found.findings)} findings", file=sys.stderr, flush=True)
     report = vars(total) | {
         "kinds": dict(total.kinds), "seed": chosen.seed, "seeds": done, "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pickle
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -107,22 +107,31 @@ class History:
         return wrong
 
 
-def observe(image: Image, folder: Path, *, usable: bool) -> Seen:
+Look = Callable[[Lab], Moment]
+"""What a store shows, whatever trees are compared by."""
+
+
+def look(lab: Lab) -> Moment:
+    """By hashes of whole trees, workspaces by their ids."""
+    return Observer().look(lab, 0, "")
+
+
+def observe(image: Image, folder: Path, *, usable: bool, look: Look = look) -> Seen:
     """Open what a disk holds, in ``folder``, and look at it; with ``usable``, work with it too."""
     write_image(image, folder)
     try:
-        return _look(folder / STORE, usable)
+        return _open(folder / STORE, usable, look)
     finally:
         shutil.rmtree(folder)
 
 
-def _look(store: Path, usable: bool) -> Seen:
+def _open(store: Path, usable: bool, look: Look) -> Seen:
     try:
         lab = Lab.existing(store)
     except Exception as error:
         return Seen({}, {}, {}, (f"does not open: {type(error).__name__}: {error}",))
     try:
-        moment = Observer().look(lab, 0, "")
+        moment = look(lab)
         problems = [f"fsck: {each}" for each in lab.engine.fsck(deep=True)]
         if usable and not problems:
             prove_usable(lab)
@@ -159,7 +168,7 @@ class Judge:
 
     def __init__(
         self, log: Path, history: History, scratch: Path, *, seed: int, randoms: float, usable_every: int,
-        keep: Path | None = None,
+        keep: Path | None = None, look: Look = look, corners: Sequence[str] = CORNERS,
     ) -> None:  # fmt: skip
         self._log = log
         self._history = history
@@ -168,6 +177,8 @@ class Judge:
         self._randoms = randoms
         self._usable_every = usable_every
         self._keep = keep
+        self._look = look
+        self._corners = corners
         self._seen: dict[bytes, Seen] = {}
 
     def run(self, processes: int, first: int = 0) -> Verdict:
@@ -215,7 +226,7 @@ class Judge:
         place.with_suffix(".result").write_bytes(pickle.dumps(verdict))
 
     def _images(self, disk: Disk, count: int) -> Iterator[tuple[str, Image]]:
-        for corner in CORNERS:
+        for corner in self._corners:
             yield corner, disk.corner(corner)
         random = Random(f"{self._seed} {count}")
         for number in range(int(self._randoms) + (random.random() < self._randoms % 1)):
@@ -228,7 +239,7 @@ class Judge:
         if seen is None:
             verdict.different += 1
             usable = struct.unpack_from("<I", name)[0] % self._usable_every == 0
-            seen = self._seen[name] = observe(image, place, usable=usable)
+            seen = self._seen[name] = observe(image, place, usable=usable, look=self._look)
         done = self._history.answered(count)
         for wrong in self._history.refuse(seen, done):
             verdict.findings.append(f"{where} (answered: {self._history.moments[done].step}): {wrong}")
