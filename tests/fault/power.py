@@ -61,6 +61,11 @@ class Run:
         """The recording."""
         return self._recorded.log
 
+    @property
+    def operations(self) -> int:
+        """How many operations of the disk there have been."""
+        return self._recorded.operations
+
     def begin(self, left: Moment | None = None) -> None:
         """A new store; or one that a power loss has ``left`` in the backing directory."""
         if left is None:
@@ -216,7 +221,7 @@ def killed_first(folder: Path, kind: str, *, everywhere: bool, processes: int) -
             run.begin()
             if kind != FIRST:
                 run.session(len(BEFORE), inline=True, kinds=BEFORE)
-            start = run.moments[-1].operations
+            start = run.operations
             done = run.session(1, inline=True, kinds=(kind.split()[-1],), kill_at=kill_at)
             run.session(len(AFTER), inline=True, kinds=AFTER)
         finally:

@@ -21,7 +21,7 @@ pytestmark = [
 
 PROCESSES = 2
 ALL_VERBS = (
-    "create", "operate", "operate", "checkpoint", "operate", "fork", "operate", "operate", "restore", "operate",
+    "create", *["operate"] * 9, "checkpoint", "operate", "settle", "operate", "fork", "operate", "restore", "operate",
     "settle", "import", "operate", "freeze", "operate", "remove_one", "undo", "compact", "collect",
 )  # fmt: skip
 
