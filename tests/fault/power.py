@@ -31,7 +31,7 @@ from tests.support.losses import STORE, History, Judge, Moment, Observer, Verdic
 from tests.support.recordfs import Recorded
 
 LIMITS = Limits(file_records=7)
-SEGMENT_BYTES = 40_000
+SEGMENT_BYTES = 1_000
 EXIT_FAILED = 3
 
 

@@ -55,7 +55,7 @@ class Actor:
                     self._rename, self._label, self._settle, self._freeze, self._compact, self._collect, self._reopen,
                     self._create, self._import,
                 ),
-                (20, 22, 10, 4, 8, 4, 6, 2, 3, 14, 5, 3, 4, 3, 2, 2),
+                (20, 22, 10, 4, 8, 4, 10, 2, 3, 18, 5, 3, 8, 3, 2, 2),
             )[0]  # fmt: skip
         workspace = random.choice(names) if names else ""
         try:
@@ -87,6 +87,8 @@ class Actor:
             (
                 lambda: files.create(new),
                 lambda: self._write(files, one, random.choice((1, 300, 3000))),
+                lambda: self._write(files, one, random.choice((1, 300, 3000))),
+                lambda: self._write(files, one, random.choice((100, 5000, 40_000))),
                 lambda: self._write(files, one, random.choice((100, 5000, 40_000))),
                 lambda: files.set(one, size=random.randrange(6000)),
                 lambda: files.rename(one, new),
