@@ -6,13 +6,17 @@ power loss may leave is compared with the state after each step. Workspaces go b
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 from cowfs.client import connect
+from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.checksum import block_id
 from cowfs.view.reading import ReadView
 from cowfs.view.view import View
@@ -119,6 +123,20 @@ class MountedRun:
         self._history[-1][1] += 1
         self._note(f"{number} {what[0]} {what[1][0]}")
 
+    def _ask(self, call: Callable[[], object], done: type[CowfsError] | None = None) -> None:
+        """Ask until it is answered: a worker that was killed is being replaced. ``done``: what a second try may get."""
+        until = time.monotonic() + PATIENCE_S
+        for tries in itertools.count():
+            try:
+                call()
+                return
+            except CowfsError as error:
+                if tries and done is not None and isinstance(error, done):
+                    return
+                if time.monotonic() > until or not (isinstance(error, Busy) or error.code == "internal"):
+                    raise
+            threading.Event().wait(0.05)
+
     def _fsync(self) -> None:
         names = [name for name, node in self._model.names.items() if node.kind == "file"]
         path = os.path.join(self._root, self._random.choice(names)) if names else self._root
@@ -138,7 +156,8 @@ class MountedRun:
             self._models.setdefault(each, [list(part) for part in self._history])
 
     def _checkpoint(self) -> None:
-        self._client.workspace(WORKSPACE).checkpoint("m", allow_empty=self._random.randrange(4) == 0)
+        empty = self._random.randrange(4) == 0
+        self._ask(lambda: self._client.workspace(WORKSPACE).checkpoint("m", allow_empty=empty))
         self._made()
         self._note("checkpoint", WORKSPACE)
 
@@ -146,7 +165,7 @@ class MountedRun:
         if not self._snapshots:
             return
         target = self._random.choice(list(self._snapshots))
-        self._client.workspace(WORKSPACE).restore(target)
+        self._ask(lambda: self._client.workspace(WORKSPACE).restore(target))
         self._made()
         self._history = [*map(list, self._models[target]), [self._seed * 1000 + len(self.moments), 0]]
         self._model = Model()
@@ -155,7 +174,7 @@ class MountedRun:
 
     def _fork(self) -> None:
         name = f"f{len(self.moments)}"
-        self._client.fork(WORKSPACE, name)
+        self._ask(lambda: self._client.fork(WORKSPACE, name), Conflict)
         self._made()
         self._states[name] = name_of(self._model.seen())
         self._note(f"fork {name}", WORKSPACE, name)
@@ -163,15 +182,16 @@ class MountedRun:
     def _remove(self) -> None:
         forks = [name for name in self._states if name != WORKSPACE]
         if forks:
-            self._client.remove(forks[0], force=True)
+            self._ask(lambda: self._client.remove(forks[0], force=True), NotFound)
             del self._states[forks[0]]
         elif len(self._snapshots) > 3:
-            self._client.remove(next(reversed(self._snapshots)))
+            oldest = next(reversed(self._snapshots))
+            self._ask(lambda: self._client.remove(oldest), NotFound)
             self._made()
         self._note("remove")
 
     def _collect(self) -> None:
-        self._client.collect()
+        self._ask(self._client.collect)
         self._note("collect")
 
     def _kill(self) -> None:
