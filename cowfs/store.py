@@ -15,11 +15,13 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from cowfs.blocks.index import BlockIndex
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.log import LOG
+from cowfs.durable import sync_directory, write_durably
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
@@ -52,7 +54,11 @@ class StoreDirectory:
                     undo.callback(shutil.rmtree, path / part)
                 salt = int.from_bytes(superblock.store_id[:8], "little")
                 Catalog.open(path / "control", create=True, salt=salt).close()
+                # Made here, not by the first to open the store: a power loss then could leave half an index.
+                BlockIndex(path / "index", writable=True).close()
                 write_durably(path / "superblock", encode_superblock(superblock))
+                with suppress(PermissionError):  # that of a directory which only others may list
+                    sync_directory(path.absolute().parent)
                 undo.pop_all()
         except OSError as error:
             raise _unusable(path, error) from None
@@ -111,28 +117,6 @@ class StoreDirectory:
         """(free, total) bytes of the filesystem that holds the store."""
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file such that it is there whole or not at all after power loss."""
-    scratch = path.with_name(path.name + ".new")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        scratch.rename(path)
-    except BaseException:
-        scratch.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _unusable(path: Path, error: OSError) -> Exception:

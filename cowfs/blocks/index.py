@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import lmdb
 
 from cowfs.blocks.api import Location
+from cowfs.durable import sync_directory
 from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
 from cowfs.formats.checksum import ID_BYTES
 
@@ -94,6 +95,10 @@ class BlockIndex:
                     self._env.reader_check()
                 self._blocks = self._env.open_db(b"blocks", create=writable and create)
                 self._usage = self._env.open_db(b"usage", create=writable and create)
+                if writable:
+                    # LMDB syncs no directory; and what a process wrote that was killed then may not be durable yet.
+                    self._env.sync(True)
+                    sync_directory(path)
         except BaseException:
             self._env.close()
             if writable and _file_size(path) > size:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.codec import decode, verify
+from cowfs.durable import sync_directory
 from cowfs.errors import Conflict, Corrupt, NoSpace
 from cowfs.formats.segment import (
     HEADER_BYTES,
@@ -165,6 +166,7 @@ class SegmentWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.size = self._resume() if os.fstat(self._fd).st_size >= HEADER_BYTES else self._start()
+            sync_directory(path.parent)  # of one that is gone on with too: its first writer may have died before
         except BaseException:
             os.close(self._fd)
             raise
@@ -172,11 +174,6 @@ class SegmentWriter:
     def _start(self) -> int:
         os.ftruncate(self._fd, 0)
         _write_all(self._fd, [encode_header(self.segment_id)], 0)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
         return HEADER_BYTES
 
     def _resume(self) -> int:

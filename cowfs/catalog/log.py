@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cowfs.durable import sync_directory
 from cowfs.errors import Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats.control_file import (
     ENTRY_HEADER_BYTES,
@@ -74,7 +75,9 @@ class ControlLog:
             log = cls(directory, fd, header, end, last)
             if end < len(data):
                 log._cut(data)
-            os.fsync(fd)  # what was read may never have been synced; from here on it counts as durable
+            # What was read may never have been synced, nor the name of a rewritten log: from here on it is durable.
+            os.fsync(fd)
+            sync_directory(directory)
         except BaseException:
             os.close(fd)
             raise
@@ -227,11 +230,7 @@ def _write_new(directory: Path, header: FileHeader, payloads: Iterable[bytes]) -
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(directory)
     return size
 
 
