@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from cowfs import usage
-from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.branches import Branches
 from cowfs.catalog.catalog import Catalog
@@ -33,6 +32,7 @@ from cowfs.fsck.problem import Problem
 from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import Chain, Host, Point
+from cowfs.indexing import open_index
 from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
@@ -74,7 +74,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
+        self.index, self.reindexed = open_index(store.index, store.segments, self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)

@@ -70,7 +70,9 @@ class StoreDirectory:
         except OSError as error:
             raise _unusable(path, error) from None
         store = cls(path, decode_superblock(data))
-        missing = [part for part in (*PARTS, f"control/{LOG}") if not (path / part).exists()]
+        # The index is made anew when it is lost.
+        wanted = (*(part for part in PARTS if part != "index"), f"control/{LOG}")
+        missing = [part for part in wanted if not (path / part).exists()]
         if missing:
             raise Corrupt(
                 f"the store at {path} lacks {', '.join(missing)}", hint="Restore what is missing from a copy of it."

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import lmdb
 
 from cowfs.blocks.api import Location
+from cowfs.blocks.suspect import suspect
 from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
 from cowfs.formats.checksum import ID_BYTES
 
@@ -38,6 +39,12 @@ _VALUE = struct.Struct("<QIIIBB")  # segment, offset, raw, stored, codec, state
 _USAGE = struct.Struct("<qqq")  # blocks, raw bytes, stored bytes
 _SEGMENT_KEY = struct.Struct(">Q")
 _LIVE, _CONDEMNED = 0, 1
+
+_DAMAGE = (
+    lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError,
+    lmdb.PanicError, lmdb.VersionMismatchError, lmdb.IncompatibleError,
+)  # fmt: skip
+"""What LMDB raises when its file makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +270,8 @@ class BlockIndex:
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space" in str(error):
             raise NoSpace(f"block index {self.path}: {error}") from error
+        if isinstance(error, _DAMAGE):
+            suspect(self.path, str(error))
         raise Corrupt(f"block index {self.path}: {error}", hint="run cowfs fsck") from error
 
 

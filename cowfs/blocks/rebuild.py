@@ -28,8 +28,8 @@ from cowfs.blocks.reader import SegmentFiles
 from cowfs.blocks.segments import read_segment, segment_ids, segment_path
 from cowfs.errors import Corrupt, NoSpace
 
-NEW_SUFFIX = ".new"
-"""Of the directory next to the index in which it is made."""
+SCRATCH = "new"
+"""The directory within the index's in which it is made: on the same filesystem in any case."""
 
 _PER_TRANSACTION = 100_000
 
@@ -57,12 +57,11 @@ def rebuild(
 
     Raises NoSpace, OSError; the old index, if there is one, stays as it is then.
     """
-    scratch = index_path.with_name(index_path.name + NEW_SUFFIX)
+    scratch = index_path / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        scratch.mkdir(mode=0o700)
+        scratch.mkdir(mode=0o700, parents=True)
         found = _build(segments_dir, scratch, map_bytes, progress)
-        index_path.mkdir(mode=0o700, exist_ok=True)
         # Readers of the old index are gone, and their slots are not those of the new one.
         with suppress(FileNotFoundError):
             (index_path / "lock.mdb").unlink()
@@ -91,7 +90,8 @@ def _build(segments_dir: Path, scratch: Path, map_bytes: int, progress: Progress
             for first in range(0, len(records), _PER_TRANSACTION):
                 for id_, old, new in maker.add(records[first : first + _PER_TRANSACTION]):
                     copies += 1
-                    if not _good(files, id_, old) and _good(files, id_, new):
+                    # The newer one, if it is whole: so what was copied out of a segment leaves nothing needed there.
+                    if _good(files, id_, new):
                         maker.replace(id_, old, new)
             progress(number, maker.blocks)
         maker.finish()

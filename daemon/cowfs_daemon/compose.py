@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
@@ -21,6 +22,7 @@ from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import Parts
+from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
@@ -50,7 +52,11 @@ class Owner:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._losses: Counter[RemoteHost] = Counter()
         self._running = False
+        index = Path(store) / "index"
+        self._deaths, self.watch = Deaths(index), IndexWatch(index)
         self.engine = self._open()
+        if self.engine.reindexed is not None:
+            log.warning("%s", self.engine.reindexed)
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector)
@@ -80,7 +86,9 @@ class Owner:
 
     def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
-        log.error("worker %s ended by itself", worker.pid)
+        log.error("worker %s ended by itself, with code %s", worker.pid, worker.code)
+        self._deaths.died("worker", worker.code)
+        self.watch.look()
         if worker.failed:
             # It has said why: the start of the daemon fails, and says so too.
             self.pool.give_up()
@@ -179,6 +187,7 @@ class Owner:
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
+            "index_rebuilt": None if self.engine.reindexed is None else str(self.engine.reindexed),
         }
 
     def parts(self) -> Parts:
@@ -194,6 +203,7 @@ class Owner:
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the workers end, and unmount what is left."""
+        self.watch.stop()
         self.engine.jobs.copier.kill()
         self.collecting.stop()
         self.settling.stop()
@@ -218,6 +228,7 @@ def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None
 
         from cowfs_daemon.supervisor import supervise
 
+        owner.watch.start()
         owner.wait_started()
         with listen(store) as sock:
             owner.restore_mounts()
