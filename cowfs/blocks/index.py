@@ -39,6 +39,7 @@ _VALUE = struct.Struct("<QIIIBB")  # segment, offset, raw, stored, codec, state
 _USAGE = struct.Struct("<qqq")  # blocks, raw bytes, stored bytes
 _SEGMENT_KEY = struct.Struct(">Q")
 _LIVE, _CONDEMNED = 0, 1
+_GROWTH_MAX = 64  # times the file's size that an index may claim to be: more is damage, not free pages
 
 _DAMAGE = (
     lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError,
@@ -115,6 +116,8 @@ class BlockIndex:
         LMDB leaves the last pages unwritten when they are free; those of a file that was cut read as no page at all.
         """
         end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if end > _GROWTH_MAX * max(size, 1 << 20):
+            raise Corrupt(f"block index {self.path}: it claims to be {end} bytes long", hint="run cowfs fsck")
         if size < end:
             os.truncate(self.path / DATA_FILE, end)
 
@@ -153,6 +156,21 @@ class BlockIndex:
         """Per segment, ascending by id."""
         with self._errors(), self._env.begin(self._usage) as txn, txn.cursor() as cursor:
             return [SegmentUsage(_unpacked(_SEGMENT_KEY, key)[0], *_unpacked(_USAGE, value)) for key, value in cursor]
+
+    def recount(self) -> tuple[dict[int, tuple[int, int, int]], dict[int, tuple[int, int, int]]]:
+        """Blocks, raw and stored bytes per segment: as counted, and as added up from the blocks, of one moment."""
+        real: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        with self._errors(), self._env.begin() as txn:
+            with txn.cursor(self._usage) as cursor:
+                said = {_unpacked(_SEGMENT_KEY, key)[0]: _unpacked(_USAGE, value) for key, value in cursor}
+            with txn.cursor(self._blocks) as cursor:
+                for value in cursor.iternext(keys=False):
+                    segment, _, raw_len, stored_len, *_ = _unpacked(_VALUE, value)
+                    sums = real[segment]
+                    sums[0] += 1
+                    sums[1] += raw_len
+                    sums[2] += stored_len
+        return {key: (a, b, c) for key, (a, b, c) in said.items()}, {k: (a, b, c) for k, (a, b, c) in real.items()}
 
     def statistics(self) -> IndexStatistics:
         """Figures of now."""

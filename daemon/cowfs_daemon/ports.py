@@ -13,6 +13,12 @@ Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
 
 
+class Finding(Protocol):
+    """A cowfs.fsck.Problem."""
+
+    def shape(self) -> dict[str, Any]: ...
+
+
 class EngineLike(Protocol):
     """The verbs of cowfs.engine.Engine."""
 
@@ -34,7 +40,7 @@ class EngineLike(Protocol):
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
     def collect(self, dry_run: bool, progress: Progress) -> Collected: ...
-    def fsck(self, deep: bool = False) -> Sequence[object]: ...
+    def fsck(self, deep: bool = False) -> Sequence[Finding]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def router(verbs: Verbs) -> APIRouter:
 
     @routes.post("/store/check", response_model=shapes.CheckShape)
     async def check(body: bodies.Check) -> JSONResponse:
-        findings = [str(each) for each in await verbs.run(verbs.engine.fsck, body.deep)]
+        findings = [each.shape() for each in await verbs.run(verbs.engine.fsck, body.deep)]
         return JSONResponse({"clean": not findings, "findings": findings})
 
     @routes.post("/store/collect")
