@@ -36,6 +36,7 @@ from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.scrubbing import Scrubber
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -89,6 +90,7 @@ class Engine:
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
+        self.scrubber = Scrubber(store.path, store.segments, self._clock)
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals)

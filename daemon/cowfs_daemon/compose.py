@@ -24,6 +24,7 @@ from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import Parts
 from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
+from cowfs_daemon.scrubs import Scrubs
 from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
@@ -60,6 +61,7 @@ class Owner:
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector)
+        self.scrubs = Scrubs(self.engine.scrubber, time.time_ns)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)
@@ -187,6 +189,7 @@ class Owner:
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
+            "scrub": self.scrubs.status(),
             "index_rebuilt": None if self.engine.reindexed is None else str(self.engine.reindexed),
         }
 
@@ -199,6 +202,7 @@ class Owner:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(self._store),
             changed=self.settling.nudge,
+            scrub=self.scrubs.scrub,
         )
 
     def close(self) -> None:
@@ -206,6 +210,7 @@ class Owner:
         self.watch.stop()
         self.engine.jobs.copier.kill()
         self.collecting.stop()
+        self.scrubs.stop()
         self.settling.stop()
         try:
             self.engine.close()
@@ -234,6 +239,7 @@ def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None
             owner.restore_mounts()
             owner.settling.start()
             owner.collecting.start()
+            owner.scrubs.start()
             trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
     finally:
         unlisten(store)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -81,13 +81,17 @@ class Control(Protocol):
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
 
+    def scrub(self, rate: int, progress: Progress) -> Scrubbed:
+        """Read and hash every record of the store again, at ``rate`` bytes a second. Raises Busy."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer."""
+    every verb that may have frozen a layer. ``scrub``: see Control."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -95,3 +99,4 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    scrub: Callable[[int, Progress], Scrubbed]

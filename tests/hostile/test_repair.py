@@ -107,9 +107,9 @@ def test_files_that_are_lost_are_those_that_fsck_names(tmp_path: Path) -> None:
     store.close()
     raw, location = sorted(ids.items())[1]
     path = segment_path(store.path / "segments", location.segment)
-    data = bytearray(path.read_bytes())
-    data[location.offset + 70] ^= 1
-    path.write_bytes(data)
+    bad = bytearray(path.read_bytes())
+    bad[location.offset + 70] ^= 1
+    path.write_bytes(bad)
     hurt = {name.decode() for name, each in contents.items() if each == raw}
     assert len(hurt) == 2
 
@@ -117,7 +117,7 @@ def test_files_that_are_lost_are_those_that_fsck_names(tmp_path: Path) -> None:
         if repaired:
             done = repair_store(store.path)
             assert [each.where for each in done] == [f"segments/{path.name}"]
-            assert (store.path / done[0].quarantine).read_bytes() == bytes(data)
+            assert (store.path / done[0].quarantine).read_bytes() == bytes(bad)
             assert repair_store(store.path) == []
         store.open()
         problems = [each for each in store.engine.fsck(deep=True) if each.kind == "block"]

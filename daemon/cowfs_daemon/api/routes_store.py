@@ -35,6 +35,15 @@ def router(verbs: Verbs) -> APIRouter:
 
         return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 
+    @routes.post("/store/scrub")
+    async def scrub(body: bodies.Scrub) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then what was read and found, or `{"error": {…}}`."""
+
+        def work(progress: Progress) -> dict[str, Any]:
+            return asdict(verbs.control.scrub(body.rate, progress))
+
+        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
+
     @routes.get("/daemon")
     async def daemon() -> JSONResponse:
         return JSONResponse(await verbs.run(verbs.control.status))
