@@ -3,11 +3,12 @@
 Every method is synchronous, may block, and is called in a thread; errors are the branches of cowfs.errors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
+from cowfs_daemon.metrics import Sample
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -91,7 +92,7 @@ class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer. ``scrub``: see Control."""
+    every verb that may have frozen a layer. ``scrub``: see Control. ``samples`` gives figures for ``/metrics``."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -100,3 +101,4 @@ class Parts:
     unlisten: Callable[[], None]
     changed: Callable[[], None]
     scrub: Callable[[int, Progress], Scrubbed]
+    samples: Callable[[], Iterable[Sample]]

@@ -74,6 +74,7 @@ class ServedStore:
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
             scrub=lambda rate, progress: self.engine.scrubber.scrub(rate, lambda _: True, progress),
+            samples=lambda: (),
         )
         with listen(str(self.path)) as sock:
             trio.run(supervise, sock, parts, self._ready.set, False)
