@@ -18,25 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from cowfs import usage
-from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.branches import Branches
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
+from cowfs.checking import Checking
 from cowfs.collector import Collector
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
-from cowfs.fsck.journals import check_journals
 from cowfs.fsck.problem import Problem
-from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import Chain, Host, Point
+from cowfs.indexing import open_index
 from cowfs.jobs import Jobs
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.scrubbing import Scrubber
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -74,7 +74,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
+        self.index, self.reindexed = open_index(store.index, store.segments, self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -90,6 +90,8 @@ class Engine:
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
+        self.scrubber = Scrubber(store.path, store.segments, self._clock)
+        self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals)
 
@@ -387,15 +389,8 @@ class Engine:
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
 
     def fsck(self, deep: bool = False) -> Sequence[Problem]:
-        """Check every invariant of the catalog, of everything settled and of the journals; empty when all is well.
-
-        ``deep`` also reads every block of file data.
-        """
-        with self._trimming.holding():
-            with self._lock:
-                tables = self.catalog.tables()
-            found = builtins.list(check_journals(tables, self.store.journals))
-        return found + builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
+        """Check every invariant; empty when all is well. See :meth:`Checking.check`."""
+        return self._checking.check(deep)
 
     def collect(self, dry_run: bool, progress: Progress) -> Collected:
         """Remove blocks that nothing needs; see :meth:`Collector.collect`."""

@@ -25,6 +25,7 @@ from cowfs.durable import sync_directory, write_durably
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
+_MEND = "Restore what is missing from a copy of it, or run: cowfs fsck --repair"
 PARTS = ("control", "index", "segments", "journals", "tmp")
 
 
@@ -52,8 +53,7 @@ class StoreDirectory:
                 for part in PARTS:
                     (path / part).mkdir(mode=0o700)
                     undo.callback(shutil.rmtree, path / part)
-                salt = int.from_bytes(superblock.store_id[:8], "little")
-                Catalog.open(path / "control", create=True, salt=salt).close()
+                Catalog.open(path / "control", create=True, salt=cls(path, superblock).salt).close()
                 # Made here, not by the first to open the store: a power loss then could leave half an index.
                 BlockIndex(path / "index", writable=True).close()
                 write_durably(path / "superblock", encode_superblock(superblock))
@@ -64,9 +64,14 @@ class StoreDirectory:
             raise _unusable(path, error) from None
         return cls(path, superblock)
 
+    @property
+    def salt(self) -> int:
+        """Of its control log."""
+        return int.from_bytes(self.superblock.store_id[:8], "little")
+
     @classmethod
-    def open(cls, path: Path) -> StoreDirectory:
-        """Look at an existing store. Raises NotFound, Invalid (not a store, or not readable), Corrupt."""
+    def look(cls, path: Path) -> StoreDirectory:
+        """A store that may lack parts. Raises NotFound, Invalid (not a store, or not readable), Corrupt."""
         try:
             data = (path / "superblock").read_bytes()
         except FileNotFoundError:
@@ -75,11 +80,19 @@ class StoreDirectory:
             ) from None
         except OSError as error:
             raise _unusable(path, error) from None
-        store = cls(path, decode_superblock(data))
-        missing = [part for part in (*PARTS, f"control/{LOG}") if not (path / part).exists()]
+        return cls(path, decode_superblock(data))
+
+    @classmethod
+    def open(cls, path: Path) -> StoreDirectory:
+        """Look at an existing store. Raises what :meth:`look` does, and Corrupt when it lacks a part."""
+        store = cls.look(path)
+        # The index is made anew when it is lost.
+        wanted = (*(part for part in PARTS if part != "index"), f"control/{LOG}")
+        missing = [part for part in wanted if not (path / part).exists()]
         if missing:
             raise Corrupt(
-                f"the store at {path} lacks {', '.join(missing)}", hint="Restore what is missing from a copy of it."
+                f"the store at {path} lacks {', '.join(missing)}",
+                hint=_MEND,
             )
         return store
 

@@ -125,7 +125,7 @@ class Catalog:
                 if now is not None:
                     for result in [r for r in self._tables.results.values() if r.expires_at <= now]:
                         self._tables.drop(self._tables.results, result.key)
-                self._log.rewrite(_payloads(self._tables))
+                self._log.rewrite(payloads(self._tables))
             except BaseException:
                 self._tables.rollback()
                 raise
@@ -273,7 +273,8 @@ def _replay(tables: Tables, offset: int, payload: bytes) -> int:
     return len(operations)
 
 
-def _payloads(tables: Tables) -> Iterator[bytes]:
+def payloads(tables: Tables) -> Iterator[bytes]:
+    """The entries of a compact log."""
     batch: list[Any] = []
     size = 0
     for row in tables.rows():

@@ -83,9 +83,9 @@ class Settler:
         commit: Commit,
         *,
         idle_seconds: float = IDLE_SECONDS,
-        reaped: Callable[[], object] = lambda: None,
+        reaped: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """``reaped`` is called after each child's end (``BlockIndex.clear_readers``)."""
+        """``reaped`` is called after each child's end, with its return code (``BlockIndex.clear_readers``)."""
         self._pool = pool
         self._tmp = tmp
         self._commit = commit
@@ -283,9 +283,9 @@ class Settler:
         child, self._child = self._child, None
         if child is None:
             return "none running"
-        how = child.end(kill)
-        self._reaped()
-        return how
+        code = child.end(kill)
+        self._reaped(code)
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 class _JobFailed(Exception):
@@ -333,19 +333,16 @@ class _Child:
             os.close(from_child[1])
         self.channel = Channel(from_child[0], to_child[1])
 
-    def end(self, kill: bool) -> str:
-        """Close the pipes (or kill) and reap; says how it ended."""
+    def end(self, kill: bool) -> int:
+        """Close the pipes (or kill) and reap; its return code."""
         if kill:
             self.process.kill()
         self.channel.close()
         try:
-            code = self.process.wait(_GRACE_SECONDS)
+            return self.process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            code = self.process.wait()
-        if code < 0:
-            return f"signal {signal.Signals(-code).name}"
-        return f"exit code {code}"
+            return self.process.wait()
 
 
 def _numbers(done: Message, *names: str) -> list[Any]:

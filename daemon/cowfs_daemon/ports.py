@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
 from cowfs_daemon.metrics import Sample
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
+
+
+class Finding(Protocol):
+    """A cowfs.fsck.Problem."""
+
+    def shape(self) -> dict[str, Any]: ...
 
 
 class EngineLike(Protocol):
@@ -35,7 +41,7 @@ class EngineLike(Protocol):
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
     def collect(self, dry_run: bool, progress: Progress) -> Collected: ...
-    def fsck(self, deep: bool = False) -> Sequence[object]: ...
+    def fsck(self, deep: bool = False) -> Sequence[Finding]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,17 @@ class Control(Protocol):
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
 
+    def scrub(self, rate: int, progress: Progress) -> Scrubbed:
+        """Read and hash every record of the store again, at ``rate`` bytes a second. Raises Busy."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer. ``samples`` gives figures for ``/metrics``."""
+    every verb that may have frozen a layer. ``scrub``: see Control. ``samples`` gives figures for ``/metrics``."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -90,4 +100,5 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    scrub: Callable[[int, Progress], Scrubbed]
     samples: Callable[[], Iterable[Sample]]

@@ -91,6 +91,11 @@ class WorkerProcess:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """How it ended, as ``Popen.returncode``; None before it was reaped."""
+        return self._process.returncode
+
     def call(self, name: str, *arguments: object) -> Any:
         """Ask for one call and wait for its result. Raises what it raised, Busy when the worker is gone."""
         self._started.result()
@@ -189,6 +194,12 @@ class RemoteHost(Host):
         worker = self._worker
         if worker is not None:
             worker.wait_started()
+
+    @property
+    def code(self) -> int | None:
+        """How the worker ended, as ``Popen.returncode``; None while it has not."""
+        worker = self._worker
+        return None if worker is None else worker.code
 
     def _ended(self) -> None:
         with self._changed:

@@ -52,7 +52,7 @@ class Store:
             GEOMETRY,
             self._commit,
             idle_seconds=idle_seconds,
-            reaped=self.index.clear_readers,
+            reaped=lambda _: self.index.clear_readers(),
         )
 
     def _commit(self, records: Sequence[tuple[bytes, Location]], relied_on: Sequence[bytes]) -> list[bytes]:

@@ -133,6 +133,8 @@ def _open(store: Path, usable: bool, look: Look) -> Seen:
     try:
         moment = look(lab)
         problems = [f"fsck: {each}" for each in lab.engine.fsck(deep=True)]
+        if lab.engine.reindexed is not None:  # it mends itself, but no power loss may make that necessary
+            problems.append(f"index: {lab.engine.reindexed}")
         if usable and not problems:
             prove_usable(lab)
         return Seen(moment.live, moment.snapshots, moment.names, tuple(problems))

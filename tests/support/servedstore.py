@@ -73,6 +73,7 @@ class ServedStore:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
+            scrub=lambda rate, progress: self.engine.scrubber.scrub(rate, lambda _: True, progress),
             samples=lambda: (),
         )
         with listen(str(self.path)) as sock:

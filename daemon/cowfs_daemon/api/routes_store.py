@@ -24,7 +24,7 @@ def router(verbs: Verbs) -> APIRouter:
 
     @routes.post("/store/check", response_model=shapes.CheckShape)
     async def check(body: bodies.Check) -> JSONResponse:
-        findings = [str(each) for each in await verbs.run(verbs.engine.fsck, body.deep)]
+        findings = [each.shape() for each in await verbs.run(verbs.engine.fsck, body.deep)]
         return JSONResponse({"clean": not findings, "findings": findings})
 
     @routes.post("/store/collect")
@@ -33,6 +33,15 @@ def router(verbs: Verbs) -> APIRouter:
 
         def work(progress: Progress) -> dict[str, Any]:
             return asdict(verbs.engine.collect(body.dry_run, progress))
+
+        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
+
+    @routes.post("/store/scrub")
+    async def scrub(body: bodies.Scrub) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then what was read and found, or `{"error": {…}}`."""
+
+        def work(progress: Progress) -> dict[str, Any]:
+            return asdict(verbs.control.scrub(body.rate, progress))
 
         return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 

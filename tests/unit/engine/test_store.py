@@ -62,7 +62,7 @@ def test_places_that_are_no_store(tmp_path: Path, lab: Lab) -> None:
         Engine.create_store(tmp_path, Ticks(), bytes(16))
 
 
-@pytest.mark.parametrize("part", ["control", "index", "segments", "journals", "tmp"])
+@pytest.mark.parametrize("part", ["control", "segments", "journals", "tmp"])
 def test_a_store_that_lacks_a_part(tmp_path: Path, part: str) -> None:
     Engine.create_store(tmp_path / "s", Ticks(), bytes(16))
     shutil.rmtree(tmp_path / "s" / part)

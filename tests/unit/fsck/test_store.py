@@ -66,4 +66,5 @@ def test_a_flipped_bit_of_file_data_is_named_by_the_deep_check(store: Store) -> 
     segment.write_bytes(data)
     problems = store.problems(deep=True)
     assert problems
-    assert all("'large': block" in problem for problem in problems)
+    assert all(problem.startswith("block ") for problem in problems)
+    assert all(problem.endswith(f"affects ws: large, ws@{store.engine.log('ws')[0].id}: large") for problem in problems)
