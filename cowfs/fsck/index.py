@@ -11,6 +11,7 @@ from pathlib import Path
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.segments import read_segment, segment_ids, segment_path
 from cowfs.errors import Corrupt
+from cowfs.formats.segment import HEADER_BYTES
 from cowfs.fsck.problem import Problem
 
 
@@ -36,6 +37,8 @@ def check_segments(index: BlockIndex, segments: Path, *, deep: bool) -> Iterator
         where = f"segment {segment:016x}"
         try:
             named = {each.segment: each.blocks for each in index.usage()}.get(segment, 0)
+            if not named and segment_path(segments, segment).stat().st_size < HEADER_BYTES:
+                continue  # begun and never synced: its next writer begins it anew
             found = read_segment(segment_path(segments, segment), deep=deep)
             matching = sum(index.get(id_) == location for id_, location in found.records) if deep else named
         except FileNotFoundError:
