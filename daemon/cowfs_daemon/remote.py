@@ -21,6 +21,7 @@ from typing import Any
 from cowfs.errors import Busy, CowfsError
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
+from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
@@ -292,10 +293,11 @@ class RemoteHost(Host):
         return done
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Done:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Done:  # fmt: skip
         """See Host.restore."""
-        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, workspace=workspace)
+        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, request, workspace=workspace)
         return done
 
     def wants_freeze(self) -> list[str]:

@@ -28,6 +28,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
+from cowfs.remembered import Request
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon.channel import Channel, pack_error
@@ -94,10 +95,11 @@ class Worker:
         return self.host.checkpoint(workspace, order)
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Any:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Any:  # fmt: skip
         """See Host.restore."""
-        return self.host.restore(workspace, snapshot, chain, live, undo, force)
+        return self.host.restore(workspace, snapshot, chain, live, undo, force, request)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""
