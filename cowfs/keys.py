@@ -46,7 +46,9 @@ class Keys:
         expires_at = self._clock() + KEPT_NS
         return lambda: (control.Idempotency(request.key, expires_at, request.digest, encode_result(result())),)
 
-    def completed(self, from_markers: Sequence[control.Idempotency], handles: tuple[Handle, ...] = ()) -> Entries | None:
+    def completed(
+        self, from_markers: Sequence[control.Idempotency], handles: tuple[Handle, ...] = ()
+    ) -> Entries | None:
         """The same for keys that markers carry; ``handles``: of a restore, if they are known."""
 
         def complete(entry: control.Idempotency) -> control.Idempotency:

@@ -133,7 +133,7 @@ class Store:
 
     def stop_daemon(self, *, force: bool = False) -> None:
         """Stop the daemon cleanly. Raises Busy, naming the processes, while a mount is in use, without ``force``."""
-        self._wire.call("POST", "/v1/daemon/stop", {"force": force})
+        self._wire.call("POST", "/v1/daemon/stop", {"force": force}, again=False)
         self._wire.close()
 
     def events(self) -> Iterator[dict[str, Any]]:

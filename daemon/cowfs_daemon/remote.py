@@ -26,6 +26,7 @@ from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
+from cowfs_daemon.ports import WorkerGone
 
 log = logging.getLogger("cowfs.remote")
 CONTENTS_PER_MESSAGE = 1000
@@ -147,8 +148,8 @@ class WorkerProcess:
         return code
 
 
-def _gone() -> Busy:
-    return Busy("the worker that serves the workspace has ended", hint="try again: a new one is started")
+def _gone() -> WorkerGone:
+    return WorkerGone("the worker that serves the workspace has ended", hint="try again: a new one is started")
 
 
 class RemoteHost(Host):
@@ -231,6 +232,8 @@ class RemoteHost(Host):
         with self._changed:
             live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
             worker = self._worker
+            if self._closed:
+                raise Busy("no worker serves the store any more", hint="see the log of the daemon, then start it anew")
             if not live or worker is None or (workspace is not None and workspace not in self._opened):
                 raise _gone()
         return worker.call(name, *arguments)

@@ -49,7 +49,17 @@ RECORDS: dict[str, j.Record] = {
     "orphan_data": j.Orphan(6, 4096, 0, b"", b"data"),
     "orphan_end": j.OrphanEnd(6),
     "checkpoint": j.Checkpoint(
-        10, 0, b"snap-1", b"lay-1", b"lay-2", b"snap-0", "Größe".encode(), b"good\0better", b"me", b"key", bytes(range(32))
+        10,
+        0,
+        b"snap-1",
+        b"lay-1",
+        b"lay-2",
+        b"snap-0",
+        "Größe".encode(),
+        b"good\0better",
+        b"me",
+        b"key",
+        bytes(range(32)),
     ),
     "checkpoint_bare": j.Checkpoint(10, 1, b"snap-1", b"lay-1", b"lay-2", b"", b"", b"", b"", b"", b""),
     "freeze": j.Freeze(200_002, b"lay-1", b"lay-2"),
