@@ -96,6 +96,8 @@ class Engine:
         self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals)
+        with suppress(CowfsError, OSError):  # a full disk: the next verb that removes something does it
+            self._drop_unneeded()  # what a removal that was killed had left
 
     @classmethod
     def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:

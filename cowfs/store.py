@@ -15,14 +15,16 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.log import LOG
+from cowfs.catalog.log import LOG, LOG_NEW
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
+from cowfs.formats.control_file import FILE_HEADER_BYTES
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
+_SUPERBLOCK_NEW = "superblock.new"
 PARTS = ("control", "index", "segments", "journals", "tmp")
 
 
@@ -44,12 +46,14 @@ class StoreDirectory:
         """Make an empty store, or nothing. Raises Conflict when something is there, Invalid, NoSpace."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
+            _clear_beginnings(path)
             if any(path.iterdir()):
                 raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
             with ExitStack() as undo:
                 for part in PARTS:
                     (path / part).mkdir(mode=0o700)
                     undo.callback(shutil.rmtree, path / part)
+                undo.callback((path / "superblock").unlink, missing_ok=True)
                 salt = int.from_bytes(superblock.store_id[:8], "little")
                 Catalog.open(path / "control", create=True, salt=salt).close()
                 write_durably(path / "superblock", encode_superblock(superblock))
@@ -91,8 +95,9 @@ class StoreDirectory:
             raise Busy(
                 f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first."
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk: who is refused will not be told by whom
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
         return fd
 
     def unlock(self, owner: int) -> None:
@@ -113,6 +118,20 @@ class StoreDirectory:
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
+def _clear_beginnings(path: Path) -> None:
+    """Remove what a :meth:`StoreDirectory.create` that was killed has left: never more than an empty control log."""
+    found = {entry.name for entry in path.iterdir()}
+    if not found or not found <= {*PARTS, _SUPERBLOCK_NEW}:
+        return
+    parts = [path / name for name in found if name != _SUPERBLOCK_NEW]
+    inside = [entry for part in parts for entry in part.iterdir()]
+    logs = (path / "control" / LOG, path / "control" / LOG_NEW)
+    if all(entry in logs and entry.stat().st_size <= FILE_HEADER_BYTES for entry in inside):
+        for part in parts:
+            shutil.rmtree(part)
+        (path / _SUPERBLOCK_NEW).unlink(missing_ok=True)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a new file such that it is there whole or not at all after power loss."""
     scratch = path.with_name(path.name + ".new")
@@ -126,7 +145,7 @@ def write_durably(path: Path, data: bytes) -> None:
             os.close(fd)
         scratch.rename(path)
     except BaseException:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
