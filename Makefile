@@ -35,6 +35,7 @@ test: lint
 torture: venv
 	$(PY) -m tests.hostile.fuzz 1000000
 	$(PY) -m tests.hostile.damage 500 build/torture
+	$(PY) -m tests.fault.daemon_kills
 	$(PY) -m tests.torture --seconds 20 --rounds 20 --kills 500 --rate 0.7
 
 demo: venv

@@ -158,7 +158,7 @@ def reopened(path: Path, case: Case, calm: Undisturbed, source: Path, done: bool
 def run_and_die(
     path: Path, begin: Callable[[Path], Any], run: Callable[[Any], object], number: int, torn: bool
 ) -> bool:
-    """``run(begin(path))`` in a process that kills itself at the ``number``-th call of ``run``; whether it had ended."""
+    """``run(begin(path))`` in a process that kills itself at the ``number``-th call of ``run``; whether it ended."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
