@@ -199,8 +199,24 @@ class Wire:
         ``again``: send it again when the connection is lost, if this object may start a daemon.
         """
         key = None if method == "GET" else os.urandom(16).hex()
-        data = b"".join(self._again(lambda: iter([b"".join(self.pieces(method, target, body, key))]), again))
+
+        def ask() -> Iterator[bytes]:
+            yield b"".join(self.pieces(method, target, body, key))
+
+        data = b"".join(self._again(ask, lambda: again))
         return json.loads(data) if data else None
+
+    def stream(self, target: str) -> Iterator[bytes]:
+        """The bytes that a GET gives, as they come; asked for again if the connection is lost before the first."""
+        begun = False
+
+        def ask() -> Iterator[bytes]:
+            nonlocal begun
+            for piece in self.pieces("GET", target):
+                begun = True
+                yield piece
+
+        return self._again(ask, lambda: not begun)
 
     def lines(self, method: str, target: str, body: object = None) -> Iterator[Any]:
         """The JSON values of an answer of one value a line (application/x-ndjson), as they come.
@@ -220,10 +236,10 @@ class Wire:
                         raise error_from(500, line)
                     yield value
 
-        return self._again(ask, again=key is not None)
+        return self._again(ask, lambda: key is not None)
 
-    def _again(self, ask: Callable[[], Iterator[T]], again: bool) -> Iterator[T]:
-        """What ``ask`` gives, which is asked again while the daemon is lost."""
+    def _again(self, ask: Callable[[], Iterator[T]], again: Callable[[], bool]) -> Iterator[T]:
+        """What ``ask`` gives, which is asked again while the daemon is lost and ``again()``."""
         until: float | None = None
         while True:
             try:
@@ -231,7 +247,7 @@ class Wire:
             except LostDaemon:
                 now = time.monotonic()
                 until = now + AGAIN_SECONDS if until is None else until
-                if not (again and self.start) or now > until:
+                if not (self.start and again()) or now > until:
                     raise
                 self._wait_for_daemon(until)
             else:
