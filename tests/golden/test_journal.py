@@ -72,6 +72,7 @@ RECORDS: dict[str, j.Record] = {
     "retention": j.Retention(b"automatic 10"),
     "restore_bare": j.Restore(10, 0, b"snap-1", b"lay-1", b"lay-3", b"", b"", b"", b"", b"", b""),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
+    "create": j.Create(1, 6, 0o100600, 1000, 1001, b"new", XATTRS),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 
