@@ -21,7 +21,7 @@ from typing import Protocol
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
-from cowfs_daemon.ports import Mounted
+from cowfs_daemon.ports import Mounted, WorkerGone
 from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
@@ -80,18 +80,22 @@ class Mounts:
     def mount(self, ref: str) -> Mounted:
         ref, point, read_only = self._resolve(ref)
         with self._lock:
-            if self._stopping:
-                raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
+            self._refuse_stopping()
             known = self._table.get(ref)
         if known is not None and mounted_at(known.path) is not None:
             return known
         mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
         with self._mounting:
             with self._lock:
+                self._refuse_stopping()
                 known = self._table.get(ref)
             if known is None or mounted_at(known.path) is None:
                 self._mount(mounted)
         return mounted
+
+    def _refuse_stopping(self) -> None:
+        if self._stopping:
+            raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
 
     def _mount(self, mounted: Mounted) -> None:
         self._make_private(self._directory)
@@ -118,7 +122,7 @@ class Mounts:
             mounted = self._table.get(ref)
             coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
         if coming:
-            raise Busy(f"{ref} is just being mounted again", hint="try again")
+            raise WorkerGone(f"{ref} is just being mounted again", hint="try again")
         if mounted is None:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
         self._detach(mounted, force)
@@ -177,6 +181,8 @@ class Mounts:
         with self._lock:
             self._stopping = True
         try:
+            with self._mounting:  # what is just being mounted, after a worker's end, is detached too
+                mounts = self.mounted()
             for mounted in mounts:
                 self._detach(mounted, force)
         except BaseException:
