@@ -27,10 +27,15 @@ from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
-from cowfs.remembered import KEPT_NS, Made, Request, WentBack, encode_result
+from cowfs.orders import CheckpointOrder as CheckpointOrder
+from cowfs.orders import RestoreOrder as RestoreOrder
+from cowfs.orders import asked, kept
+from cowfs.pressure import Backlog, Lag, Pressed, backlog
+from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
+from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
-from cowfs.view.state import State
+from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.view.view import View
 
 LIVE_INODES_MAX = 200_000
@@ -39,8 +44,8 @@ LIVE_INODES_MAX = 200_000
 LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
 
-LIVE_RECORDS_MAX = 200_000
-"""Journal records of a live layer at which it is frozen by itself: two to four seconds of replay."""
+LIVE_RECORDS_MAX = 150_000
+"""Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
 
 
 CARRIED_BYTES_MAX = 64 * 1024 * 1024
@@ -79,6 +84,7 @@ class Env:
     clock: Callable[[], int]
     space: Callable[[], tuple[int, int]]
     limits: Limits = field(default_factory=Limits)
+    lag: Lag = field(default_factory=Lag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +103,6 @@ class Branch:
     head_layer: str | None = None
 
 
-class CheckpointOrder(NamedTuple):
-    """What to make: ids are chosen by the owner of the store; ``live`` is the id of the next live layer.
-
-    ``labels`` are taken from whatever has them. ``request``: who asked, for what comes again under the same key.
-    """
-
-    snapshot: str
-    live: str
-    message: str
-    labels: tuple[str, ...] = ()
-    creator: str = ""
-    automatic: bool = False
-    allow_empty: bool = False
-    request: Request | None = None
-
-
-class RestoreOrder(NamedTuple):
-    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer."""
-
-    snapshot: str
-    target: Layer
-    live: str
-    undo: CheckpointOrder | None
-    force: bool = False
-    request: Request | None = None
-
-
 class Outcome(NamedTuple):
     """What a verb did: operations for the control log, and the layers frozen on the way, oldest first."""
 
@@ -136,11 +115,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceStatistics:
-    """Counts of this moment; ``unsettled``: frozen layers that have no root yet."""
+    """Counts of this moment; ``backlog``: what waits to be settled, below and in the live layer."""
 
     view: ViewStatistics
     journal: JournalStatistics
-    unsettled: int
+    backlog: Backlog
 
 
 class Workspace:
@@ -155,14 +134,17 @@ class Workspace:
         self.head = branch.head
         self.head_layer = branch.head_layer
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
+        self.known_limit = KNOWN_LIMIT
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
+        self.untold = Untold()
         self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
 
     def _view(self, state: State) -> View:
+        state.known_limit = self.known_limit
         return View(state, self.journal, self.env.clock, self.env.space)
 
     @classmethod
@@ -181,16 +163,22 @@ class Workspace:
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
+    def know(self, limit: int) -> None:
+        """Keep about so many resolved but unchanged inodes in memory from now on."""
+        self.known_limit = self.view.state.known_limit = limit
+
     def sync(self) -> None:
         """Return when everything answered before the call survives power loss. Raises OSError."""
         self.journal.sync()
 
     def statistics(self) -> WorkspaceStatistics:
         """Counts of this moment."""
-        parent = self.view.state.parent
-        return WorkspaceStatistics(
-            self.view.statistics(), self.journal.statistics(), parent.depth if parent is not None else 0
-        )
+        waiting = backlog(self.view.state, self.journal)
+        return WorkspaceStatistics(self.view.statistics(), self.journal.statistics(), waiting)
+
+    def pressed(self) -> Pressed | None:
+        """What a change costs now; None: nothing. Needs no lock."""
+        return self.env.lag.pressed(self.view.state, self.journal, self.env.clock())
 
     @property
     def changed(self) -> bool:
@@ -257,7 +245,29 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
+            self._journal_untold()
             self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+
+    def _journal_untold(self) -> None:
+        if self.untold:
+            self.untold.find_out(self.view.state)
+            for record in self.untold.records():
+                self.journal.append(record, self.env.clock())
+
+    def outlived(self) -> None:
+        """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
+
+        Until then a successor must know what that is.
+        """
+        with self.lock, suppress(OSError):  # a full disk: only the next death would matter
+            self._journal_untold()
+
+    def told(self) -> None:
+        """The kernel knows of every restore, or there is none that has to."""
+        with self.lock, suppress(OSError):
+            if self.untold:
+                self.untold.told()
+                self.journal.append(j.Invalidated(self.live.encode()), self.env.clock())
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
@@ -271,7 +281,7 @@ class Workspace:
         record = j.Checkpoint(
             self.view.state.next_ino, int(order.automatic), order.snapshot.encode(), self.live.encode(),
             order.live.encode(), (self.head or "").encode(), order.message.encode(),
-            b"\0".join(label.encode() for label in order.labels), order.creator.encode(), *_asked(order.request),
+            b"\0".join(label.encode() for label in order.labels), order.creator.encode(), *asked(order.request),
         )  # fmt: skip
         self._mark(record, time)
         self._owe(self._snapshot(record, time))
@@ -285,7 +295,7 @@ class Workspace:
         """What a Checkpoint marker means, made now or replayed."""
         labels = tuple(label.decode() for label in record.labels.split(b"\0")) if record.labels else ()
         operations, layer = self._made(record, record.live, time, labels, bool(record.automatic))
-        return (*operations, *_kept(record, time, Made(record.snapshot.decode()))), layer
+        return (*operations, *kept(record, time, Made(record.snapshot.decode()))), layer
 
     def _made(
         self, record: j.Checkpoint | j.Restore, live: bytes, time: int, labels: tuple[str, ...], automatic: bool
@@ -302,7 +312,9 @@ class Workspace:
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
+        records = self.journal.layer_records()
         layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
+        layer.records = max(layer.records, records)
         self.live = live
         froze = control.Froze(layer.id, self.id, layer.parent_id, layer.spans, layer.next_ino, live)
         return (froze, self._position()), layer
@@ -359,7 +371,7 @@ class Workspace:
         live, message, creator = ("", "", "") if made is None else (made.live, made.message, made.creator)
         return j.Restore(
             state.next_ino, changed, order.snapshot.encode(), order.target.id.encode(), order.live.encode(),
-            (back or "").encode(), live.encode(), message.encode(), creator.encode(), *_asked(order.request),
+            (back or "").encode(), live.encode(), message.encode(), creator.encode(), *asked(order.request),
         )  # fmt: skip
 
     def _restored(
@@ -386,7 +398,7 @@ class Workspace:
         )
         if record.changed and undo is not None:  # one that changed nothing leaves alone what --undo takes back
             done = (*done, control.Set(self.id, UNDO, undo.encode()))
-        return (*made, *done, *_kept(record, time, WentBack(self.head, undo, record.changed))), layer
+        return (*made, *done, *kept(record, time, WentBack(self.head, undo, record.changed))), layer
 
     def _refuse_lost_mounts(self, state: State) -> None:
         if self.transport is None:
@@ -401,17 +413,6 @@ class Workspace:
                 f"restoring would detach what is mounted at {', '.join(sorted(lost))}: the snapshot lacks that place",
                 hint="Unmount it first, or restore with --force to let it be detached.",
             )
-
-
-def _asked(request: Request | None) -> tuple[bytes, bytes]:
-    return (b"", b"") if request is None else (request.key.encode(), request.digest)
-
-
-def _kept(record: j.Checkpoint | j.Restore, time: int, result: Made | WentBack) -> tuple[control.Operation, ...]:
-    """What the control log is to know of the request that a marker was written for; its result is still an outline."""
-    if not record.key:
-        return ()
-    return (control.Idempotency(record.key.decode(), time + KEPT_NS, record.request, encode_result(result)),)
 
 
 class _Replayer:
@@ -469,7 +470,12 @@ class _Replayer:
             self._took(workspace._snapshot(record, time))
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
+        elif isinstance(record, j.Invalidated):
+            workspace.untold.told()
+        elif isinstance(record, j.Stale):
+            workspace.untold.journaled(record)
         elif isinstance(record, j.Restore):
+            workspace.untold.restored(workspace.view.state)
             operations, layer = workspace._restored(record, self._target(record), time)
             self.operations += operations
             self.layers += () if layer is None else (layer,)

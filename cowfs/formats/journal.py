@@ -268,6 +268,17 @@ class Invalidated(NamedTuple):
     live: bytes
 
 
+class Stale(NamedTuple):
+    """The kernel has yet to be told that a restore changed an inode, and the names (separated by NUL) in it.
+
+    ``place``: 0 where it was, 1 a directory that has a place again, 2 a directory that is elsewhere.
+    """
+
+    ino: int
+    place: int
+    names: bytes
+
+
 class Pending(NamedTuple):
     """What the answer to a request of an earlier layer needs, while it may be unanswered: see layers/answers.py.
 
@@ -299,8 +310,8 @@ class Retention(NamedTuple):
 
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota
-    | Retention
+    | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Stale
+    | Quota | Retention
 )  # fmt: skip
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
@@ -325,6 +336,7 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     34: (Restore, "QQ", 9),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
+    37: (Stale, "QB", 1),
     40: (Quota, "QQ", 0),
     41: (Retention, "", 1),
 }

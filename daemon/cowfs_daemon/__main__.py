@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cowfs.errors import CowfsError
-from cowfs_daemon.start import Ready, detach
+from cowfs_daemon import logs
+from cowfs_daemon.start import Ready, detach, raise_limits
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -59,7 +60,7 @@ def keep(store: str, *, background: bool, ready: Ready, as_json: bool, workers: 
 
 def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool, workers: int | None) -> int:
     """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("supervisor", store)
 
     def serve() -> int:
         from cowfs_daemon.compose import serve_store
@@ -100,6 +101,8 @@ def _shape(error: CowfsError) -> dict[str, Any]:
 def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
+    if options.verb in ("run", "supervise"):
+        raise_limits()
     if options.verb == "run":
         ready = Ready(options.ready_fd)
         keep(

@@ -3,13 +3,14 @@
 Every method is synchronous, may block, and is called in a thread; errors are the branches of cowfs.errors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cowfs.errors import Busy
 from cowfs.remembered import Request, Result
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs_daemon.metrics import Sample
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -111,7 +112,7 @@ class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer."""
+    every verb that may have frozen a layer. ``samples`` gives figures for ``/metrics``."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -119,3 +120,4 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    samples: Callable[[], Iterable[Sample]]

@@ -73,6 +73,7 @@ RECORDS: dict[str, j.Record] = {
     "restore_bare": j.Restore(10, 0, b"snap-1", b"lay-1", b"lay-3", b"", b"", b"", b"", b"", b""),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
     "create": j.Create(1, 6, 0o100600, 1000, 1001, b"new", XATTRS),
+    "stale": j.Stale(1, 2, b"old\0\xff\xfe"),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 

@@ -74,6 +74,7 @@ class ServedStore:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
+            samples=lambda: (),
         )
         with listen(str(self.path)) as sock:
             trio.run(supervise, sock, parts, self._ready.set, False)

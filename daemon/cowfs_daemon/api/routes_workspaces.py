@@ -91,7 +91,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.post("/workspaces", response_model=shapes.WorkspaceShape, status_code=201)
     async def create(body: bodies.Create, asked: Keyed) -> JSONResponse:
-        made, fresh = await verbs.once(asked, lambda: verbs.engine.create(body.name, asked), (body.name,))
+        made, fresh = await verbs.once("create", asked, lambda: verbs.engine.create(body.name, asked), (body.name,))
         if fresh:
             verbs.emit("created", workspace=made.name)
         return JSONResponse(shapes.workspace(made, None), status_code=201)
@@ -150,7 +150,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
                 raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
             return verbs.engine.rename(name, body.name, asked)
 
-        renamed, fresh = await verbs.once(asked, work, (name, body.name))
+        renamed, fresh = await verbs.once("rename", asked, work, (name, body.name))
         if fresh:
             verbs.emit("renamed", workspace=renamed.name, old_name=name)
         return JSONResponse(shapes.workspace(renamed, None))
@@ -160,6 +160,7 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/workspaces/{name}/checkpoint", response_model=shapes.CheckpointShape)
     async def checkpoint(name: str, body: bodies.Checkpoint, asked: Keyed) -> JSONResponse:
         done, fresh = await verbs.once(
+            "checkpoint",
             asked,
             lambda: verbs.engine.checkpoint(
                 name, body.message, body.label, body.allow_empty, body.creator, request=asked
@@ -178,7 +179,7 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
             ref = name + body.ref if body.ref.startswith("@") else body.ref
             return verbs.engine.restore(name, ref, body.discard, body.force, asked)
 
-        done, fresh = await verbs.once(asked, work, (name,))
+        done, fresh = await verbs.once("undo" if body.ref is None else "restore", asked, work, (name,))
         if fresh:
             verbs.emit("restored", workspace=name, snapshot=done.snapshot.id)
         return JSONResponse(shapes.restored(done))
@@ -186,7 +187,9 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/forks", response_model=list[shapes.WorkspaceShape], status_code=201)
     async def fork(body: bodies.Fork, asked: Keyed) -> JSONResponse:
         locks = (workspace_of(body.ref), body.name)
-        made, fresh = await verbs.once(asked, lambda: verbs.engine.fork(body.ref, body.name, body.count, asked), locks)
+        made, fresh = await verbs.once(
+            "fork", asked, lambda: verbs.engine.fork(body.ref, body.name, body.count, asked), locks
+        )
         if fresh:
             verbs.emit("forked", ref=body.ref, workspaces=[each.name for each in made])
         return JSONResponse([shapes.workspace(each, None) for each in made], status_code=201)
@@ -209,7 +212,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/snapshots/{ref}/labels", response_model=shapes.SnapshotShape)
     async def label(ref: str, body: bodies.Label, asked: Keyed) -> JSONResponse:
         labelled, fresh = await verbs.once(
-            asked, lambda: verbs.engine.label(ref, body.label, body.move, asked), (workspace_of(ref),)
+            "label", asked, lambda: verbs.engine.label(ref, body.label, body.move, asked), (workspace_of(ref),)
         )
         if fresh:
             verbs.emit("labelled", snapshot=labelled.id, label=body.label)
@@ -224,7 +227,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
                 verbs.mounts.umount(ref, force)
             verbs.engine.remove(ref, force, asked)
 
-        _, fresh = await verbs.once(asked, work, (workspace_of(ref),))
+        _, fresh = await verbs.once("remove", asked, work, (workspace_of(ref),))
         if fresh:
             verbs.emit("removed", ref=ref)
 
