@@ -17,7 +17,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 class WorkerGone(Busy):
-    """A worker ended in the middle of a call. What it had acknowledged is there; there will be another one soon."""
+    """A worker ended, or its successor has not taken all over yet. What was acknowledged is there; try again soon."""
 
 
 class KeysLike(Protocol):

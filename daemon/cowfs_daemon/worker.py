@@ -44,6 +44,7 @@ from cowfs_daemon.fuse.transport import Transport
 from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
+from cowfs_daemon.ports import WorkerGone
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
@@ -127,7 +128,7 @@ class Worker:
         the kernel cannot be told what a restore has changed."""
         if workspace in self._awaited:
             if self._kept.has(workspace):
-                raise Busy("programs still wait for the worker that is to serve the workspace", hint="try again")
+                raise WorkerGone("programs still wait for the worker that is to serve the workspace", hint="try again")
             self._awaited.discard(workspace)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
