@@ -38,6 +38,7 @@ torture: venv
 	$(PY) -m tests.workers.listings 120
 	$(PY) -m tests.property.campaign 300
 	$(PY) -m tests.fault.power --killed --seeds 15
+	$(PY) -m tests.fault.daemon_kills
 	$(PY) -m tests.torture --seconds 20 --rounds 20 --kills 500 --rate 0.7
 
 demo: venv

@@ -17,7 +17,10 @@ from cowfs.catalog.refs import line_of
 from cowfs.errors import Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.host import BranchSpec, Host
+from cowfs.keys import Entries, Keys
 from cowfs.lineage import Targets, chain, with_ancestors
+from cowfs.remembered import Request, Result
+from cowfs.results import Handle
 from cowfs.trimming import Trimming
 
 
@@ -25,8 +28,9 @@ class Branches:
     """``targets``: snapshots that journals may name; told when the control log knows of every restore."""
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets
+        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets, keys: Keys
     ) -> None:
+        self._keys = keys
         self._catalog = catalog
         self._lock = lock
         self._host = host
@@ -89,22 +93,38 @@ class Branches:
                 self.take(entry.id, ())
             return self._catalog.by_name(name)
 
-    def take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
-        """Copy what a workspace did into the control log; what cannot be written now is owed until it can."""
+    def begin(self, name: str, request: Request | None) -> tuple[control.WorkspaceEntry, Result | None]:
+        """The same for a verb that a journal records, and the result of the request if it was carried out.
+
+        Raises NoSpace when it may have been, but the control log cannot be written.
+        """
+        entry = self.ready(name)
+        with self._lock:
+            if request is not None and entry.id in self._owed:
+                self.take(entry.id, ())
+            return entry, self._keys.find(request)
+
+    def take(self, workspace: str, done: tuple[control.Operation, ...], handles: tuple[Handle, ...] = ()) -> None:
+        """Copy what a workspace did into the control log; what cannot be written now is owed until it can.
+
+        ``handles``: those that a restore among it affected.
+        """
         with self._lock:
             owed = self._owed.pop(workspace, ()) + done
+            kept = [each for each in owed if isinstance(each, control.Idempotency)]
+            rest = [each for each in owed if not isinstance(each, control.Idempotency)]
             try:
                 # With a damaged journal there are no markers to learn it from again.
-                self.commit(*owed, *extra, sync=workspace in self._damage)
+                self.commit(*rest, sync=workspace in self._damage, then=self._keys.completed(kept, handles))
             except BaseException:
                 self._owed[workspace] = owed
                 raise
 
-    def commit(self, *operations: control.Operation, sync: bool = False) -> None:
-        """Write one entry of the control log, if there is anything to write."""
-        if operations:
+    def commit(self, *operations: control.Operation, sync: bool = False, then: Entries | None = None) -> None:
+        """Write one entry of the control log, if there is anything to write; see :meth:`Catalog.commit`."""
+        if operations or then is not None:
             with self._lock:
-                self._catalog.commit(*operations, sync=sync)
+                self._catalog.commit(*operations, sync=sync, then=then)
 
     def damage(self, workspace: str) -> str | None:
         """Why the workspace of that id is read-only; None when it is not."""

@@ -33,6 +33,6 @@ def write_durably(path: Path, data: bytes) -> None:
             os.close(fd)
         scratch.rename(path)
     except BaseException:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)

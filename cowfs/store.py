@@ -20,12 +20,14 @@ from pathlib import Path
 
 from cowfs.blocks.index import BlockIndex
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.log import LOG
+from cowfs.catalog.log import LOG, LOG_NEW
 from cowfs.durable import sync_directory, write_durably
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
+from cowfs.formats.control_file import FILE_HEADER_BYTES
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
 _MEND = "Restore what is missing from a copy of it, or run: cowfs fsck --repair"
+_SUPERBLOCK_NEW = "superblock.new"
 PARTS = ("control", "index", "segments", "journals", "tmp")
 
 
@@ -47,12 +49,14 @@ class StoreDirectory:
         """Make an empty store, or nothing. Raises Conflict when something is there, Invalid, NoSpace."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
+            _clear_beginnings(path)
             if any(path.iterdir()):
                 raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
             with ExitStack() as undo:
                 for part in PARTS:
                     (path / part).mkdir(mode=0o700)
                     undo.callback(shutil.rmtree, path / part)
+                undo.callback((path / "superblock").unlink, missing_ok=True)
                 Catalog.open(path / "control", create=True, salt=cls(path, superblock).salt).close()
                 # Made here, not by the first to open the store: a power loss then could leave half an index.
                 BlockIndex(path / "index", writable=True).close()
@@ -110,8 +114,9 @@ class StoreDirectory:
             raise Busy(
                 f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first."
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk: who is refused will not be told by whom
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
         return fd
 
     def unlock(self, owner: int) -> None:
@@ -130,6 +135,21 @@ class StoreDirectory:
         """(free, total) bytes of the filesystem that holds the store."""
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _clear_beginnings(path: Path) -> None:
+    """Remove what a :meth:`StoreDirectory.create` that was killed has left: at most an empty control log and index."""
+    found = {entry.name for entry in path.iterdir()}
+    if not found or not found <= {*PARTS, _SUPERBLOCK_NEW}:
+        return
+    parts = [path / name for name in found if name != _SUPERBLOCK_NEW]
+    inside = [entry for part in parts for entry in part.iterdir()]
+    logs = (path / "control" / LOG, path / "control" / LOG_NEW)
+    index = (path / "index" / "data.mdb", path / "index" / "lock.mdb")
+    if all(entry in index or (entry in logs and entry.stat().st_size <= FILE_HEADER_BYTES) for entry in inside):
+        for part in parts:
+            shutil.rmtree(part)
+        (path / _SUPERBLOCK_NEW).unlink(missing_ok=True)
 
 
 def _unusable(path: Path, error: OSError) -> Exception:

@@ -108,7 +108,7 @@ class Store:
 
     def show(self, ref: str, path: str | bytes) -> Iterator[bytes]:
         """The content of a file of ``ref``, in pieces. ``path`` is relative to the root."""
-        return self._wire.pieces("GET", show_target(ref, os.fsencode(path)))
+        return self._wire.stream(show_target(ref, os.fsencode(path)))
 
     def stat(self) -> StoreUsage:
         return decode.store_usage(self._wire.call("GET", "/v1/store"))
@@ -148,7 +148,7 @@ class Store:
 
     def stop_daemon(self, *, force: bool = False) -> None:
         """Stop the daemon cleanly. Raises Busy, naming the processes, while a mount is in use, without ``force``."""
-        self._wire.call("POST", "/v1/daemon/stop", {"force": force})
+        self._wire.call("POST", "/v1/daemon/stop", {"force": force}, again=False)
         self._wire.close()
 
     def events(self) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from cowfs.catalog.names import check_label, check_workspace_name
 from cowfs.catalog.tables import Tables
-from cowfs.errors import CowfsError
+from cowfs.errors import Corrupt, CowfsError
 from cowfs.fsck.problem import Affected, Problem
 from cowfs.fsck.refs import refs_of_layers
+from cowfs.remembered import decode_result
 
 
 def check_catalog(tables: Tables, has_root: Callable[[bytes], bool]) -> Iterator[Problem]:
@@ -162,6 +163,11 @@ def _check_labels(tables: Tables) -> Iterator[Problem]:
     for target in tables.settings:
         if target != "store" and target not in tables.workspaces and target not in tables.snapshots:
             yield Problem(f"settings of {target}", "no workspace or snapshot has this id", "catalog-setting")
+    for key, kept in tables.results.items():
+        try:
+            decode_result(kept.result)
+        except Corrupt as error:
+            yield Problem(f"the result under idempotency key {key}", error.message, "catalog-result")
 
 
 def _check_derived(tables: Tables) -> Iterator[Problem]:
@@ -176,6 +182,7 @@ def _check_derived(tables: Tables) -> Iterator[Problem]:
         ("owners of snapshots", _flat(tables.owned), {(s.workspace, s.id) for s in snapshots}),
         ("children of layers", _flat(tables.layer_children), {(r.parent, r.id) for r in layers if r.parent}),
         ("children of snapshots", _flat(tables.snapshot_children), {(s.parent, s.id) for s in snapshots if s.parent}),
+        ("sizes of results", tables.counters["result_bytes"], sum(len(r.result) for r in tables.results.values())),
         ("labels of snapshots", _flat(tables.labelled), {(s, (w, label)) for s, w, label in labelled}),
     ]
     for what, derived, rows in pairs:

@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "catalog-workspace": "Report this: a workspace's entry contradicts others.",
     "catalog-snapshot": "Report this: a snapshot's entry contradicts others.",
     "catalog-label": "cowfs fsck --repair drops the label.",
+    "catalog-result": "It is forgotten within a day; a request with that key fails until then.",
     "catalog-setting": "cowfs fsck --repair drops the setting.",
     "catalog-table": "cowfs fsck --repair makes the table anew.",
 }

@@ -95,8 +95,7 @@ class History:
                 where = [at for at, each in enumerate(self.moments) if each.live.get(workspace) == found]
                 wrong.append(f"{workspace} is in no state of {since} to {done + 1}, but in that of {where or 'none'}")
         for each, name in seen.names.items():
-            fresh = "" if each not in now.names else None  # a checkpoint that is under way labels in a second step
-            if name not in (now.names.get(each), later.names.get(each), fresh):
+            if name not in (now.names.get(each), later.names.get(each)):
                 wrong.append(f"{each} is called {name!r}, not {now.names.get(each)!r} or {later.names.get(each)!r}")
         known = {**now.snapshots, **later.snapshots}
         for snapshot, found in seen.snapshots.items():
