@@ -19,6 +19,7 @@ from cowfs.formats import control
 from cowfs.host import BranchSpec, Host
 from cowfs.keys import Entries, Keys
 from cowfs.lineage import Targets, chain, with_ancestors
+from cowfs.quarantine import Quarantine
 from cowfs.remembered import Request, Result
 from cowfs.results import Handle
 from cowfs.trimming import Trimming
@@ -39,10 +40,11 @@ class Branches:
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
         self._damage: dict[str, str] = {}
 
-    def catch_up(self, journals: Path) -> None:
+    def catch_up(self, journals: Path, quarantine: Quarantine) -> None:
         """Open every workspace whose journal goes on behind the control log: its markers count.
 
-        A damaged one stays closed and keeps its files, as do journals that nobody knows when the log was cut.
+        A damaged one stays closed and keeps its files. Journals that nobody knows are what a removal left; when the log
+        was cut they may be all that is left of a workspace, and are put away.
         """
         found = {path.name for path in journals.iterdir()}
         for entry in list(self._catalog.workspaces.values()):
@@ -50,8 +52,11 @@ class Branches:
                 with suppress(CowfsError, OSError):
                     self.open(entry)
         self._catalog.sync()
+        known = {*self._catalog.workspaces, *(layer.workspace for layer in self._catalog.layers.values())}
         for workspace in found:
-            if workspace in self._catalog.workspaces or not self._catalog.statistics().cut_bytes:
+            if workspace not in known and self._catalog.statistics().cut_bytes:
+                quarantine.move(journals / workspace)
+            else:
                 self._trimming.trim(workspace)
 
     def open(self, entry: control.WorkspaceEntry) -> None:

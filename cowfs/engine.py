@@ -37,6 +37,7 @@ from cowfs.jobs import Jobs
 from cowfs.keys import Entries, Keys, snapshot_result
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
+from cowfs.quarantine import Quarantine
 from cowfs.remembered import Imported, Removed, Request
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
 from cowfs.scrubbing import Scrubber
@@ -97,7 +98,7 @@ class Engine:
         self.scrubber = Scrubber(store.path, store.segments, self._clock)
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
-        self._branches.catch_up(store.journals)
+        self._branches.catch_up(store.journals, Quarantine(store.path))
         with suppress(CowfsError, OSError):  # a full disk: the next verb that removes something does it
             self._drop_unneeded()  # what a removal that was killed had left
 

@@ -11,7 +11,8 @@ from cowfs.catalog.tables import Tables
 from cowfs.errors import Corrupt, CowfsError
 from cowfs.formats import control
 from cowfs.layers.journal import FIRST_FILE, file_path
-from cowfs.repair.report import Quarantine, Repaired, bounded
+from cowfs.quarantine import Quarantine
+from cowfs.repair.report import Repaired, bounded
 
 
 def repair_control(directory: Path, salt: int, journals: Path, quarantine: Quarantine) -> list[Repaired]:

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
+from cowfs.durable import sync_directory, write_synced
 from cowfs.formats import control
 from cowfs.formats import journal as fmt
 from cowfs.layers.journal import FIRST_FILE, Position, file_numbers, file_path
 from cowfs.layers.tail import Damage, read_tail
-from cowfs.repair.report import Quarantine, Repaired, sync_directory, write_synced
+from cowfs.quarantine import Quarantine
+from cowfs.repair.report import Repaired
 
 
 def repair_journals(catalog: Catalog, journals: Path, quarantine: Quarantine) -> list[Repaired]:

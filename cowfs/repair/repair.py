@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cowfs.catalog.catalog import Catalog
+from cowfs.durable import sync_directory
+from cowfs.quarantine import Quarantine
 from cowfs.repair.control import repair_control
 from cowfs.repair.journals import repair_journals
-from cowfs.repair.report import Quarantine, Repaired, sync_directory
+from cowfs.repair.report import Repaired
 from cowfs.repair.segments import repair_segments
 from cowfs.store import PARTS, StoreDirectory
 

@@ -11,7 +11,8 @@ from cowfs.blocks.segments import SegmentContents, SegmentWriter, read_segment, 
 from cowfs.blocks.suspect import suspicion
 from cowfs.errors import Corrupt
 from cowfs.indexing import reindex
-from cowfs.repair.report import Quarantine, Repaired
+from cowfs.quarantine import Quarantine
+from cowfs.repair.report import Repaired
 from cowfs.store import StoreDirectory
 
 _BATCH = 1000  # records copied at a time: 128 MiB at most
