@@ -28,10 +28,10 @@ KINDS: dict[str, str] = {
     "catalog-layer": "Report this: layers contradict each other.",
     "catalog-workspace": "Report this: a workspace's entry contradicts others.",
     "catalog-snapshot": "Report this: a snapshot's entry contradicts others.",
-    "catalog-label": "cowfs fsck --repair drops the label.",
+    "catalog-label": "Report this: a label is not as cowfs writes it. Give its snapshot another one.",
     "catalog-result": "It is forgotten within a day; a request with that key fails until then.",
-    "catalog-setting": "cowfs fsck --repair drops the setting.",
-    "catalog-table": "cowfs fsck --repair makes the table anew.",
+    "catalog-setting": "Report this: a setting outlived what it was made for. It has no effect.",
+    "catalog-table": "Report this: a table in memory is wrong. Stop the daemon: the next start makes it anew.",
 }
 """Every kind of problem, and what to do about it. Kinds are stable: scripts may rely on them."""
 
