@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -74,6 +74,7 @@ class Collector:
         self._segments, self._leases, self._copier = jobs.segments, jobs.leases, jobs.copier
         self._one = threading.Lock()
         self.worthwhile = False
+        self.removed_blocks = self.freed_bytes = 0
 
     def collect(self, dry_run: bool, progress: Progress, dead_share: float = DEAD_SHARE) -> Collected:
         """Collect, or with ``dry_run`` only say what would go. Segments of which more is dead are copied together.
@@ -108,11 +109,19 @@ class Collector:
             swept = self._sweep(condemned, progress)
             freed = self._compact(progress, dead_share)
             size = sum(location.stored_len for _, location in swept)
+            self.removed_blocks += len(swept)
+            self.freed_bytes += freed
             return Collected(len(swept), size, freed, dry_run=False)
         finally:
             self.worthwhile = self.worthwhile or (worthwhile and not done)
             shutil.rmtree(marks, ignore_errors=True)
             self._one.release()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is collected meanwhile; waits for a collection under way."""
+        with self._one:
+            yield
 
     def _roots(self) -> set[bytes]:
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.suspect import Deaths
 from cowfs.geometry import Geometry
 from cowfs.leases import Leases
 from cowfs.reserve import Reserve
@@ -30,10 +31,15 @@ class Jobs:
             reserve.ensure(INDEX_BYTES)
             return index.commit(records, relied_on)
 
+        def reaped(code: int) -> None:
+            index.clear_readers()
+            self.deaths.died("settler", code)
+
+        self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
         self.leases = Leases(commit)
         self.settler, self.copier = (
-            Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=index.clear_readers)
+            Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
             for takes in (self.leases.commit, moved)
         )
 

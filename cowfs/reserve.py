@@ -14,8 +14,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from cowfs.errors import NoSpace
 
 SEGMENTS_BYTES = 256 << 20
 """Two segments."""
@@ -60,6 +64,12 @@ class Reserve:
         kept = reserve_bytes(total)
         return max(found.f_bavail * found.f_frsize + self.held() - kept, 0), total - kept
 
+    def admit(self, progress: Callable[[dict[str, Any]], None], done: dict[str, Any]) -> None:
+        """Some of an import is done, which may use what writers may. Raises NoSpace, which ends it."""
+        if not self.space()[0]:
+            raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
+        progress(done)
+
     def look(self, size: int) -> None:
         """See Disk.look."""
         free, _ = self.space()
@@ -72,7 +82,7 @@ class Reserve:
         """See Disk.relieve."""
         return self._give_up(PIECE_BYTES, vital)
 
-    def ensure(self, size: int) -> None:
+    def ensure(self, size: int = PIECE_BYTES) -> None:
         """Before a verb that takes about ``size`` bytes: give up as much as it lacks, if there is that much."""
         found = os.statvfs(self._store)
         missing = size - found.f_bavail * found.f_frsize

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from cowfs import settings
+from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
 from cowfs.configured import USED
 from cowfs.errors import Busy, CowfsError, NotFound
-from cowfs.formats.control import Set, SnapshotEntry, WorkspaceEntry
+from cowfs.formats.control import Set, SnapshotEntry, SnapshotRemoved, WorkspaceEntry
 from cowfs.host import Host
+from cowfs.lineage import Targets
 from cowfs.results import Pruned
 
 AT_ONCE = 200
@@ -31,9 +33,6 @@ AT_ONCE = 200
 
 NS = 1_000_000_000
 _USE_SHARE = 16  # a use is written down when the one before is older than this part of the ttl
-
-UNDO = "undo"
-"""Setting of a workspace: the snapshot that takes back its last restore."""
 
 
 class Uses:
@@ -57,18 +56,25 @@ class Uses:
 
 
 class Retention:
-    """``remove_snapshots(ids)`` and ``remove_workspace(name)`` are the engine's; ``clock`` gives ns since the epoch."""
+    """``targets``: snapshots that a journal may name, which stay. ``clock`` gives ns since the epoch.
+
+    The engine's: ``commit`` writes to the control log, ``drop_unneeded`` forgets layers, ``remove_workspace`` takes a
+    name.
+    """
 
     def __init__(
         self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int], uses: Uses,
-        remove_snapshots: Callable[[Sequence[str]], list[str]], remove_workspace: Callable[[str], None],
+        targets: Targets, commit: Callable[..., None], drop_unneeded: Callable[[], None],
+        remove_workspace: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._lock = lock
         self._host = host
         self._clock = clock
         self._uses = uses
-        self._remove_snapshots = remove_snapshots
+        self._targets = targets
+        self._commit = commit
+        self._drop_unneeded = drop_unneeded
         self._remove_workspace = remove_workspace
 
     def plan(self) -> list[Pruned]:
@@ -102,9 +108,19 @@ class Retention:
             entry = self._catalog.workspaces.get(workspace)
             if entry is None:
                 return []
-            going = self._old(entry, now, None, mounted)[:AT_ONCE]
-            gone = set(self._remove_snapshots([each.id for each in going])) if going else set()
-        return [each for each in going if each.id in gone]
+            going = list(filter(self._free, self._old(entry, now, None, mounted)))[:AT_ONCE]
+            self._commit(*(SnapshotRemoved(each.id) for each in going), sync=True)
+        if going:
+            self._drop_unneeded()
+        return going
+
+    def _free(self, pruned: Pruned) -> bool:
+        """Whether no journal of another workspace may name the snapshot."""
+        try:
+            self._targets.refuse(self._catalog, [pruned.id])
+        except Busy:
+            return False
+        return True
 
     def _spared(self) -> set[str]:
         """Heads and what undo goes back to, of all workspaces."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cowfs.blocks.api import BlockSource
+from cowfs.catalog.apply import UNDO
 from cowfs.compare import Changes, compare
 from cowfs.errors import Busy, Corrupt
 from cowfs.formats import control
@@ -26,10 +27,16 @@ from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
+from cowfs.orders import CheckpointOrder as CheckpointOrder
+from cowfs.orders import RestoreOrder as RestoreOrder
+from cowfs.orders import asked, kept
+from cowfs.pressure import Backlog, Lag, Pressed, backlog
+from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
+from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.room import NO_QUOTA, Disk, Quota, Room
-from cowfs.view.state import State
+from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.view.view import View
 
 LIVE_INODES_MAX = 200_000
@@ -38,8 +45,8 @@ LIVE_INODES_MAX = 200_000
 LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
 
-LIVE_RECORDS_MAX = 200_000
-"""Journal records of a live layer at which it is frozen by itself: two to four seconds of replay."""
+LIVE_RECORDS_MAX = 150_000
+"""Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
 
 
 CARRIED_BYTES_MAX = 64 * 1024 * 1024
@@ -78,6 +85,7 @@ class Env:
     clock: Callable[[], int]
     disk: Disk
     limits: Limits = field(default_factory=Limits)
+    lag: Lag = field(default_factory=Lag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +105,6 @@ class Branch:
     quota: Quota = NO_QUOTA
 
 
-class CheckpointOrder(NamedTuple):
-    """What to make: ids are chosen by the owner of the store; ``live`` is the id of the next live layer."""
-
-    snapshot: str
-    live: str
-    message: str
-    labels: tuple[str, ...] = ()
-    creator: str = ""
-    automatic: bool = False
-    allow_empty: bool = False
-
-
-class RestoreOrder(NamedTuple):
-    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer."""
-
-    snapshot: str
-    target: Layer
-    live: str
-    undo: CheckpointOrder | None
-    force: bool = False
-
-
 class Outcome(NamedTuple):
     """What a verb did: operations for the control log, and the layers frozen on the way, oldest first."""
 
@@ -131,11 +117,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceStatistics:
-    """Counts of this moment; ``unsettled``: frozen layers that have no root yet."""
+    """Counts of this moment; ``backlog``: what waits to be settled, below and in the live layer."""
 
     view: ViewStatistics
     journal: JournalStatistics
-    unsettled: int
+    backlog: Backlog
 
 
 class Workspace:
@@ -151,14 +137,17 @@ class Workspace:
         self.head_layer = branch.head_layer
         self.room = Room(env.disk, branch.quota)
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits, env.disk.relieve)
+        self.known_limit = KNOWN_LIMIT
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
+        self.untold = Untold()
         self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
 
     def _view(self, state: State) -> View:
+        state.known_limit = self.known_limit
         return View(state, self.journal, self.env.clock, self.room)
 
     @classmethod
@@ -177,16 +166,22 @@ class Workspace:
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
+    def know(self, limit: int) -> None:
+        """Keep about so many resolved but unchanged inodes in memory from now on."""
+        self.known_limit = self.view.state.known_limit = limit
+
     def sync(self) -> None:
         """Return when everything answered before the call survives power loss. Raises OSError."""
         self.journal.sync()
 
     def statistics(self) -> WorkspaceStatistics:
         """Counts of this moment."""
-        parent = self.view.state.parent
-        return WorkspaceStatistics(
-            self.view.statistics(), self.journal.statistics(), parent.depth if parent is not None else 0
-        )
+        waiting = backlog(self.view.state, self.journal)
+        return WorkspaceStatistics(self.view.statistics(), self.journal.statistics(), waiting)
+
+    def pressed(self) -> Pressed | None:
+        """What a change costs now; None: nothing. Needs no lock."""
+        return self.env.lag.pressed(self.view.state, self.journal, self.env.clock())
 
     @property
     def changed(self) -> bool:
@@ -253,7 +248,29 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
+            self._journal_untold()
             self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+
+    def _journal_untold(self) -> None:
+        if self.untold:
+            self.untold.find_out(self.view.state)
+            for record in self.untold.records():
+                self.journal.append(record, self.env.clock())
+
+    def outlived(self) -> None:
+        """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
+
+        Until then a successor must know what that is.
+        """
+        with self.lock, suppress(OSError):  # a full disk: only the next death would matter
+            self._journal_untold()
+
+    def told(self) -> None:
+        """The kernel knows of every restore, or there is none that has to."""
+        with self.lock, suppress(OSError):
+            if self.untold:
+                self.untold.told()
+                self.journal.append(j.Invalidated(self.live.encode()), self.env.clock())
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
@@ -267,7 +284,7 @@ class Workspace:
         record = j.Checkpoint(
             self.view.state.next_ino, int(order.automatic), order.snapshot.encode(), self.live.encode(),
             order.live.encode(), (self.head or "").encode(), order.message.encode(),
-            b"\0".join(label.encode() for label in order.labels), order.creator.encode(),
+            b"\0".join(label.encode() for label in order.labels), order.creator.encode(), *asked(order.request),
         )  # fmt: skip
         self._mark(record, time)
         self._owe(self._snapshot(record, time))
@@ -279,18 +296,28 @@ class Workspace:
 
     def _snapshot(self, record: j.Checkpoint, time: int) -> tuple[tuple[control.Operation, ...], Layer]:
         """What a Checkpoint marker means, made now or replayed."""
-        operations, layer = self._frozen(record.live.decode())
         labels = tuple(label.decode() for label in record.labels.split(b"\0")) if record.labels else ()
+        operations, layer = self._made(record, record.live, time, labels, bool(record.automatic))
+        return (*operations, *kept(record, time, Made(record.snapshot.decode()))), layer
+
+    def _made(
+        self, record: j.Checkpoint | j.Restore, live: bytes, time: int, labels: tuple[str, ...], automatic: bool
+    ) -> tuple[tuple[control.Operation, ...], Layer]:
+        """Freeze the live layer, as the snapshot that a marker names."""
+        snapshot = record.snapshot if isinstance(record, j.Checkpoint) else record.undo
+        operations, layer = self._frozen(live.decode())
         made = control.SnapshotMade(
-            record.snapshot.decode(), self.id, self.head, layer.id, record.message.decode(),
-            labels, record.creator.decode(), time, bool(record.automatic),
+            snapshot.decode(), self.id, self.head, layer.id, record.message.decode(),
+            labels, record.creator.decode(), time, automatic,
         )  # fmt: skip
         self.head = made.id
         self.head_layer = layer.id
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
+        records = self.journal.layer_records()
         layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
+        layer.records = max(layer.records, records)
         self.live = live
         froze = control.Froze(layer.id, self.id, layer.parent_id, layer.spans, layer.next_ino, live)
         return (froze, self._position()), layer
@@ -319,14 +346,12 @@ class Workspace:
                 if not order.force:
                     self._refuse_lost_mounts(state)
                 changes = compare(old.state, state)
-                if order.undo is not None and (self.changed or self.head is None or order.undo.allow_empty):
-                    self._checkpoint(order.undo)
-                undo = self.head if order.undo is not None else None
-                record = j.Restore(
-                    state.next_ino, order.snapshot.encode(), order.target.id.encode(), order.live.encode()
-                )
-                self.journal.append(record, self.env.clock())
-                self._owed += self._restored(record, state)
+                record = self._restore_record(order, state, len(changes.inodes))
+                time = self.env.clock()
+                self.journal.append(record, time)
+                operations, layer = self._restored(record, state, time)
+                self._owed += operations
+                self._owed_layers += () if layer is None else (layer,)
                 self._carry()
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
@@ -338,10 +363,28 @@ class Workspace:
                     handles = self.transport.invalidate(changes)
             with self.lock, suppress(OSError):  # without it a successor invalidates once more
                 self.journal.append(j.Invalidated(order.live.encode()), self.env.clock())
-            return self._outcome(undo, len(changes.inodes), tuple(handles))
+            return self._outcome(record.undo.decode() or None, len(changes.inodes), tuple(handles))
 
-    def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
-        """What a Restore marker means, made now or replayed; whatever was live is dropped."""
+    def _restore_record(self, order: RestoreOrder, state: State, changed: int) -> j.Restore:
+        """The marker: one record, so that the snapshot of what was live is never there without the restore."""
+        undo, made = order.undo, None
+        if undo is not None and (self.changed or self.head is None or undo.allow_empty):
+            made = undo
+        back = None if undo is None else (made.snapshot if made is not None else self.head)
+        live, message, creator = ("", "", "") if made is None else (made.live, made.message, made.creator)
+        return j.Restore(
+            state.next_ino, changed, order.snapshot.encode(), order.target.id.encode(), order.live.encode(),
+            (back or "").encode(), live.encode(), message.encode(), creator.encode(), *asked(order.request),
+        )  # fmt: skip
+
+    def _restored(
+        self, record: j.Restore, state: State, time: int
+    ) -> tuple[tuple[control.Operation, ...], Layer | None]:
+        """What a Restore marker means, made now or replayed; what was live becomes a snapshot, or is dropped."""
+        made: tuple[control.Operation, ...] = ()
+        layer = None
+        if record.undo_live:
+            made, layer = self._made(record, record.undo_live, time, (), automatic=True)
         self.journal.cut()
         old, self.view = self.view, self._view(state)
         self.view.adopt_opens(old)
@@ -351,7 +394,14 @@ class Workspace:
         if parent is None:
             raise Corrupt("a workspace without a parent layer")
         self.head_layer = parent.id
-        return (control.Restored(self.id, self.head, self.live, parent.id, state.next_ino), self._position())
+        undo = record.undo.decode() or None
+        done: tuple[control.Operation, ...] = (
+            control.Restored(self.id, self.head, self.live, parent.id, state.next_ino),
+            self._position(),
+        )
+        if record.changed and undo is not None:  # one that changed nothing leaves alone what --undo takes back
+            done = (*done, control.Set(self.id, UNDO, undo.encode()))
+        return (*made, *done, *kept(record, time, WentBack(self.head, undo, record.changed))), layer
 
     def _refuse_lost_mounts(self, state: State) -> None:
         if self.transport is None:
@@ -423,8 +473,15 @@ class _Replayer:
             self._took(workspace._snapshot(record, time))
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
+        elif isinstance(record, j.Invalidated):
+            workspace.untold.told()
+        elif isinstance(record, j.Stale):
+            workspace.untold.journaled(record)
         elif isinstance(record, j.Restore):
-            self.operations += workspace._restored(record, self._target(record))
+            workspace.untold.restored(workspace.view.state)
+            operations, layer = workspace._restored(record, self._target(record), time)
+            self.operations += operations
+            self.layers += () if layer is None else (layer,)
         elif isinstance(record, j.Pending) and record != j.CLEAN_END:
             self._last.clear()
             self._inherited = Answer(*record)

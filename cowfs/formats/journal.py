@@ -200,11 +200,24 @@ class Writers(NamedTuple):
     inos: bytes
 
 
+class Create(NamedTuple):
+    """A new regular file, its first name, and that it is open for writing: open(2) with O_CREAT, in one record."""
+
+    parent: int
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    name: bytes
+    xattrs: bytes
+
+
 class Checkpoint(NamedTuple):
     """The live layer is frozen and becomes a snapshot: this record is its commit point.
 
     ``parent``: snapshot id of the head before, or empty. ``layer`` is the layer frozen, ``live`` the
-    new one. ``labels``: names separated by NUL.
+    new one. ``labels``: names separated by NUL. ``key`` and ``request``: see :class:`cowfs.remembered.Request`,
+    both empty without one.
     """
 
     next_ino: int
@@ -216,6 +229,8 @@ class Checkpoint(NamedTuple):
     message: bytes
     labels: bytes
     creator: bytes
+    key: bytes
+    request: bytes
 
 
 class Freeze(NamedTuple):
@@ -227,18 +242,41 @@ class Freeze(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """The workspace goes back to ``snapshot``, whose layer is ``target``; ``live`` is the new layer."""
+    """The workspace goes back to ``snapshot``, whose layer is ``target``; ``live`` is the new layer.
+
+    ``changed``: inodes that differ. ``undo``: the snapshot that takes it back, or empty. Where ``undo_live`` is not
+    empty, that snapshot is made here: the live layer is frozen for it, with ``message`` and ``creator``, and
+    ``undo_live`` lives for this moment. ``key`` and ``request`` as in :class:`Checkpoint`.
+    """
 
     next_ino: int
+    changed: int
     snapshot: bytes
     target: bytes
     live: bytes
+    undo: bytes
+    undo_live: bytes
+    message: bytes
+    creator: bytes
+    key: bytes
+    request: bytes
 
 
 class Invalidated(NamedTuple):
     """The kernel's caches no longer hold anything from before the last Restore."""
 
     live: bytes
+
+
+class Stale(NamedTuple):
+    """The kernel has yet to be told that a restore changed an inode, and the names (separated by NUL) in it.
+
+    ``place``: 0 where it was, 1 a directory that has a place again, 2 a directory that is elsewhere.
+    """
+
+    ino: int
+    place: int
+    names: bytes
 
 
 class Pending(NamedTuple):
@@ -257,19 +295,12 @@ class Pending(NamedTuple):
 CLEAN_END: Final = Pending(0, 0, 0, 0, 0)
 
 
-class Idempotency(NamedTuple):
-    """A verb was done under a key that its caller chose, with this result."""
-
-    key: bytes
-    result: bytes
-
-
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Idempotency
+    | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Stale
 )  # fmt: skip
 
-MARKERS: Final = (Checkpoint, Freeze, Restore, Invalidated, Pending)
+MARKERS: Final = (Checkpoint, Freeze, Restore, Invalidated, Pending, Stale)
 """Records that say where layers begin and end; they change no inode."""
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
@@ -288,18 +319,23 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     13: (Orphan, "QQB", 2),
     14: (OrphanEnd, "Q", 0),
     15: (Writers, "", 1),
-    32: (Checkpoint, "QB", 7),
+    16: (Create, "QQIII", 2),
+    32: (Checkpoint, "QB", 9),
     33: (Freeze, "Q", 2),
-    34: (Restore, "Q", 3),
+    34: (Restore, "QQ", 9),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
-    42: (Idempotency, "", 2),
+    37: (Stale, "QB", 1),
 }
 """Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""
 _BY_KIND: Final = {
     kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails) for kind, (cls, ints, tails) in KINDS.items()
 }
-_BY_CLASS: Final = {cls: (kind, body, ints) for kind, (cls, body, ints, _) in _BY_KIND.items()}
+_BY_CLASS: Final = {
+    cls: (kind, struct.Struct(_AFTER_CHECKSUM.format + body.format[1:]), body.size, ints)
+    for kind, (cls, body, ints, _) in _BY_KIND.items()
+}
+"""Class -> (kind, everything behind the checksum up to the strings, bytes of its own fields, number of integers)."""
 WRITE_KIND: Final = 7
 _WRITE_BODY = _BY_KIND[WRITE_KIND][1]
 WRITE_DATA_AT: Final = HEAD_BYTES + _WRITE_BODY.size
@@ -354,14 +390,15 @@ def encode(
     file_no: int, seq: int, durable: int, time: int, connection: int, unique: int, record: Record
 ) -> bytes:  # fmt: skip
     """One whole record. Raises ValueError when it would have more than RECORD_MAX bytes."""
-    kind, body, ints = _BY_CLASS[type(record)]
-    tails = record[ints:]
-    fields = body.pack(*record[:ints], *map(len, tails))  # type: ignore[arg-type]
-    payload = b"".join((fields, *tails))  # type: ignore[arg-type]
-    length = HEAD_BYTES + len(payload)
+    kind, layout, _, ints = _BY_CLASS[type(record)]
+    tails: tuple[bytes, ...] = record[ints:]  # type: ignore[assignment]
+    sizes = [len(tail) for tail in tails]
+    length = 8 + layout.size + sum(sizes)
     if length > RECORD_MAX:
         raise ValueError(f"a journal record of {length} bytes")
-    rest = _AFTER_CHECKSUM.pack(length, kind, 0, seq, durable, time, connection, unique) + payload
+    rest = layout.pack(length, kind, 0, seq, durable, time, connection, unique, *record[:ints], *sizes)
+    if tails:
+        rest = b"".join((rest, *tails))
     return xxhash.xxh3_64_intdigest(rest, file_no).to_bytes(8, "little") + rest
 
 
@@ -381,7 +418,7 @@ def encode_write_head(
 
 def body_bytes(cls: type[Record]) -> int:
     """Bytes of the fixed fields of this kind of record, between its head and its strings."""
-    return _BY_CLASS[cls][1].size
+    return _BY_CLASS[cls][2]
 
 
 def record_length(head: bytes | memoryview) -> int:

@@ -25,12 +25,13 @@ class Layer:
     ``merged``: files and directories of its delta that may lie on blocks of a root older than the one it stands on.
 
     ``table`` is the pointer of the settled inode table and ``root`` the root's id, both None until
-    settled. ``parent`` is None for a layer that needs none any more.
+    settled. ``parent`` is None for a layer that needs none any more. ``records``: how many its journal has of it,
+    about, for the inodes and extents that it holds in memory.
     """
 
     __slots__ = (
-        "delta", "files", "id", "merged", "next_ino", "parent", "parent_id", "root", "sectors", "spans", "table",
-        "workspace",
+        "delta", "files", "id", "merged", "next_ino", "parent", "parent_id", "records", "root", "sectors", "spans",
+        "table", "workspace",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Layer:
         self.files = files
         self.sectors = sectors
         self.merged: list[FileData | Directory] = []
+        self.records = len(delta) if delta is not None else 0
         self.root: bytes | None = None
         self.table: bytes | None = None
 
@@ -72,13 +74,6 @@ class Layer:
         return parent, self.delta
 
     @property
-    def depth(self) -> int:
-        """How many unsettled layers there are from this one down."""
-        depth = 0
-        layer: Layer | None = self
-        while layer is not None:
-            layer, delta = layer.below
-            if delta is None:
-                break
-            depth += 1
-        return depth
+    def size_bytes(self) -> int:
+        """Bytes of its journal records."""
+        return sum(end - start for _, start, end in self.spans)

@@ -1,8 +1,8 @@
-"""``python -m cowfs_daemon run|supervise|init|fsck --store DIR``: what the CLI starts, so that it need not import the
-engine.
+"""``python -m cowfs_daemon run|supervise|init|fsck|repair --store DIR``: what the CLI starts, so that it need not
+import the engine.
 
-``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init`` and ``fsck`` need no daemon and
-print one JSON object.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck`` and ``repair`` need no
+daemon and print one JSON object.
 """
 
 import argparse
@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 from cowfs.errors import CowfsError
-from cowfs_daemon.start import Ready, detach
+from cowfs_daemon import logs
+from cowfs_daemon.start import Ready, detach, raise_limits
 
 
 def parse(words: list[str]) -> argparse.Namespace:
     """The options of a command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("run", "supervise", "init", "fsck"):
+    for name in ("run", "supervise", "init", "fsck", "repair"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
@@ -59,7 +60,7 @@ def keep(store: str, *, background: bool, ready: Ready, as_json: bool, workers: 
 
 def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool, workers: int | None) -> int:
     """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("supervisor", store)
 
     def serve() -> int:
         from cowfs_daemon.compose import serve_store
@@ -87,9 +88,11 @@ def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
 
 
 def tool(verb: str, store: str, *, deep: bool) -> dict[str, Any]:
-    """The result of ``init`` or ``fsck``."""
+    """The result of ``init``, ``fsck`` or ``repair``."""
     from cowfs_daemon import offline
 
+    if verb == "repair":
+        return offline.repair_store(store)
     return offline.create_store(store) if verb == "init" else offline.check_store(store, deep)
 
 
@@ -100,6 +103,8 @@ def _shape(error: CowfsError) -> dict[str, Any]:
 def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
+    if options.verb in ("run", "supervise"):
+        raise_limits()
     if options.verb == "run":
         ready = Ready(options.ready_fd)
         keep(

@@ -16,6 +16,8 @@ from cowfs.formats import control
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.layers.journal import JournalStatistics
+from cowfs.pressure import Backlog
+from cowfs.remembered import Request
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.room import Quota
@@ -40,6 +42,7 @@ _OPERATIONS = (
     control.Span,
 )
 _RECORDS: tuple[type, ...] = (
+    Backlog,
     BranchSpec,
     Change,
     CheckpointOrder,
@@ -50,6 +53,7 @@ _RECORDS: tuple[type, ...] = (
     LayerSpec,
     Point,
     Quota,
+    Request,
     ViewStatistics,
     WorkspaceStatistics,
     Handed,

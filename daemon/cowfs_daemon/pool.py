@@ -16,6 +16,7 @@ from cowfs.errors import Busy
 from cowfs.formats import control
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
+from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
@@ -44,6 +45,7 @@ class WorkerPool(Host):
         self._on_loss = on_loss
         self._placing = threading.Lock()
         self.given_up = False
+        self.restarts = 0
         self._workers: list[RemoteHost] = []
         self._placed: dict[str, RemoteHost] = {}
         self._holders: dict[str, RemoteHost] = {}
@@ -59,6 +61,7 @@ class WorkerPool(Host):
 
     def _lost(self, worker: RemoteHost) -> None:
         with self._placing:
+            self.restarts += 1
             served = frozenset(key for key, by in self._placed.items() if by is worker)
             self._placed = {key: by for key, by in self._placed.items() if by is not worker}
             self._holders = {layer: by for layer, by in self._holders.items() if by is not worker}
@@ -222,11 +225,12 @@ class WorkerPool(Host):
         return self._made(worker, worker.freeze(workspace, live))
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Done:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Done:  # fmt: skip
         """See Host.restore."""
         worker = self._of(workspace)
-        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force))
+        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force, request))
 
     def limit(self, workspace: str, quota: Quota) -> None:
         """See Host.limit."""
@@ -273,6 +277,13 @@ class WorkerPool(Host):
                 worker.settled(layer_id, root, pairs)
         with self._placing:
             self._holders.pop(layer_id, None)
+
+    def stall(self, layers: Iterable[str]) -> None:
+        """See Host.stall."""
+        stuck = tuple(layers)
+        for worker in self._workers:
+            with suppress(Busy):
+                worker.stall(stuck)
 
     def forget(self, layers: Iterable[str]) -> None:
         """See Host.forget."""

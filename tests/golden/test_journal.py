@@ -49,15 +49,29 @@ RECORDS: dict[str, j.Record] = {
     "orphan_data": j.Orphan(6, 4096, 0, b"", b"data"),
     "orphan_end": j.OrphanEnd(6),
     "checkpoint": j.Checkpoint(
-        10, 0, b"snap-1", b"lay-1", b"lay-2", b"snap-0", "Größe".encode(), b"good\0better", b"me"
+        10,
+        0,
+        b"snap-1",
+        b"lay-1",
+        b"lay-2",
+        b"snap-0",
+        "Größe".encode(),
+        b"good\0better",
+        b"me",
+        b"key",
+        bytes(range(32)),
     ),
-    "checkpoint_bare": j.Checkpoint(10, 1, b"snap-1", b"lay-1", b"lay-2", b"", b"", b"", b""),
+    "checkpoint_bare": j.Checkpoint(10, 1, b"snap-1", b"lay-1", b"lay-2", b"", b"", b"", b"", b"", b""),
     "freeze": j.Freeze(200_002, b"lay-1", b"lay-2"),
-    "restore": j.Restore(10, b"snap-1", b"lay-1", b"lay-3"),
+    "restore": j.Restore(
+        10, 7, b"snap-1", b"lay-1", b"lay-3", b"snap-2", b"lay-2", b"before", b"me", b"key", bytes(range(32))
+    ),
     "invalidated": j.Invalidated(b"lay-3"),
     "pending": j.Pending(1, 2, 4, 9, 4096),
-    "idempotency": j.Idempotency(b"key", b"{}"),
+    "restore_bare": j.Restore(10, 0, b"snap-1", b"lay-1", b"lay-3", b"", b"", b"", b"", b"", b""),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
+    "create": j.Create(1, 6, 0o100600, 1000, 1001, b"new", XATTRS),
+    "stale": j.Stale(1, 2, b"old\0\xff\xfe"),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 

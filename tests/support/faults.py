@@ -13,8 +13,8 @@ from typing import Any
 from cowfs.layers.journal import Limits
 from cowfs.view.reading import ReadView
 from cowfs.view.room import Room
-from tests.support.disk import TestDisk
 from tests.support.lab import ME, Lab
+from tests.support.testdisk import TestDisk
 from tests.support.treehash import hash_view
 
 CALLS = (

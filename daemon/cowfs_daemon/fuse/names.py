@@ -23,8 +23,10 @@ _LINK = struct.Struct("<Q")
 _RENAME = struct.Struct("<Q")
 _RENAME2 = struct.Struct("<QII")
 _CREATE = struct.Struct("<IIII")
+_RELEASE = struct.Struct("<QIIQ")
 _READDIR = struct.Struct("<QQI")
 _AT = protocol.HEADER_BYTES
+_CACHING = 1
 
 
 def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -130,6 +132,8 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
     who = caller(served, request, unique, umask)
     inode = view.lookup(nodeid, name)
     if inode is None:
+        if is_writable(flags):
+            return _created(served, unique, view.create(nodeid, name, mode, who), True, served.valid)
         inode = view.mknod(nodeid, name, stat.S_IFREG | (mode & 0o7777), 0, who)
     elif flags & os.O_EXCL:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -145,6 +149,10 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
 def _open(served: Served, view: View, unique: int, inode: Inode, flags: int, who: Caller, valid: int) -> bytes:
     writable = is_writable(flags)
     view.opened(inode.ino, writable, who)
+    return _created(served, unique, inode, writable, valid)
+
+
+def _created(served: Served, unique: int, inode: Inode, writable: bool, valid: int) -> bytes:
     served.told(inode.ino)
     served.opened(inode.ino, writable)
     return protocol.created(unique, inode, valid, protocol.FOPEN_KEEP_CACHE)
@@ -163,6 +171,25 @@ def tmpfile(served: Served, view: View, request: bytearray, size: int, unique: i
     who = caller(served, request, unique, umask)
     inode = view.tmpfile(nodeid, stat.S_IFREG | (mode & 0o7777), who)
     return _open(served, view, unique, inode, flags, who, served.valid)
+
+
+def opendir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A directory is opened. One of its open descriptors at a time may use what the kernel keeps of its listing.
+
+    The kernel fills that from any descriptor that may, and goes on in it with any other without a look at whether the
+    directory has changed since it was begun: with two at once, one misses names that were there before it was opened.
+    """
+    if served.may_cache_listing(nodeid):
+        return protocol.opened_directory(unique, _CACHING, protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_CACHE_DIR)
+    return protocol.opened_directory(unique, 0, protocol.FOPEN_KEEP_CACHE)
+
+
+def releasedir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """An open directory is closed."""
+    handle, _, _, _ = protocol.unpack(_RELEASE, request, size)
+    if handle == _CACHING:
+        served.listing_closed(nodeid)
+    return protocol.error(unique, 0)
 
 
 def readdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

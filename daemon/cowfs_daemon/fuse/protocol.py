@@ -36,6 +36,7 @@ UNIQUE_RESEND: Final = 1 << 63
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4, 8, 16, 32
 FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_CTIME, FATTR_KILL_SUIDGID = 128, 256, 1024, 2048
 FOPEN_KEEP_CACHE: Final = 2
+FOPEN_CACHE_DIR: Final = 8
 OPEN_KILL_SUIDGID: Final = 1
 WRITE_CACHE, WRITE_KILL_SUIDGID = 1, 4
 SETXATTR_ACL_KILL_SGID: Final = 1
@@ -48,6 +49,7 @@ BLOCK_SIZE: Final = 4096
 
 HEADER_BYTES: Final = 40
 GIGA: Final = 1_000_000_000
+_WRITE_FLAGS_AT: Final = HEADER_BYTES + 20
 
 _HEAD = struct.Struct("<IIQQ")
 _CREDENTIALS = struct.Struct("<III")
@@ -110,6 +112,16 @@ def unpack(layout: struct.Struct, request: bytearray, size: int, at: int = HEADE
 def credentials(request: bytearray) -> tuple[int, ...]:
     """``(uid, gid, pid)`` of a request whose header was checked."""
     return _CREDENTIALS.unpack_from(request, 24)
+
+
+def interrupted(request: bytearray, size: int) -> int:
+    """The unique id that an INTERRUPT request is about; 0 when it is too short."""
+    return int(_U64.unpack_from(request, HEADER_BYTES)[0]) if size >= HEADER_BYTES + 8 else 0
+
+
+def is_cached_write(request: bytearray, size: int) -> bool:
+    """Whether a WRITE request brings pages that were dirtied through a mapping."""
+    return size >= _WRITE_FLAGS_AT + 4 and bool(_U32.unpack_from(request, _WRITE_FLAGS_AT)[0] & WRITE_CACHE)
 
 
 def name_at(request: bytearray, size: int, at: int = HEADER_BYTES) -> bytes:
@@ -179,6 +191,11 @@ def attributes(unique: int, inode: Attributes) -> bytes:
 def opened(unique: int, flags: int) -> bytes:
     """A fuse_open_out reply. File handles are 0: requests carry the inode number and the open flags."""
     return _OUT_OPEN.pack(32, 0, unique, 0, flags, 0)
+
+
+def opened_directory(unique: int, handle: int, flags: int) -> bytes:
+    """The same for OPENDIR: ``handle`` comes back in RELEASEDIR."""
+    return _OUT_OPEN.pack(32, 0, unique, handle, flags, 0)
 
 
 def created(unique: int, inode: Attributes, valid: int, flags: int) -> bytes:

@@ -15,9 +15,9 @@ import pytest
 from cowfs.view.room import Quota
 from cowfs.view.view import RENAME_WHITEOUT
 from tests.support.counted import check_counters
-from tests.support.disk import TestDisk
 from tests.support.lab import ME
 from tests.support.single import Single
+from tests.support.testdisk import TestDisk
 
 BIG = 10 << 20
 
