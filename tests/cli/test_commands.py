@@ -13,6 +13,7 @@ from tests.support.servedstore import ServedStore
 
 SNAPSHOT_KEYS = {
     "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root",
+    "settings",
 }  # fmt: skip
 
 
