@@ -106,6 +106,7 @@ class View(Descriptors):
         """A regular file, made and opened for writing once. Errors as :meth:`mknod`."""
         directory, cookie = self._new_name(parent, name)
         mode, gid, xattrs = self._inherited(directory, stat.S_IFREG | mode & 0o7777, caller)
+        self._room.take(self.state, 0, 1, _RECORD)
         record = j.Create(parent, self.state.next_ino, mode, caller.uid, gid, name, xattrs)
         inode = apply.create(self.state, self._journaled(record, caller), record, cookie)
         self._opens[inode.ino] = [1, 1]

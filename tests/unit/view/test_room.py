@@ -46,6 +46,7 @@ def growing(single: Single) -> list[Callable[[], object]]:
     files, view = single.files, single.view
     return [
         lambda: files.create("new"),
+        lambda: view.create(1, b"created", 0o644, ME),
         lambda: files.mkdir("newd"),
         lambda: files.symlink("newl", b"target"),
         lambda: view.mknod(1, b"fifo", stat.S_IFIFO | 0o644, 0, ME),
