@@ -99,8 +99,8 @@ class Engine:
         targets, uses = self._targets, self._uses
         self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, targets, self.keys, uses)
         self._settling = Settling(
-            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
-            self._trimming, store.journals, self._clock, self._leases,
+            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, self.reserve.fits(spans)),
+            self.host, self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(
             store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs, self.reserve

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,17 @@ class Reserve:
             self.left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.left = min(LOOK_BYTES, total // LOOK_SHARE, free) - size
+
+    def fits(self, spans: Sequence[tuple[str, int, int]]) -> Sequence[tuple[str, int, int]]:
+        """``spans`` of journals that are to be settled. Raises NoSpace when settling could take what was given up."""
+        found = os.statvfs(self._store)
+        size = sum(end - start for _, start, end in spans)
+        whole = reserve_bytes(found.f_blocks * found.f_frsize) // FILE_SHARE
+        if found.f_bavail * found.f_frsize < size and self.held() < whole:
+            raise NoSpace(
+                "no space left to settle a layer", hint="Free some space: it stays in its journal."
+            )
+        return spans
 
     def relieve(self, vital: bool) -> bool:
         """See Disk.relieve."""

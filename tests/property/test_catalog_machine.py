@@ -185,7 +185,7 @@ class CatalogMachine(RuleBasedStateMachine):
         space = self.pick(index)
         snap, live = self.id("snap"), self.id("lay")
         ops = (
-            Froze(space.live, space.id, space.below, (Span(1, 2, 3),), 9, live),
+            Froze(space.live, space.id, space.below, (Span(1, self.number - 1, self.number),), 9, live),
             SnapshotMade(snap, space.id, space.head, space.live, "m", tuple(sorted(labels)), "me", 1, automatic),
             Position(space.id, 1, self.number, self.number),
         )
