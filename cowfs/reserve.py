@@ -87,9 +87,7 @@ class Reserve:
         size = sum(end - start for _, start, end in spans)
         whole = reserve_bytes(found.f_blocks * found.f_frsize) // FILE_SHARE
         if found.f_bavail * found.f_frsize < size and self.held() < whole:
-            raise NoSpace(
-                "no space left to settle a layer", hint="Free some space: it stays in its journal."
-            )
+            raise NoSpace("no space left to settle a layer", hint="Free some space: it stays in its journal.")
         return spans
 
     def relieve(self, vital: bool) -> bool:
