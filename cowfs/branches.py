@@ -22,14 +22,26 @@ from cowfs.lineage import Targets, chain, with_ancestors
 from cowfs.quarantine import Quarantine
 from cowfs.remembered import Request, Result
 from cowfs.results import Handle
+from cowfs.retention import Uses
+from cowfs.settings import quota
 from cowfs.trimming import Trimming
 
 
 class Branches:
-    """``targets``: snapshots that journals may name; told when the control log knows of every restore."""
+    """``targets``: snapshots that journals may name; told when the control log knows of every restore.
+
+    ``uses`` is told of every workspace that somebody wants.
+    """
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets, keys: Keys
+        self,
+        catalog: Catalog,
+        lock: threading.RLock,
+        host: Host,
+        trimming: Trimming,
+        targets: Targets,
+        keys: Keys,
+        uses: Uses,
     ) -> None:
         self._keys = keys
         self._catalog = catalog
@@ -37,6 +49,7 @@ class Branches:
         self._host = host
         self._trimming = trimming
         self._targets = targets
+        self._uses = uses
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
         self._damage: dict[str, str] = {}
 
@@ -67,6 +80,7 @@ class Branches:
             spec = BranchSpec(
                 entry.id, entry.live_layer, chain(self._catalog, entry.parent_layer), entry.head, entry.next_ino,
                 entry.position or (0, 0, 0), None if entry.head is None else self._catalog.snapshot(entry.head).layer,
+                quota(self._catalog.settings(entry.id)),
             )  # fmt: skip
             line = (snapshot.layer for snapshot in line_of(self._catalog, entry.id))
             done = self._host.open(spec, with_ancestors(self._catalog, line))
@@ -93,6 +107,7 @@ class Branches:
         """A workspace that the host serves."""
         with self._lock:
             entry = self._catalog.by_name(name)
+            self._uses.touch(entry.id)
             self.open(entry)
             with suppress(CowfsError):
                 self.take(entry.id, ())

@@ -21,21 +21,32 @@ from itertools import islice
 from typing import Any
 
 from cowfs.blocks.api import Location
-from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.index import BlockIndex, SegmentUsage
 from cowfs.blocks.reader import BlockReader
 from cowfs.blocks.segments import segment_ids, segment_path
 from cowfs.catalog.catalog import Catalog
 from cowfs.errors import Busy, NoSpace
+from cowfs.formats.segment import ENTRY_BYTES, RECORD_BYTES
 from cowfs.host import Host
-from cowfs.jobs import Jobs
+from cowfs.jobs import INDEX_BYTES, Jobs
+from cowfs.reserve import Reserve
 from cowfs.results import Collected
 from cowfs.store import StoreDirectory
 
 BATCH = 2_000
 """Blocks in one index transaction: about 10 ms, which whoever commits waits for at most."""
 
-DEAD_SHARE = 0.5
-"""A segment with more dead bytes than this share of it is copied."""
+DEAD_SHARE = 0.25
+"""A segment with more dead bytes than this share of it is copied: so that 3 bytes are copied for 1 that comes back."""
+
+THOROUGH_SHARE = 0.05
+"""The same when somebody asks for space."""
+
+DEAD_BYTES_MIN = 64 << 10
+"""For less a segment is not copied."""
+
+MARK_BYTES = 200
+"""Disk that a collection takes for each block meanwhile, at most."""
 
 SEGMENTS_AT_ONCE = 4
 
@@ -51,8 +62,9 @@ class Collector:
 
     def __init__(
         self, store: StoreDirectory, catalog: Catalog, lock: threading.RLock, index: BlockIndex, blocks: BlockReader,
-        host: Host, jobs: Jobs,
+        host: Host, jobs: Jobs, reserve: Reserve,
     ) -> None:  # fmt: skip
+        self._reserve = reserve
         self._store = store
         self._catalog = catalog
         self._lock = lock
@@ -64,8 +76,8 @@ class Collector:
         self.worthwhile = False
         self.removed_blocks = self.freed_bytes = 0
 
-    def collect(self, dry_run: bool, progress: Progress) -> Collected:
-        """Collect, or with ``dry_run`` only say what would go.
+    def collect(self, dry_run: bool, progress: Progress, dead_share: float = DEAD_SHARE) -> Collected:
+        """Collect, or with ``dry_run`` only say what would go. Segments of which more is dead are copied together.
 
         Raises Busy (another one is running, or a worker is being replaced), Corrupt (what is needed cannot be read).
         """
@@ -76,6 +88,7 @@ class Collector:
         done = False
         try:
             shutil.rmtree(marks, ignore_errors=True)
+            self._reserve.ensure(INDEX_BYTES + MARK_BYTES * self._index.statistics().blocks)
             roots = self._roots()
             garbage, needed = self._copier.mark(
                 roots,
@@ -87,13 +100,14 @@ class Collector:
             if dry_run:
                 return self._weighed(garbage)
             done = True
+            self._reserve.ensure(INDEX_BYTES)
             self._index.commit((), needed)  # condemned by a collection that was cut off
             condemned = self._condemn(garbage, progress)
             later = self._copier.mark(self._roots() - roots, self._host.unnamed(), marks, False, None).needed
             for ids in _batches(iter(later)):
                 self._index.commit((), ids)
             swept = self._sweep(condemned, progress)
-            freed = self._compact(progress)
+            freed = self._compact(progress, dead_share)
             size = sum(location.stored_len for _, location in swept)
             self.removed_blocks += len(swept)
             self.freed_bytes += freed
@@ -111,7 +125,8 @@ class Collector:
 
     def _roots(self) -> set[bytes]:
         with self._lock:
-            return self._catalog.roots()
+            needed = self._catalog.roots()
+        return needed | set(self._host.shown().values())
 
     def _weighed(self, garbage: Sequence[bytes]) -> Collected:
         size = 0
@@ -123,6 +138,7 @@ class Collector:
     def _condemn(self, garbage: Sequence[bytes], progress: Progress) -> list[tuple[bytes, Location]]:
         condemned: list[tuple[bytes, Location]] = []
         for ids in _batches(iter(garbage)):
+            self._reserve.ensure(INDEX_BYTES)
             condemned += self._leases.free(ids, self._index.condemn)
             progress({"phase": "condemn", "blocks": len(condemned)})
         return condemned
@@ -130,14 +146,15 @@ class Collector:
     def _sweep(self, condemned: Marked, progress: Progress) -> list[tuple[bytes, Location]]:
         swept: list[tuple[bytes, Location]] = []
         for first in range(0, len(condemned), BATCH):
+            self._reserve.ensure(INDEX_BYTES)
             swept += self._index.sweep(condemned[first : first + BATCH])
             progress({"phase": "sweep", "blocks": len(swept)})
         return swept
 
-    def _compact(self, progress: Progress) -> int:
-        """Delete empty segments, copy mostly dead ones together; how many bytes of files went."""
+    def _compact(self, progress: Progress, dead_share: float) -> int:
+        """Delete empty segments, copy those with much that is dead together; how many bytes of files went."""
+        mostly_dead = self._mostly_dead(dead_share)
         freed = self._delete_empty()
-        mostly_dead = self._mostly_dead()
         with suppress(NoSpace):  # what is empty has gone, the rest waits for the next time
             for first in range(0, len(mostly_dead), SEGMENTS_AT_ONCE):
                 before = self._bytes()
@@ -147,16 +164,19 @@ class Collector:
                 progress({"phase": "compact", "segments": min(first + SEGMENTS_AT_ONCE, len(mostly_dead))})
         return freed
 
-    def _mostly_dead(self) -> list[int]:
-        in_use = self._segments.in_use()
+    def _mostly_dead(self, dead_share: float) -> list[int]:
+        """Segments to copy, none of which a writer has or gets any more; so are those without blocks."""
+        alive = {usage.segment: _alive(usage) for usage in self._index.usage()}
         found = []
-        for usage in self._index.usage():
-            path = segment_path(self._store.segments, usage.segment)
-            if usage.segment not in in_use and path.exists():
-                size = path.stat().st_size
-                if usage.stored_bytes < size * (1 - DEAD_SHARE):
-                    found.append(usage.segment)
-        return found
+        for segment in segment_ids(self._store.segments):
+            size = segment_path(self._store.segments, segment).stat().st_size
+            dead = size - alive.get(segment, 0)
+            if dead > max(dead_share * size, DEAD_BYTES_MIN) and (
+                segment not in self._segments.in_use() or self._segments.retire(segment)
+            ):
+                found.append(segment)
+        alive = {usage.segment: _alive(usage) for usage in self._index.usage()}
+        return [segment for segment in found if segment in alive]
 
     def _delete_empty(self) -> int:
         # In this order: a segment that a writer has let go of has its blocks in the index by then.
@@ -179,6 +199,11 @@ class Collector:
         return sum(
             segment_path(self._store.segments, segment).stat().st_size for segment in segment_ids(self._store.segments)
         )
+
+
+def _alive(usage: SegmentUsage) -> int:
+    """Bytes of a segment's file that are for blocks in the index."""
+    return usage.stored_bytes + usage.blocks * (RECORD_BYTES + ENTRY_BYTES)
 
 
 def _batches(ids: Iterator[bytes]) -> Iterator[list[bytes]]:

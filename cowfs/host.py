@@ -7,6 +7,7 @@ each workspace has its own lock.
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,19 +17,24 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.diff import Difference, difference
 from cowfs.errors import Corrupt, Invalid, NotFound
 from cowfs.formats import control
-from cowfs.formats.inode import Content, encode_inode
+from cowfs.formats.inode import EMPTY, Content, InodeRecord, encode_inode
+from cowfs.geometry import PAGE, SECTOR
 from cowfs.layers.journal import JournalFile, Position
 from cowfs.layers.layer import Layer, Span
 from cowfs.layers.replay import replay_span
 from cowfs.remembered import Request
 from cowfs.results import Change, Handle
 from cowfs.tree import root as roots
+from cowfs.tree.content import directory_content
 from cowfs.tree.radix import count
-from cowfs.view.directory import OverlayDirectory, StoredDirectory
+from cowfs.view.directory import OverlayDirectory, StoredDirectory, lowest
 from cowfs.view.file import OverlayFile, StoredFile, bottom
 from cowfs.view.inode import Inode
-from cowfs.view.state import KNOWN_LIMIT, State, record_of
+from cowfs.view.room import NO_QUOTA, Quota
+from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace, WorkspaceStatistics
+
+_BARE = InodeRecord(0, 0, 0, 1, 0, 0, 0, PAGE.bit_length() - 1, 0, 0, 0, 0, (), (), EMPTY)
 
 KNOWN_TOTAL, KNOWN_LEAST = 400_000, 1_000
 """Resolved but unchanged inodes that all workspaces keep in memory together, and each one in any case."""
@@ -38,7 +44,7 @@ READ_BYTES = 1024 * 1024
 
 
 class LayerSpec(NamedTuple):
-    """A layer as the control log knows it. ``root`` is None until it is settled."""
+    """A layer as the control log knows it. ``root`` is None until it is settled, ``logical_bytes`` 0."""
 
     id: str
     workspace: str
@@ -46,6 +52,7 @@ class LayerSpec(NamedTuple):
     spans: tuple[Span, ...]
     next_ino: int
     root: bytes | None
+    logical_bytes: int = 0
 
 
 Chain = tuple[LayerSpec, ...]
@@ -55,7 +62,7 @@ Chain = tuple[LayerSpec, ...]
 class BranchSpec(NamedTuple):
     """A workspace as the control log knows it; ``chain`` begins with the parent of the live layer.
 
-    ``head_layer`` is the layer of the snapshot ``head``.
+    ``head_layer`` is the layer of the snapshot ``head``, ``quota`` what the workspace may take.
     """
 
     id: str
@@ -65,6 +72,7 @@ class BranchSpec(NamedTuple):
     next_ino: int
     position: tuple[int, int, int]
     head_layer: str | None = None
+    quota: Quota = NO_QUOTA
 
 
 class Point(NamedTuple):
@@ -113,6 +121,7 @@ class Host:
                 spec.next_ino,
                 Position(*spec.position),
                 spec.head_layer,
+                spec.quota,
             )
             workspace, outcome = Workspace.open(self.env, branch, lambda layer: self._known(layer, known))
             for layer in outcome.layers:
@@ -159,6 +168,21 @@ class Host:
         if found is None:
             raise NotFound(f"workspace {workspace} is not open here")
         return found
+
+    def limit(self, workspace: str, quota: Quota) -> None:
+        """From now on the open workspace has this quota. Raises NotFound."""
+        self.workspace(workspace).room.limit(quota)
+
+    def usage(self, workspace: str) -> tuple[int, int]:
+        """(bytes, inodes) of an open workspace, as quotas count. Raises NotFound."""
+        found = self.workspace(workspace)
+        with found.lock:
+            view = found.view.statistics()
+        return view.used_bytes, view.inodes
+
+    def shown(self) -> dict[str, bytes]:
+        """Snapshots that are mounted: id -> the root that they are read from, known to the catalog or not."""
+        return {}
 
     def is_open(self, workspace: str) -> bool:
         """Whether the workspace is open."""
@@ -247,15 +271,18 @@ class Host:
                 self.env.blocks.files.forget(segment)
 
     def unnamed(self) -> list[bytes]:
-        """Of each open file without a name that lies on stored blocks, an inode record that refers to these."""
+        """Inode records that refer to stored blocks which are read here, and which perhaps no root refers to.
+
+        Those are of open files without a name, and of what was merged over several layers: it lies on the blocks of a
+        root that was the newest then.
+        """
         found: list[bytes] = []
         for workspace in list(self.workspaces.values()):
             with workspace.lock:
-                for inode in workspace.view.state.orphans.values():
-                    stored = bottom(inode.data) if isinstance(inode.data, OverlayFile | StoredFile) else None
-                    if stored is not None:
-                        bare = record_of(inode, stored.content)
-                        found.append(encode_inode(bare._replace(size=stored.size, xattrs=(), links=())))
+                state = workspace.view.state
+                found += _lowest([*(inode.data for inode in state.orphans.values()), *state.owner.merged])
+        for layer in list(self._layers.values()):
+            found += _lowest(layer.merged)
         return found
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
@@ -315,7 +342,8 @@ class Host:
     def _load(self, spec: LayerSpec, parent: Layer | None) -> Layer:
         if spec.root is not None:
             table = roots.read_root(self.env.blocks, spec.root)
-            layer = Layer(spec.id, spec.workspace, None, None, spec.spans, spec.next_ino, count(table))
+            sectors = spec.logical_bytes // SECTOR
+            layer = Layer(spec.id, spec.workspace, None, None, spec.spans, spec.next_ino, count(table), sectors)
             layer.parent_id = spec.parent
             layer.settle(spec.root, table)
             return layer
@@ -328,6 +356,15 @@ class Host:
             replay_span(state, file, start, end)
         state.next_ino = spec.next_ino
         return state.freeze(spec.id, spec.workspace, spec.spans)
+
+
+def _lowest(contents: Iterable[object]) -> Iterator[bytes]:
+    """An inode record for the stored content that each of ``contents`` lies on, if it does."""
+    for data in contents:
+        if isinstance(data, OverlayFile | StoredFile) and (file := bottom(data)) is not None:
+            yield encode_inode(_BARE._replace(mode=stat.S_IFREG, size=file.size, content=file.content))
+        elif isinstance(data, OverlayDirectory) and (directory := lowest(data)) is not None:
+            yield encode_inode(_BARE._replace(mode=stat.S_IFDIR, content=directory_content(directory.pointer)))
 
 
 def _walk(state: State, path: bytes) -> Inode:

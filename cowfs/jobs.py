@@ -9,18 +9,27 @@ from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.suspect import Deaths
 from cowfs.geometry import Geometry
 from cowfs.leases import Leases
+from cowfs.reserve import Reserve
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
+
+INDEX_BYTES = 16 << 20
+"""More than one transaction of the index writes."""
 
 
 class Jobs:
     """``settler`` settles and imports; ``copier`` works for garbage collection, so that neither waits for the other."""
 
-    def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry) -> None:
+    def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry, reserve: Reserve) -> None:
         def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
+            reserve.ensure(INDEX_BYTES)
             index.move(records)
             return []
+
+        def commit(records: Sequence[tuple[bytes, Location]], relied_on: Sequence[bytes]) -> list[bytes]:
+            reserve.ensure(INDEX_BYTES)
+            return index.commit(records, relied_on)
 
         def reaped(code: int) -> None:
             index.clear_readers()
@@ -28,10 +37,10 @@ class Jobs:
 
         self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
-        self.leases = Leases(index.commit)
+        self.leases = Leases(commit)
         self.settler, self.copier = (
-            Settler(store.index, store.tmp, self.segments, geometry, commit, reaped=reaped)
-            for commit in (self.leases.commit, moved)
+            Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
+            for takes in (self.leases.commit, moved)
         )
 
     def close(self) -> None:

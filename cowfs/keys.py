@@ -16,6 +16,7 @@ from cowfs.errors import Conflict
 from cowfs.formats import control
 from cowfs.remembered import KEPT_NS, Made, Request, Result, WentBack, decode_result, encode_result
 from cowfs.results import Checkpointed, Handle, Restored, Snapshot
+from cowfs.settings import values
 
 Entries = Callable[[], Iterable[control.Operation]]
 """Operations that end a group, made when the rest of it has been applied."""
@@ -75,4 +76,5 @@ def snapshot_result(catalog: Catalog, entry: control.SnapshotEntry) -> Snapshot:
         entry.id, catalog.workspace(entry.workspace).name, entry.parent, entry.message,
         catalog.labels_of(entry.id), entry.creator, entry.created_at, entry.automatic,
         "frozen" if root is None else "settled", None if root is None else root.hex(),
+        values(catalog.settings(entry.id)),
     )  # fmt: skip

@@ -16,7 +16,9 @@ from cowfs.layers.journal import file_numbers, file_path
 
 
 def _spec(entry: LayerEntry) -> LayerSpec:
-    return LayerSpec(entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root)
+    return LayerSpec(
+        entry.id, entry.workspace or "", entry.parent, entry.spans, entry.next_ino, entry.root, entry.logical_bytes
+    )
 
 
 def chain(catalog: Catalog, layer: str) -> Chain:

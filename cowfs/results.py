@@ -3,7 +3,7 @@
 Times are ns since the epoch here; the JSON form is RFC 3339 UTC.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Snapshot:
     automatic: bool
     state: str
     root: str | None
+    settings: dict[str, int | bool | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Workspace:
     mounted: bool = False
     path: str | None = None
     damage: str | None = None
+    settings: dict[str, int | bool | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class WorkspaceUsage:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """``logical_bytes``: sum of file sizes over all workspaces; ``stored_bytes``: block records on disk."""
+    """``logical_bytes``: what the inodes of all workspaces have allocated; ``stored_bytes``: block records on disk."""
 
     logical_bytes: int
     stored_bytes: int
@@ -107,13 +109,35 @@ class Scrubbed:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingValue:
+    """One setting: its value, that and the default as they are written; None when it is not set, or has no default."""
+
+    key: str
+    value: int | bool | str | None
+    text: str | None
+    default: str | None
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a rule removed (or would): a ``kind`` (snapshot or workspace) by id, of the workspace named so, and why."""
+
+    kind: str
+    id: str
+    workspace: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """What garbage collection removed (or would): ``blocks`` of ``bytes`` stored; ``freed_bytes`` of files are gone.
 
-    Bytes in segments that still hold much of what is needed come back later.
+    Bytes in segments that still hold much of what is needed come back later. ``pruned``: what went by rules before.
     """
 
     blocks: int
     bytes: int
     freed_bytes: int
     dry_run: bool
+    pruned: tuple[Pruned, ...] = ()

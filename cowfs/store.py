@@ -7,6 +7,7 @@ index/       LMDB: block id -> place in a segment
 segments/    block records
 journals/    one directory per workspace
 tmp/         files of running jobs; emptied at open
+reserve      room that is given up when the disk is full (cowfs.reserve); may be missing
 """
 
 from __future__ import annotations
@@ -130,11 +131,6 @@ class StoreDirectory:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-
-    def space(self) -> tuple[int, int]:
-        """(free, total) bytes of the filesystem that holds the store."""
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
 def _clear_beginnings(path: Path) -> None:

@@ -25,7 +25,7 @@ from cowfs.geometry import Geometry
 from cowfs.layers.answers import Answer, answer_to
 from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits, Position
 from cowfs.layers.layer import Layer
-from cowfs.layers.replay import MARKERS, misfit, replay_record
+from cowfs.layers.replay import misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
 from cowfs.orders import CheckpointOrder as CheckpointOrder
 from cowfs.orders import RestoreOrder as RestoreOrder
@@ -35,6 +35,7 @@ from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
 from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
+from cowfs.view.room import NO_QUOTA, Disk, Quota, Room
 from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.view.view import View
 
@@ -76,13 +77,13 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """What a workspace takes from outside: ``clock`` gives ns since the epoch, ``space`` (free, total) bytes."""
+    """What a workspace takes from outside: ``clock`` gives ns since the epoch, ``disk`` is where the journals lie."""
 
     blocks: BlockSource
     geometry: Geometry
     journals: Path
     clock: Callable[[], int]
-    space: Callable[[], tuple[int, int]]
+    disk: Disk
     limits: Limits = field(default_factory=Limits)
     lag: Lag = field(default_factory=Lag)
 
@@ -101,6 +102,7 @@ class Branch:
     next_ino: int
     position: Position
     head_layer: str | None = None
+    quota: Quota = NO_QUOTA
 
 
 class Outcome(NamedTuple):
@@ -133,7 +135,8 @@ class Workspace:
         self.live = branch.live
         self.head = branch.head
         self.head_layer = branch.head_layer
-        self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
+        self.room = Room(env.disk, branch.quota)
+        self.journal = Journal(env.journals, branch.id, branch.position, env.limits, env.disk.relieve)
         self.known_limit = KNOWN_LIMIT
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
@@ -145,7 +148,7 @@ class Workspace:
 
     def _view(self, state: State) -> View:
         state.known_limit = self.known_limit
-        return View(state, self.journal, self.env.clock, self.env.space)
+        return View(state, self.journal, self.env.clock, self.room)
 
     @classmethod
     def open(cls, env: Env, branch: Branch, resolve: Callable[[str], Layer]) -> tuple[Workspace, Outcome]:
@@ -456,7 +459,7 @@ class _Replayer:
             if last and (last[0].unique != envelope.unique or last[0].connection != envelope.connection):
                 last.clear()
             last.append(envelope)
-        if isinstance(record, MARKERS):
+        if isinstance(record, j.MARKERS):
             try:
                 self._marker(record, envelope.time)
             except (Corrupt, UnicodeDecodeError) as error:

@@ -64,16 +64,19 @@ class Catalog:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, directory: Path | str, *, create: bool = False, salt: int = 0) -> Catalog:
+    def open(
+        cls, directory: Path | str, *, create: bool = False, salt: int = 0, relieve: Callable[[], bool] = lambda: False
+    ) -> Catalog:
         """Read the control log in ``directory``; with ``create``, make an empty one if there is none.
 
         ``salt``: 64 random bits for a new log, unknown to sandboxes, so that no data they write can pass for an
-        entry of the log. Raises :class:`NotFound` without a log, :class:`Corrupt` on damage, naming the offset.
+        entry of the log. ``relieve()`` makes some room on a full disk, or says that it cannot.
+        Raises :class:`NotFound` without a log, :class:`Corrupt` on damage, naming the offset.
         """
         path = Path(directory)
         if create:
             ControlLog.create(path, salt)
-        log, entries = ControlLog.open(path)
+        log, entries = ControlLog.open(path, relieve)
         tables, operations = Tables(), 0
         try:
             for offset, payload in entries:
@@ -219,6 +222,10 @@ class Catalog:
         """The labels that name the snapshot, sorted: in ``workspace``, by default the one it was made in."""
         owner = workspace or self._tables.snapshot(snapshot).workspace
         return tuple(sorted(label for at, label in self._tables.labelled.get(snapshot, ()) if at == owner))
+
+    def labelled(self, snapshot: str) -> bool:
+        """Whether the snapshot has a label, in whatever workspace."""
+        return snapshot in self._tables.labelled
 
     # ---- layers
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from cowfs.formats.control_file import (
     encode_file_header,
 )
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 LOG, LOG_NEW = "log", "log.new"
 _MEND = "restore the file from a copy of the store, or run: cowfs fsck --repair"
 
@@ -40,7 +41,11 @@ _MEND = "restore the file from a copy of the store, or run: cowfs fsck --repair"
 class ControlLog:
     """An open control log, positioned behind its last entry. ``cut_bytes``: torn tail cut at open."""
 
-    def __init__(self, directory: Path, descriptor: int, header: FileHeader, size: int, last: int) -> None:
+    def __init__(
+        self, directory: Path, descriptor: int, header: FileHeader, size: int, last: int,
+        relieve: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._relieve = relieve
         self.directory = directory
         self.size = size
         self.last = last
@@ -65,8 +70,10 @@ class ControlLog:
         _write_new(directory, FileHeader(salt, first, first + len(entries) - 1), entries)
 
     @classmethod
-    def open(cls, directory: Path) -> tuple[ControlLog, list[tuple[int, bytes]]]:
-        """The log, and (offset, payload) of every entry. Cuts a torn tail.
+    def open(
+        cls, directory: Path, relieve: Callable[[], bool] = lambda: False
+    ) -> tuple[ControlLog, list[tuple[int, bytes]]]:
+        """The log, and (offset, payload) of every entry. Cuts a torn tail. ``relieve``: see Catalog.open.
 
         Raises :class:`NotFound` without a log, :class:`Corrupt` naming the offset of a damaged entry.
         """
@@ -80,7 +87,7 @@ class ControlLog:
             header = decode_file_header(data)
             entries, end = _entries(header, data)
             last = header.first + len(entries) - 1
-            log = cls(directory, fd, header, end, last)
+            log = cls(directory, fd, header, end, last, relieve)
             if end < len(data):
                 log._cut(data)
             # What was read may never have been synced, nor the name of a rewritten log: from here on it is durable.
@@ -108,9 +115,12 @@ class ControlLog:
                 os.ftruncate(self._fd, self.size)
             except OSError as worse:
                 self._broken = f"cannot take back a failed write: {worse.strerror}"
-            raise _failed(error) from error
-        self.size += len(entry)
-        self.last += 1
+            if error.errno not in _FULL or self._broken or not self._relieve():
+                raise _failed(error) from error
+            self.append(payload)
+        else:
+            self.size += len(entry)
+            self.last += 1
 
     def sync(self) -> None:
         """Make every entry appended so far durable. One fdatasync serves all threads that wait for it."""
@@ -138,10 +148,13 @@ class ControlLog:
             fd = os.open(self.directory / LOG, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             self._broken = _whether_replaced(self.directory, self._fd)
-            raise _failed(error) from error
-        with self._sync_lock:
-            os.close(self._fd)
-            self._fd, self.size, self.last, self._durable = fd, size, header.base, header.base
+            if error.errno not in _FULL or self._broken or not self._relieve():
+                raise _failed(error) from error
+            self.rewrite(entries)
+        else:
+            with self._sync_lock:
+                os.close(self._fd)
+                self._fd, self.size, self.last, self._durable = fd, size, header.base, header.base
 
     def close(self) -> None:
         """Sync, unless the log is broken, and close. A second call does nothing."""
@@ -270,6 +283,6 @@ def _whether_replaced(directory: Path, fd: int) -> str:
 
 
 def _failed(error: OSError) -> CowfsError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return NoSpace("no space left for the control log", hint="remove snapshots or workspaces, or run cowfs gc")
     return CowfsError(f"control log: {error.strerror}")

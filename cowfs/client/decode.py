@@ -7,8 +7,11 @@ from typing import Any
 from cowfs.results import (
     Change,
     Checkpointed,
+    Collected,
     Handle,
+    Pruned,
     Restored,
+    SettingValue,
     Snapshot,
     StoreUsage,
     Workspace,
@@ -42,6 +45,7 @@ def snapshot(value: dict[str, Any]) -> Snapshot:
         automatic=value["automatic"],
         state=value["state"],
         root=value["root"],
+        settings=value["settings"],
     )
 
 
@@ -55,7 +59,18 @@ def workspace(value: dict[str, Any]) -> Workspace:
         mounted=value["mounted"],
         path=value["path"],
         damage=value["damage"],
+        settings=value["settings"],
     )
+
+
+def settings(value: dict[str, Any]) -> list[SettingValue]:
+    """A SettingsShape."""
+    return [SettingValue(**each) for each in value["settings"]]
+
+
+def collected(value: dict[str, Any]) -> Collected:
+    """The last line of a collection."""
+    return Collected(**{**value, "pruned": tuple(Pruned(**each) for each in value["pruned"])})
 
 
 def checkpointed(value: dict[str, Any]) -> Checkpointed:

@@ -6,14 +6,24 @@ them. Objects are thread-safe and hold no state but their name.
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
 from cowfs.errors import Invalid
-from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
+from cowfs.results import (
+    Change,
+    Checkpointed,
+    Collected,
+    Restored,
+    Scrubbed,
+    SettingValue,
+    Snapshot,
+    StoreUsage,
+    Workspace,
+)
 
 
 def connect(store: str | os.PathLike[str] | None = None, *, start: bool = True) -> "Store":
@@ -94,6 +104,20 @@ class Store:
             self._wire.call("POST", f"/v1/snapshots/{segment(ref)}/labels", {"label": label, "move": move})
         )
 
+    def settings(self, ref: str) -> list[SettingValue]:
+        """Every setting that a workspace or snapshot may have, set or not."""
+        return decode.settings(self._wire.call("GET", "/v1/settings" + query({"ref": ref})))
+
+    def set(
+        self, ref: str, settings: Mapping[str, str | int | bool | None], *, move: bool = False
+    ) -> list[SettingValue]:
+        """Change settings of a workspace or snapshot, all or none, such as ``{"quota.bytes": "10G", "ttl": None}``.
+
+        None unsets; ``label`` gives a snapshot one more (``move``: taken from another). Raises Invalid, Conflict.
+        """
+        body = {"ref": ref, "settings": dict(settings), "move": move}
+        return decode.settings(self._wire.call("PATCH", "/v1/settings", body))
+
     def remove(self, ref: str, *, force: bool = False) -> None:
         """Remove a workspace with its snapshots, or one snapshot. Raises Busy while in use, without ``force``."""
         self._wire.call("DELETE", "/v1/refs" + query({"ref": ref, "force": "true" if force else None}))
@@ -113,18 +137,20 @@ class Store:
     def stat(self) -> StoreUsage:
         return decode.store_usage(self._wire.call("GET", "/v1/store"))
 
-    def collect(self, *, dry_run: bool = False, progress: Callable[[dict[str, Any]], None] | None = None) -> Collected:
+    def collect(
+        self, *, dry_run: bool = False, prune: bool = False, progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> Collected:
         """Remove blocks that nothing needs, or with ``dry_run`` say what would go. ``progress``: as for imports.
 
-        Raises Busy when that is under way already.
+        ``prune``: apply the rules of retention first. Raises Busy when that is under way already.
         """
         done: dict[str, Any] = {}
-        for line in collect_lines(self._wire, dry_run):
+        for line in collect_lines(self._wire, dry_run, prune):
             if "progress" not in line:
                 done = line
             elif progress is not None:
                 progress(line["progress"])
-        return Collected(**done)
+        return decode.collected(done)
 
     def scrub(
         self, *, rate: int = 50 * 1024 * 1024, progress: Callable[[dict[str, Any]], None] | None = None
@@ -210,6 +236,10 @@ class WorkspaceHandle:
     def _full(self, ref: str) -> str:
         return self.name + ref if ref.startswith("@") else ref
 
+    def set(self, settings: Mapping[str, str | int | bool | None]) -> list[SettingValue]:
+        """Change settings of the workspace; see :meth:`Store.set`."""
+        return Store(self._wire).set(self.name, settings)
+
     def rename(self, name: str) -> "WorkspaceHandle":
         self._wire.call("POST", self._target("/rename"), {"name": name})
         return WorkspaceHandle(self._wire, name)
@@ -229,9 +259,9 @@ def show_target(ref: str, path: bytes) -> str:
     return "/v1/files" + query({"ref": ref, "path_b64": base64.b64encode(path).decode()})
 
 
-def collect_lines(wire: Wire, dry_run: bool) -> Iterator[dict[str, Any]]:
+def collect_lines(wire: Wire, dry_run: bool, prune: bool) -> Iterator[dict[str, Any]]:
     """Lines ``{"progress": {…}}``, then the fields of a Collected."""
-    return wire.lines("POST", "/v1/store/collect", {"dry_run": dry_run})
+    return wire.lines("POST", "/v1/store/collect", {"dry_run": dry_run, "prune": prune})
 
 
 def scrub_lines(wire: Wire, rate: int) -> Iterator[dict[str, Any]]:

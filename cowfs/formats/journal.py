@@ -295,24 +295,13 @@ class Pending(NamedTuple):
 CLEAN_END: Final = Pending(0, 0, 0, 0, 0)
 
 
-class Quota(NamedTuple):
-    """Limits of the workspace; 0 is none."""
-
-    bytes: int
-    inodes: int
-
-
-class Retention(NamedTuple):
-    """The retention rule of the workspace, as text."""
-
-    rule: bytes
-
-
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
     | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Stale
-    | Quota | Retention
 )  # fmt: skip
+
+MARKERS: Final = (Checkpoint, Freeze, Restore, Invalidated, Pending, Stale)
+"""Records that say where layers begin and end; they change no inode."""
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     1: (Make, "QQIIIQ", 3),
@@ -337,8 +326,6 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
     37: (Stale, "QB", 1),
-    40: (Quota, "QQ", 0),
-    41: (Retention, "", 1),
 }
 """Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""
 _BY_KIND: Final = {

@@ -7,8 +7,9 @@ as what the damaged block affects, as far as names are known from what is left.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import CowfsError
@@ -16,7 +17,7 @@ from cowfs.formats.inode import TREE, decode_dirent, decode_inode
 from cowfs.fsck.inode import Seen, check_inode
 from cowfs.fsck.problem import AFFECTED_MAX, Problem, shown
 from cowfs.fsck.watched import Lost, Watched, scan_around
-from cowfs.geometry import ROOT_INO, Geometry
+from cowfs.geometry import ROOT_INO, SECTOR, Geometry
 from cowfs.tree.content import record_links
 from cowfs.tree.names import directory_key
 from cowfs.tree.root import read_root
@@ -25,6 +26,13 @@ _DIRECTORY = stat.S_IFDIR >> 12
 _PATH_DEPTH = 4096
 
 Link = tuple[int, bytes]
+
+
+class Size(NamedTuple):
+    """What the control log says of a root: its inodes, and the bytes that they have allocated."""
+
+    inodes: int
+    logical_bytes: int
 
 
 @dataclass(slots=True)
@@ -54,13 +62,14 @@ def check_root(
     next_ino: int | None = None,
     seen: Seen | None = None,
     refs: Sequence[str] = (),
+    sizes: Iterable[Size] = (),
 ) -> Iterator[Problem]:
     """Everything that is wrong with one root.
 
     ``data``: also read every block of file data. ``next_ino``: the layer's; no inode may have it or a higher one.
     ``seen``: a dictionary that is shared by the checks of several roots, so that common data is read once. Memory
     is some hundred bytes per inode. ``refs``: how the user calls this state. With a ``Watched`` for ``blocks``, damaged
-    blocks are noted there and not reported here.
+    blocks are noted there and not reported here. ``sizes``: what layers with this root say of it.
     """
     name = f"root {root.hex()}"
     watched = blocks if isinstance(blocks, Watched) else Watched(blocks)
@@ -73,6 +82,7 @@ def check_root(
         yield from check.records()
         yield from check.directories()
         yield from check.connections()
+        yield from check.sizes(sizes)
     except CowfsError as error:
         if root in watched.hits:
             check.blame({root}, "everything")
@@ -102,6 +112,7 @@ class _Check:
         self._inodes: dict[int, _Inode] = {}
         self._lost: list[Lost] = []  # inode numbers whose records cannot be read
         self._entries_of_lost: dict[int, Link] = {}
+        self._allocated: int | None = 0  # bytes; None when a record cannot be read
 
     def blame(self, ids: set[bytes], path: str) -> None:
         """Damaged blocks are needed by a path of this state."""
@@ -120,14 +131,26 @@ class _Check:
         for ino, what in found:
             yield self._problem(ino, what, "inode")
 
+    def sizes(self, said: Iterable[Size]) -> Iterator[Problem]:
+        """Whether the layers know how large the root is; quotas count on from there."""
+        if self._allocated is not None and not self._lost:
+            real = Size(len(self._inodes), self._allocated)
+            for size in said:
+                if size != real:
+                    what = f"{size.inodes} inodes of {size.logical_bytes} bytes, not {real.inodes} of"
+                    yield Problem(self._name, f"a layer says it has {what} {real.logical_bytes}", "catalog-layer")
+
     def _record(self, ino: int, value: bytes) -> Iterator[str]:
         if ino < ROOT_INO or (self._next_ino is not None and ino >= self._next_ino):
             yield f"its number is not below the next one, {self._next_ino}"
         try:
             record = decode_inode(value)
         except CowfsError as error:
+            self._allocated = None
             yield error.message
             return
+        if self._allocated is not None:
+            self._allocated += record.blocks * SECTOR
         yield from check_inode(self._blocks, self._geometry, ino, value, record, self._seen)
         links: tuple[Link, ...] = ()
         unread = False

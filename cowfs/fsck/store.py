@@ -10,7 +10,7 @@ from cowfs.errors import CowfsError
 from cowfs.fsck.catalog import check_catalog
 from cowfs.fsck.problem import Problem
 from cowfs.fsck.refs import refs_of_roots
-from cowfs.fsck.root import check_root
+from cowfs.fsck.root import Size, check_root
 from cowfs.fsck.watched import Watched
 from cowfs.geometry import Geometry
 from cowfs.tree.root import read_root
@@ -41,17 +41,20 @@ def check_store(
 
     refs = refs_of_roots(tables)
     next_ino: dict[bytes, int] = {}
+    sizes: dict[bytes, set[Size]] = {}
     for layer in tables.needed():
         row = tables.layers.get(layer)
         if row is not None and row.root is not None:
             next_ino[row.root] = max(row.next_ino, next_ino.get(row.root, 0))
+            sizes.setdefault(row.root, set()).add(Size(row.inodes, row.logical_bytes))
     unreadable = {root for root in next_ino if not readable(root)}
     yield from check_catalog(tables, lambda root: root not in unreadable)
     seen: dict[tuple[bytes, int], None] = {}
     for root in sorted(set(next_ino) - unreadable):
         yield from check_root(
-            watched, root, geometry, data=deep, next_ino=next_ino[root], seen=seen, refs=refs.get(root, [])
-        )
+            watched, root, geometry, data=deep, next_ino=next_ino[root], seen=seen, refs=refs.get(root, []),
+            sizes=sizes[root],
+        )  # fmt: skip
     for problem in watched.problems():
         if problem.where[len("block ") :] not in {root.hex() for root in unreadable}:
             yield problem

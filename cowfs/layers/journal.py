@@ -16,7 +16,7 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ WRITE_OUT_BYTES = 4 * 1024 * 1024
 """Unwritten tail at which the kernel is asked to start writing, so that a later sync is short."""
 
 _SYNC_FILE_RANGE_WRITE = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -114,7 +115,12 @@ def file_path(directory: Path, workspace: str, file_no: int) -> Path:
 class Journal:
     """The writing end. ``position`` is where replay found the end; nothing is created before the first append."""
 
-    def __init__(self, directory: Path, workspace: str, position: Position, limits: Limits | None = None) -> None:
+    def __init__(
+        self, directory: Path, workspace: str, position: Position, limits: Limits | None = None,
+        relieve: Callable[[bool], bool] = lambda vital: False,
+    ) -> None:  # fmt: skip
+        """``relieve(vital)`` makes some room on a full disk; see :meth:`append`."""
+        self._relieve = relieve
         self.directory = directory
         self.workspace = workspace
         self.limits = limits or Limits()
@@ -141,10 +147,18 @@ class Journal:
         return Position(self._file_no, self._end, self.seq)
 
     def append(self, record: Record, time: int, connection: int = 0, unique: int = 0) -> tuple[JournalFile, int]:
-        """Write one record; returns its file and offset. Raises OSError (ENOSPC, EIO): nothing was added."""
-        file = self._ready()
-        data = fmt.encode(self._file_no, self.seq + 1, self._synced_seq, time, connection, unique, record)
-        position = self._write(file, [data], len(data))
+        """Write one record; returns its file and offset. Raises OSError (ENOSPC, EIO): nothing was added.
+
+        On a full disk the reserve is asked for room: markers may have all of it, they are what verbs write.
+        """
+        try:
+            file = self._ready()
+            data = fmt.encode(self._file_no, self.seq + 1, self._synced_seq, time, connection, unique, record)
+            position = self._write(file, [data], len(data))
+        except OSError as error:
+            if error.errno not in _FULL or not self._relieve(isinstance(record, fmt.MARKERS)):
+                raise
+            return self.append(record, time, connection, unique)
         self.seq += 1
         return file, position
 

@@ -7,14 +7,22 @@ workspace's lock, ``table`` appears first, then the delta goes, then the parent:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cowfs.formats.control_fields import Span
 from cowfs.view.inode import Inode
+
+if TYPE_CHECKING:
+    from cowfs.view.directory import Directory
+    from cowfs.view.file import FileData
 
 __all__ = ["Layer", "Span"]
 
 
 class Layer:
-    """One frozen layer. ``files`` counts the inodes of the state it describes.
+    """One frozen layer. ``files`` counts the inodes of the state it describes, ``sectors`` what they have allocated.
+
+    ``merged``: files and directories of its delta that may lie on blocks of a root older than the one it stands on.
 
     ``table`` is the pointer of the settled inode table and ``root`` the root's id, both None until
     settled. ``parent`` is None for a layer that needs none any more. ``records``: how many its journal has of it,
@@ -22,7 +30,8 @@ class Layer:
     """
 
     __slots__ = (
-        "delta", "files", "id", "next_ino", "parent", "parent_id", "records", "root", "spans", "table", "workspace",
+        "delta", "files", "id", "merged", "next_ino", "parent", "parent_id", "records", "root", "sectors", "spans",
+        "table", "workspace",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +43,7 @@ class Layer:
         spans: tuple[Span, ...],
         next_ino: int,
         files: int,
+        sectors: int = 0,
     ) -> None:
         self.id = layer_id
         self.workspace = workspace
@@ -43,6 +53,8 @@ class Layer:
         self.spans = spans
         self.next_ino = next_ino
         self.files = files
+        self.sectors = sectors
+        self.merged: list[FileData | Directory] = []
         self.records = len(delta) if delta is not None else 0
         self.root: bytes | None = None
         self.table: bytes | None = None
@@ -53,6 +65,7 @@ class Layer:
         self.root = root
         self.delta = None
         self.parent = None
+        self.merged = []
 
     @property
     def below(self) -> tuple[Layer | None, dict[int, Inode | None] | None]:

@@ -18,9 +18,6 @@ from cowfs.layers.journal import JournalFile, read_records
 from cowfs.view.apply import replay
 from cowfs.view.state import State
 
-MARKERS = (j.Checkpoint, j.Freeze, j.Restore, j.Invalidated, j.Pending, j.Stale)
-"""Records that say where layers begin and end; they change no inode."""
-
 SIZE_MAX = (1 << 63) - 1
 """Bytes in a file at most: what off_t can hold."""
 
@@ -30,7 +27,7 @@ _MISFITS = (errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENOSP
 def replay_span(state: State, file: JournalFile, start: int, end: int) -> None:
     """Do everything that the records in [start, end) of ``file`` did. Raises Corrupt on a bad record."""
     for offset, _, envelope in read_records(file, start, end):
-        if not isinstance(envelope.record, MARKERS):
+        if not isinstance(envelope.record, j.MARKERS):
             replay_record(state, envelope, file, offset)
 
 

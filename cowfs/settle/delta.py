@@ -6,7 +6,6 @@ a workspace; then every inode of the delta is stored in its canonical form.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from cowfs.blocks.api import BlockSink, BlockSource
 from cowfs.formats import inode as fmt
 from cowfs.formats.inode import Content, InodeRecord, encode_inode
-from cowfs.geometry import PAGE, Geometry
+from cowfs.geometry import PAGE, SECTOR, Geometry
 from cowfs.layers.journal import JournalFile
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import replay_span
@@ -29,7 +28,7 @@ from cowfs.view.state import State, record_of
 class SettledLayer:
     """``contents``: what each changed regular file and directory holds at rest now.
 
-    ``logical_bytes``: by how much the sum of all file sizes grew (or shrank); ``inodes``: in the root.
+    ``logical_bytes``: by how much the bytes that its inodes have allocated grew (or shrank); ``inodes``: in the root.
     """
 
     root: bytes
@@ -62,13 +61,13 @@ def settle_layer(
     logical = 0
     for ino, inode in state.live.items():
         changes[ino] = None if inode is None else encode_inode(store.record(inode))
-        logical += _file_size(inode) - _file_size(base.find(ino))
+        logical += _allocated(inode) - _allocated(base.find(ino))
     new_table = radix.update(blocks, writer, table, changes, geometry, inline=False)
     return SettledLayer(root.write_root(writer, new_table), contents, logical, radix.count(new_table))
 
 
-def _file_size(inode: Inode | None) -> int:
-    return inode.size if inode is not None and stat.S_ISREG(inode.mode) else 0
+def _allocated(inode: Inode | None) -> int:
+    return inode.blocks * SECTOR if inode is not None else 0
 
 
 def base_layer(blocks: BlockSource, root_id: bytes) -> Layer:

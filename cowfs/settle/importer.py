@@ -58,7 +58,7 @@ _Bytes = bytes  # the field below takes the name
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """``files``: inodes; ``bytes``: allocated pages of file data, in bytes; ``logical_bytes``: sum of file sizes.
+    """``files``: inodes; ``bytes``: allocated pages of file data; ``logical_bytes``: what all inodes have allocated.
 
     ``skipped``: (path, reason) of what was left out, or lost attributes. ``changed``: files and directories taken
     while they were changing. Paths are relative to the source.
@@ -416,7 +416,6 @@ class _Import:
         if stat.S_ISREG(mode):
             size, pages = node.size, node.pages
             self._bytes += pages * PAGE
-            self._logical += size
         elif stat.S_ISLNK(mode):
             size = node.size
         elif stat.S_ISDIR(mode):
@@ -430,6 +429,7 @@ class _Import:
         )  # fmt: skip
         self._table[node.ino] = encode_inode(finish_record(self._writer, record))
         self._files += 1
+        self._logical += pages * PAGE
         self._report()
 
     # -- reports --

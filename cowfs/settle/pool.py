@@ -50,6 +50,16 @@ class SegmentPool:
         with self._lock:
             self._taken.discard(segment_id)
 
+    def retire(self, segment_id: int) -> bool:
+        """Nobody gets an unsealed segment any more, so that what is alive in it can be copied. False: it has a
+        writer, or is sealed. Everything that its writers have handed in is in the index when this returns.
+        """
+        with self._lock:
+            if segment_id not in self._open:
+                return False
+            self._open.remove(segment_id)
+            return True
+
     def in_use(self) -> frozenset[int]:
         """Segments that a writer has now, or may go on with: never to be removed."""
         with self._lock:

@@ -61,8 +61,7 @@ def tmpfile(state: State, time: int, record: j.Tmpfile) -> Inode:
     if record.xattrs:
         inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
     inode.nlink = 0
-    inode.owner = state.owner
-    state.orphans[record.ino] = state.known[record.ino] = inode
+    state.add_orphan(inode)
     state.linkable.add(record.ino)
     state.next_ino = max(state.next_ino, record.ino + 1)
     return inode
@@ -217,7 +216,9 @@ def _truncate(state: State, inode: Inode, size: int, time: int) -> None:
     if size < inode.size:
         first, last = -(-size // PAGE), -(-inode.size // PAGE)
         if first < last:
-            inode.blocks -= 8 * data.allocated(first, last)
+            freed = 8 * data.allocated(first, last)
+            inode.blocks -= freed
+            state.sectors -= freed
         data.truncate(size)
     inode.size = size
     inode.mtime = time
@@ -242,6 +243,7 @@ def write(
     state.own_file(inode).put(offset, end, source, position)
     if fresh:
         inode.blocks += 8 * fresh
+        state.sectors += 8 * fresh
     if end > inode.size:
         inode.size = end
     inode.mtime = inode.ctime = time
@@ -258,7 +260,9 @@ def allocate(state: State, time: int, record: j.Allocate) -> None:
     data = state.own_file(inode)
     end = record.offset + record.length
     if record.mode & (PUNCH_HOLE | ZERO_RANGE):
-        inode.blocks -= 8 * data.punch(record.offset, end, inode.size)
+        freed = 8 * data.punch(record.offset, end, inode.size)
+        inode.blocks -= freed
+        state.sectors -= freed
     if not record.mode & KEEP_SIZE and end > inode.size:
         inode.size = end
     if record.kill_priv:
@@ -303,9 +307,7 @@ def writers(state: State, time: int, record: j.Writers) -> None:
 def orphan(state: State, record: j.Orphan, source: Source, position: int) -> None:
     """An inode without a name enters this layer; ``position`` is where ``record.data`` lies."""
     if record.record:
-        inode = thaw(state.blocks, state.geometry, record.ino, fmt.decode_inode(record.record))
-        inode.owner = state.owner
-        state.orphans[record.ino] = state.known[record.ino] = inode
+        state.add_orphan(thaw(state.blocks, state.geometry, record.ino, fmt.decode_inode(record.record)))
         if record.linkable:
             state.linkable.add(record.ino)
     if record.data:

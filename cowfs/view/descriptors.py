@@ -16,6 +16,7 @@ from cowfs.view import apply
 from cowfs.view.inode import Caller, Inode
 from cowfs.view.orphans import carried
 from cowfs.view.reading import ReadView
+from cowfs.view.room import Room
 from cowfs.view.state import State
 
 UNKNOWN_COUNT = 1 << 40
@@ -33,10 +34,8 @@ class Descriptors(ReadView):
 
     __slots__ = ("_clock", "_ended", "_journal", "_opens", "unsure")
 
-    def __init__(
-        self, state: State, journal: Journal, clock: Callable[[], int], space: Callable[[], tuple[int, int]]
-    ) -> None:
-        super().__init__(state, space)
+    def __init__(self, state: State, journal: Journal, clock: Callable[[], int], room: Room) -> None:
+        super().__init__(state, room)
         self._journal = journal
         self._clock = clock
         self._opens: dict[int, list[int]] = {}

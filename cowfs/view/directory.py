@@ -111,6 +111,7 @@ class OverlayDirectory:
         self.map: _Map | None = _Map(base)
         if self.depth > DEPTH_MAX:
             self.map, self.depth = _merged(base), 1
+            owner.merged.append(self)
 
     def settle(self, stored: StoredDirectory) -> None:
         """Replace the changes by the equal ``stored``; readers under way finish on the old map."""
@@ -230,6 +231,15 @@ class OverlayDirectory:
 
 
 Directory = StoredDirectory | OverlayDirectory
+
+
+def lowest(directory: Directory) -> StoredDirectory | None:
+    """The stored directory that lies below everything changed since, if there is one."""
+    at: Directory | None = directory
+    while isinstance(at, OverlayDirectory):
+        changes = at.map
+        at = at.settled if changes is None else changes.base
+    return at
 
 
 def _merged(directory: Directory | None) -> _Map:

@@ -206,6 +206,7 @@ class OverlayFile:
                 self.replace(start, end, source, position)
         self.truncate(limit)
         self.top, self.depth = -(-limit // PAGE), 1
+        self.owner.merged.append(self)
 
     def settle(self, stored: StoredFile) -> None:
         """Replace the extents by the equal ``stored``; readers under way finish on the old map."""

@@ -66,9 +66,15 @@ class Statfs(NamedTuple):
 
 
 class Owner:
-    """Identity of one delta: what carries it may be changed in place, everything else is cloned first."""
+    """Identity of one delta: what carries it may be changed in place, everything else is cloned first.
 
-    __slots__ = ()
+    ``merged``: what of it was merged, and so may lie on blocks that only an older root than the parent's refers to.
+    """
+
+    __slots__ = ("merged",)
+
+    def __init__(self) -> None:
+        self.merged: list[FileData | Directory] = []
 
 
 class Inode:
@@ -158,9 +164,14 @@ class Inode:
 
 @dataclass(frozen=True, slots=True)
 class ViewStatistics:
-    """``live``: inodes changed since the last freeze; ``known``: inodes resolved in memory."""
+    """``live``: inodes changed since the last freeze; ``known``: inodes resolved in memory.
+
+    ``inodes`` and ``used_bytes``: what counts towards a quota, of all inodes of the state.
+    """
 
     live: int
     known: int
     orphans: int
     next_ino: int
+    inodes: int = 0
+    used_bytes: int = 0

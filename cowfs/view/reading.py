@@ -5,22 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from cowfs.formats.inode import NAME_MAX
-from cowfs.geometry import PAGE
+from cowfs.geometry import PAGE, SECTOR
 from cowfs.view.inode import Inode, Statfs, ViewStatistics
+from cowfs.view.room import Room
 from cowfs.view.state import State, fail
 
 
 class ReadView:
-    """The reading operations on one :class:`State`. ``space`` gives (free bytes, total bytes) for statfs."""
+    """The reading operations on one :class:`State`. ``room``: what the workspace may still take."""
 
-    __slots__ = ("_space", "state")
+    __slots__ = ("_room", "state")
 
-    def __init__(self, state: State, space: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, state: State, room: Room) -> None:
         self.state = state
-        self._space = space
+        self._room = room
 
     def inode(self, ino: int) -> Inode:
         """The inode of that number. Raises ESTALE."""
@@ -104,11 +105,12 @@ class ReadView:
 
     def statfs(self) -> Statfs:
         """What the workspace occupies and may still occupy."""
-        free, total = self._space()
-        files = self.state.files
-        return Statfs(PAGE, total // PAGE, free // PAGE, files + free // PAGE, free // PAGE)
+        return self._room.statfs(self.state)
 
     def statistics(self) -> ViewStatistics:
         """Counts of this moment."""
         state = self.state
-        return ViewStatistics(len(state.live), len(state.known), len(state.orphans), state.next_ino)
+        return ViewStatistics(
+            len(state.live), len(state.known), len(state.orphans), state.next_ino,
+            state.files + len(state.orphans), state.sectors * SECTOR,
+        )  # fmt: skip

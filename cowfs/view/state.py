@@ -6,7 +6,8 @@ the settled base, in this order. Everything here runs under the workspace's lock
 Invariants:
 - ``live[ino]`` is an inode that this delta owns, or None: gone since the parent layer;
 - every inode of ``live`` and ``orphans`` is in ``known``;
-- an orphan (no name, but open or known to the kernel) is never in ``live`` with a value.
+- an orphan (no name, but open or known to the kernel) is never in ``live`` with a value;
+- ``files`` counts the inodes that have a name, ``sectors`` sums what all inodes have allocated, orphans too.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class State:
         "owner",
         "parent",
         "pinned",
+        "sectors",
     )
 
     def __init__(self, blocks: BlockSource, geometry: Geometry, parent: Layer | None, next_ino: int = 0) -> None:
@@ -69,6 +71,7 @@ class State:
         self.next_ino = max(next_ino, parent.next_ino if parent is not None else 2)
         self.first_ino = self.next_ino
         self.files = parent.files if parent is not None else 0
+        self.sectors = parent.sectors if parent is not None else 0
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
         self.known: dict[int, Inode] = {}
@@ -145,6 +148,7 @@ class State:
         inode.owner = self.owner
         self.live[inode.ino] = self.known[inode.ino] = inode
         self.files += 1
+        self.sectors += inode.blocks
         if inode.ino >= self.next_ino:
             self.next_ino = inode.ino + 1
 
@@ -161,10 +165,20 @@ class State:
             self.known[ino] = inode
         else:
             self.known.pop(ino, None)
+            self.sectors -= inode.blocks
+
+    def add_orphan(self, inode: Inode) -> None:
+        """Take an inode without a name, in the place of what is known of it."""
+        inode.owner = self.owner
+        old = self.orphans.get(inode.ino)
+        self.sectors += inode.blocks - (old.blocks if old is not None else 0)
+        self.orphans[inode.ino] = self.known[inode.ino] = inode
 
     def end_orphan(self, ino: int) -> None:
         """Forget an orphan for good."""
-        if self.orphans.pop(ino, None) is not None:
+        inode = self.orphans.pop(ino, None)
+        if inode is not None:
+            self.sectors -= inode.blocks
             self.known.pop(ino, None)
             self.linkable.discard(ino)
 
@@ -205,7 +219,11 @@ class State:
 
     def freeze(self, layer_id: str, workspace: str, spans: tuple[Span, ...]) -> Layer:
         """The live delta becomes a layer; this state goes on with an empty delta on top of it."""
-        layer = Layer(layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files)
+        unnamed = sum(orphan.blocks for orphan in self.orphans.values())
+        layer = Layer(
+            layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files, self.sectors - unnamed
+        )
+        layer.merged = self.owner.merged
         self.parent = layer
         self.live = {}
         self.owner = Owner()

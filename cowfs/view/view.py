@@ -13,7 +13,7 @@ import stat
 from cowfs.formats import inode as inode_fmt
 from cowfs.formats import journal as j
 from cowfs.formats.inode import NAME_MAX, XATTRS_MAX
-from cowfs.geometry import PAGE
+from cowfs.geometry import DIRECTORY_BLOCKS, PAGE
 from cowfs.view import acl, apply
 from cowfs.view.descriptors import Descriptors
 from cowfs.view.directory import free_cookie
@@ -36,12 +36,14 @@ RENAME_WHITEOUT = apply.RENAME_WHITEOUT
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
+_RECORD = 512  # about what a record without data takes of the disk, at most
 
 
 class View(Descriptors):
     """All operations on one :class:`State`; every change goes through ``journal`` first.
 
-    ``clock`` gives ns since the epoch; ``space`` gives (free bytes, total bytes) for statfs.
+    ``clock`` gives ns since the epoch. Whatever grows raises also EDQUOT beyond the quota and ENOSPC when the disk has
+    nothing left for writers; what shrinks goes on.
     """
 
     __slots__ = ()
@@ -88,6 +90,7 @@ class View(Descriptors):
     def _make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, caller: Caller) -> Inode:
         directory, cookie = self._new_name(parent, name)
         mode, gid, xattrs = self._inherited(directory, mode, caller)
+        self._room.take(self.state, DIRECTORY_BLOCKS if stat.S_ISDIR(mode) else 0, 1, _RECORD + len(target))
         record = j.Make(parent, self.state.next_ino, mode, caller.uid, gid, rdev, name, target, xattrs)
         return apply.make(self.state, self._journaled(record, caller), record, cookie)
 
@@ -103,6 +106,7 @@ class View(Descriptors):
         """A regular file, made and opened for writing once. Errors as :meth:`mknod`."""
         directory, cookie = self._new_name(parent, name)
         mode, gid, xattrs = self._inherited(directory, stat.S_IFREG | mode & 0o7777, caller)
+        self._room.take(self.state, 0, 1, _RECORD)
         record = j.Create(parent, self.state.next_ino, mode, caller.uid, gid, name, xattrs)
         inode = apply.create(self.state, self._journaled(record, caller), record, cookie)
         self._opens[inode.ino] = [1, 1]
@@ -125,6 +129,7 @@ class View(Descriptors):
         directory = self.state.inode(parent)
         self.state.directory(directory)
         mode, gid, xattrs = self._inherited(directory, stat.S_IFREG | mode & 0o7777, caller)
+        self._room.take(self.state, 0, 1, _RECORD)
         record = j.Tmpfile(parent, self.state.next_ino, mode, caller.uid, gid, xattrs)
         return apply.tmpfile(self.state, self._journaled(record, caller), record)
 
@@ -141,6 +146,7 @@ class View(Descriptors):
             raise fail(errno.ENOENT)
         if inode.nlink >= LINK_MAX:
             raise fail(errno.EMLINK)
+        self._room.take(self.state, 0, 0, _RECORD)
         if ino in self.state.orphans and (ino < self.state.first_ino or ino in self._ended):
             self._carry(inode, caller)
         self._ended.discard(ino)
@@ -228,6 +234,7 @@ class View(Descriptors):
             orphan = 1 if old.is_dir or old.nlink == 1 else 0
         whiteout = uid = gid = 0
         if flags & RENAME_WHITEOUT:
+            self._room.take(state, 0, 1, _RECORD)
             whiteout, uid = state.next_ino, caller.uid
             _, gid, _ = self._inherited(state.inode(parent), stat.S_IFCHR, caller)
         record = j.Rename(
@@ -272,6 +279,8 @@ class View(Descriptors):
                 raise fail(errno.EFBIG if size > 0 else errno.EINVAL)
             if size < inode.size:
                 data.allocated(size // PAGE, -(-inode.size // PAGE))  # what is damaged must fail here
+            elif size > inode.size:
+                self._room.take(self.state, 0, 0, _RECORD)
             valid |= j.SET_SIZE
         mode, uid, gid = changes.mode, changes.uid, changes.gid
         if mode is not None:
@@ -309,6 +318,7 @@ class View(Descriptors):
         after = {**inode.xattrs, name: value}
         if sum(6 + len(key) + len(data) for key, data in after.items()) > XATTRS_MAX - 2:
             raise fail(errno.ENOSPC)
+        self._room.take(self.state, 0, 0, _RECORD + len(value))
         record = j.SetXattr(ino, mode, name, value)
         apply.set_xattr(self.state, self._journaled(record, caller), record)
 
@@ -364,6 +374,7 @@ class View(Descriptors):
         if not length:
             return 0
         fresh = fresh_pages(target, offset, offset + length)  # what is damaged must fail before it is journaled
+        self._room.take(state, 8 * fresh, 0, length)
         time = self._clock()
         kill = 1 if kill_priv else 0
         source, position = self._journal.append_write(ino, offset, kill, data, time, caller.connection, caller.unique)
@@ -387,6 +398,8 @@ class View(Descriptors):
         if offset < inode.size and mode & (apply.PUNCH_HOLE | apply.ZERO_RANGE):
             end = min(offset + length, inode.size)
             data.allocated(offset // PAGE, -(-end // PAGE))  # what is damaged must fail here
+        if mode != _PUNCH:
+            self._room.take(self.state, 0, 0, _RECORD)
         # The kernel does not say here whether the caller keeps set-id bits: the superuser does.
         record = j.Allocate(ino, mode, offset, length, 1 if caller.uid else 0)
         apply.allocate(self.state, self._journaled(record, caller), record)

@@ -20,6 +20,7 @@ from cowfs.pressure import Backlog
 from cowfs.remembered import Request
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
+from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
 
@@ -51,6 +52,7 @@ _RECORDS: tuple[type, ...] = (
     JournalStatistics,
     LayerSpec,
     Point,
+    Quota,
     Request,
     ViewStatistics,
     WorkspaceStatistics,

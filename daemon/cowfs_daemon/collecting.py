@@ -1,14 +1,21 @@
-"""Garbage collection in the background: one thread, now and then, when something has been removed since."""
+"""Keeping the store small in the background: one thread that applies retention and collects garbage now and then.
+
+It also allocates the reserve again when there is space for it.
+"""
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from cowfs.errors import CowfsError
-from cowfs.results import Collected
+from cowfs.results import Collected, Pruned
 
 log = logging.getLogger("cowfs.gc")
-PAUSE_SECONDS = 600.0
+LOOK_SECONDS = 60.0
+"""Between two looks at what the rules let go, and at the reserve."""
+
+COLLECT_SECONDS = 600.0
 """Between two looks whether there is something to collect."""
 
 
@@ -22,12 +29,38 @@ class Collects(Protocol):
         ...
 
 
-class Collecting:
-    """The thread; ``stop`` ends it, after the collection under way."""
+class Retains(Protocol):
+    """What an engine's retention does for it."""
 
-    def __init__(self, collector: Collects, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def apply(self) -> Sequence[Pruned]:
+        """Remove what the rules let go."""
+        ...
+
+
+class Reserves(Protocol):
+    """What an engine's reserve does for it."""
+
+    def refill(self) -> None:
+        """Allocate it again."""
+        ...
+
+
+class Collecting:
+    """The thread; ``stop`` ends it, after what is under way."""
+
+    def __init__(
+        self,
+        collector: Collects,
+        retention: Retains,
+        reserve: Reserves,
+        look_seconds: float = LOOK_SECONDS,
+        collect_seconds: float = COLLECT_SECONDS,
+    ) -> None:
         self._collector = collector
-        self._pause = pause_seconds
+        self._retention = retention
+        self._reserve = reserve
+        self._pause = look_seconds
+        self._looks = max(round(collect_seconds / look_seconds), 1)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cowfs-collecting", daemon=True)
 
@@ -42,13 +75,27 @@ class Collecting:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._pause):
-            if not self._collector.worthwhile:
-                continue
-            try:
-                done = self._collector.collect(False, lambda _: None)
-                log.info("removed %d blocks, %d bytes; %d bytes of files", done.blocks, done.bytes, done.freed_bytes)
-            except CowfsError as error:
-                log.error("garbage collection: %s", error)
-            except Exception:
-                log.exception("garbage collection failed")
+        look = 0
+        while not self._stopping.wait(self._pause if look else 0):
+            self._guarded(self._reserve.refill)
+            if look:
+                self._guarded(self._retain)
+            if look and not look % self._looks and self._collector.worthwhile:
+                self._guarded(self._collect)
+            look += 1
+
+    def _guarded(self, work: Any) -> None:
+        try:
+            work()
+        except CowfsError as error:
+            log.error("%s", error)
+        except Exception:
+            log.exception("%s failed", work.__name__)
+
+    def _retain(self) -> None:
+        for each in self._retention.apply():
+            log.info("removed %s %s of %s: %s", each.kind, each.id, each.workspace, each.why)
+
+    def _collect(self) -> None:
+        done = self._collector.collect(False, lambda _: None)
+        log.info("removed %d blocks, %d bytes; %d bytes of files", done.blocks, done.bytes, done.freed_bytes)

@@ -61,7 +61,7 @@ class Owner:
             log.warning("%s", self.engine.reindexed)
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
-        self.collecting = Collecting(self.engine.collector)
+        self.collecting = Collecting(self.engine.collector, self.engine.retention, self.engine.reserve)
         self.scrubs = Scrubs(self.engine.scrubber, time.time_ns)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")

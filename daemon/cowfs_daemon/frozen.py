@@ -5,6 +5,7 @@ import os
 import threading
 
 from cowfs.layers.journal import Journal, Position
+from cowfs.view.room import Room
 from cowfs.view.state import State
 from cowfs.view.view import View
 from cowfs.workspace import Env
@@ -25,7 +26,14 @@ class FrozenWorkspace:
 
     def __init__(self, env: Env, state: State) -> None:
         self.lock = threading.RLock()
-        self.view = View(state, _NoJournal(env.journals, "", Position(0, 0, 0)), env.clock, env.space)
+        self.view = View(state, _NoJournal(env.journals, "", Position(0, 0, 0)), env.clock, Room(env.disk))
+
+    def root(self) -> bytes:
+        """The root whose blocks are read here."""
+        layer = self.view.state.parent
+        while layer is not None and layer.root is None:
+            layer = layer.parent
+        return layer.root or b"" if layer is not None else b""
 
     def answer(self, connection: int, unique: int) -> None:
         """No request changes anything, so none was carried out."""

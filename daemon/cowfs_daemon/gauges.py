@@ -186,7 +186,7 @@ class Picture:
         yield "cowfs_segments", {}, index.segments
         yield "cowfs_stored_bytes", {}, index.stored_bytes
         yield "cowfs_journal_bytes", {}, _journal_bytes(engine)
-        yield "cowfs_free_bytes", {}, engine.store.space()[0]
+        yield "cowfs_free_bytes", {}, engine.reserve.space()[0]
         yield "cowfs_gc_blocks_total", {}, engine.collector.removed_blocks
         yield "cowfs_gc_freed_bytes_total", {}, engine.collector.freed_bytes
 

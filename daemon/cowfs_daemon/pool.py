@@ -18,6 +18,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
+from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
@@ -231,6 +232,14 @@ class WorkerPool(Host):
         worker = self._of(workspace)
         return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force, request))
 
+    def limit(self, workspace: str, quota: Quota) -> None:
+        """See Host.limit."""
+        self._of(workspace).limit(workspace, quota)
+
+    def usage(self, workspace: str) -> tuple[int, int]:
+        """See Host.usage."""
+        return self._of(workspace).usage(workspace)
+
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff. Live points must be :meth:`together`."""
         return self._looking(old, new).diff(old, new, horizon)
@@ -296,6 +305,10 @@ class WorkerPool(Host):
     def unnamed(self) -> list[bytes]:
         """See Host.unnamed."""
         return [record for worker in self._workers for record in worker.unnamed()]
+
+    def shown(self) -> dict[str, bytes]:
+        """See Host.shown."""
+        return {snapshot: root for worker in self._workers for snapshot, root in worker.shown().items()}
 
     def statistics(self) -> dict[str, WorkspaceStatistics]:
         """See Host.statistics."""

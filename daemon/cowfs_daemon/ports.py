@@ -3,13 +3,23 @@
 Every method is synchronous, may block, and is called in a thread; errors are the branches of cowfs.errors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cowfs.errors import Busy
 from cowfs.remembered import Request, Result
-from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
+from cowfs.results import (
+    Change,
+    Checkpointed,
+    Collected,
+    Restored,
+    Scrubbed,
+    SettingValue,
+    Snapshot,
+    StoreUsage,
+    Workspace,
+)  # fmt: skip
 from cowfs_daemon.metrics import Sample
 
 Progress = Callable[[dict[str, Any]], None]
@@ -67,7 +77,11 @@ class EngineLike(Protocol):
     def remove(self, ref: str, force: bool = False, request: Request | None = None) -> None: ...
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
-    def collect(self, dry_run: bool, progress: Progress) -> Collected: ...
+    def collect(self, dry_run: bool, progress: Progress, prune: bool = False) -> Collected: ...
+    def set(
+        self, ref: str, changes: Mapping[str, object], move: bool = False, request: Request | None = None
+    ) -> Workspace | Snapshot: ...
+    def settings(self, ref: str) -> Sequence[SettingValue]: ...
     def fsck(self, deep: bool = False) -> Sequence[Finding]: ...
 
 

@@ -23,6 +23,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
+from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
@@ -341,6 +342,19 @@ class RemoteHost(Host):
     def unnamed(self) -> list[bytes]:
         """See Host.unnamed."""
         return list(self.call("unnamed"))
+
+    def shown(self) -> dict[str, bytes]:
+        """See Host.shown."""
+        return dict(self.call("shown"))
+
+    def limit(self, workspace: str, quota: Quota) -> None:
+        """See Host.limit."""
+        self.call("limit", workspace, quota, workspace=workspace)
+
+    def usage(self, workspace: str) -> tuple[int, int]:
+        """See Host.usage."""
+        used, inodes = self.call("usage", workspace, workspace=workspace)
+        return used, inodes
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""

@@ -29,6 +29,7 @@ from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.remembered import Request
+from cowfs.reserve import Reserve
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon import logs
@@ -59,9 +60,10 @@ class Worker:
         geometry = directory.superblock.geometry
         self._index = BlockIndex(directory.index, writable=False)
         self._blocks = BlockReader(self._index, directory.segments)
-        self.host = Host(Env(self._blocks, geometry, directory.journals, time.time_ns, directory.space))
+        self.host = Host(Env(self._blocks, geometry, directory.journals, time.time_ns, Reserve(directory.path)))
         self._server = Server()
         self._transports: dict[str, Transport] = {}
+        self._frozen: dict[str, FrozenWorkspace] = {}
         self._mounting = threading.Lock()
         self._tally = Tally()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
@@ -81,8 +83,12 @@ class Worker:
             host.read,
             host.statistics,
             host.serving,
+            host.limit,
+            host.usage,
         )
-        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures)
+        data = (
+            self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures, self.shown,
+        )  # fmt: skip
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
 
@@ -177,9 +183,13 @@ class Worker:
         """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""
         with self._mounting:
             self._refuse_mounted(snapshot)
-            served = FrozenWorkspace(self.host.env, self.host.state(chain))
+            served = self._frozen[snapshot] = FrozenWorkspace(self.host.env, self.host.state(chain))
             taken = self._take(snapshot, path)
             self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
+
+    def shown(self) -> dict[str, bytes]:
+        """See Host.shown."""
+        return {snapshot: frozen.root() for snapshot, frozen in list(self._frozen.items())}
 
     def _refuse_mounted(self, key: str) -> None:
         transport = self._transports.get(key)
@@ -272,6 +282,7 @@ class Worker:
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
         self._tally.ended(self._transports.pop(served).session)
+        self._frozen.pop(served, None)
         self._kept.drop(served)
         workspace = self.host.workspaces.get(served)
         if workspace is not None:

@@ -27,7 +27,9 @@ def openapi(served: ServedStore) -> dict[str, dict[str, object]]:
 def test_every_route_is_documented(served: ServedStore) -> None:
     paths = openapi(served)["paths"]
     served_routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}  # type: ignore[attr-defined]
-    documented = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", (DOCS / "api.md").read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `((?:GET|POST|PATCH|DELETE) [^`]+)`", (DOCS / "api.md").read_text(), re.MULTILINE)
+    )
     assert documented == served_routes
 
 

@@ -19,11 +19,13 @@ from cowfs.client import connect
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.checksum import block_id
 from cowfs.view.reading import ReadView
+from cowfs.view.room import Room
 from cowfs.view.view import View
 from tests.cli.live import Live
 from tests.support.lab import Files, Lab
 from tests.support.losses import STORE, Moment
 from tests.support.recordfs import Recorded
+from tests.support.roomy import TestDisk
 from tests.torture.killer import kill, processes
 from tests.torture.program import Model, Seen, look, perform, unlike
 
@@ -61,7 +63,7 @@ def look_by_name(lab: Lab) -> Moment:
     snapshots = {}
     for each in engine.catalog.snapshots.values():
         state = engine.host.state(engine._chain(each.layer))
-        snapshots[each.id] = seen_in(ReadView(state, lambda: (1, 1)))
+        snapshots[each.id] = seen_in(ReadView(state, Room(TestDisk())))
     return Moment("", 0, live, snapshots, {}, frozenset())
 
 

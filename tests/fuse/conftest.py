@@ -29,6 +29,7 @@ from cowfs_daemon.fuse import session
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
+from tests.support.roomy import TestDisk
 
 HANG_S = 60.0
 
@@ -68,10 +69,10 @@ def new_workspace(directory: Path) -> Workspace:
     blocks, geometry = MemoryBlocks(), Geometry()
     state = State(blocks, geometry, None)
     root = new_inode(state, ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 0, time.time_ns())
-    base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1)
+    base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
     journals = directory / "journals"
     journals.mkdir()
-    env = Env(blocks, geometry, journals, time.time_ns, lambda: (1 << 40, 1 << 41))
+    env = Env(blocks, geometry, journals, time.time_ns, TestDisk())
     return Workspace(env, Branch("ws", "live-0", base, None, 2, Position(0, 0, 0)))
 
 

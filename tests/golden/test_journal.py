@@ -68,8 +68,6 @@ RECORDS: dict[str, j.Record] = {
     ),
     "invalidated": j.Invalidated(b"lay-3"),
     "pending": j.Pending(1, 2, 4, 9, 4096),
-    "quota": j.Quota(1 << 40, 0),
-    "retention": j.Retention(b"automatic 10"),
     "restore_bare": j.Restore(10, 0, b"snap-1", b"lay-1", b"lay-3", b"", b"", b"", b"", b"", b""),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
     "create": j.Create(1, 6, 0o100600, 1000, 1001, b"new", XATTRS),

@@ -23,6 +23,7 @@ from cowfs.geometry import Geometry
 from cowfs.view.inode import Caller
 from tests.property.operations import Clock, FilesystemMachine, World, modes, pattern, ranks, sizes, times
 from tests.support.compare import Changes, Who, outcome
+from tests.support.counted import check_counters
 from tests.support.model import Model
 from tests.support.node import Node
 from tests.support.store import TestStore
@@ -52,6 +53,11 @@ class EngineWorld(World):
     @property
     def subject(self) -> Any:
         return self.store.workspace(self.name).view
+
+    def compare(self, *inodes: int) -> None:
+        super().compare(*inodes)
+        if not inodes:
+            check_counters(self.subject)
 
     def align(self) -> None:
         expected = self.subject.statistics().next_ino
@@ -307,6 +313,7 @@ class EngineMachine(FilesystemMachine):
                 view = self.store.workspace("check-" + world.name).view
                 model = world.model.forked(self.snapshots[oldest])
                 assert hash_view(view, identity=True).total == hash_view(model, identity=True).total
+                check_counters(view)
 
 
 def same(a: dict[int, Node], b: dict[int, Node]) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 
 from cowfs.layers.journal import Limits
 from cowfs.view.reading import ReadView
+from cowfs.view.room import Room
 from tests.support.lab import ME, Lab
+from tests.support.roomy import TestDisk
 from tests.support.treehash import hash_view
 
 CALLS = (
@@ -73,7 +75,7 @@ def snapshot_tree(lab: Lab, snapshot: str) -> str:
     entry = engine.catalog.snapshot(snapshot)
     lab.workspace(engine.catalog.workspace(entry.workspace).name)
     chain = engine._chain(entry.layer)
-    return tree(ReadView(engine.host.state(chain), lambda: (1, 1)))
+    return tree(ReadView(engine.host.state(chain), Room(TestDisk())))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cowfs.layers.layer import Layer
 from cowfs.view.inode import Caller
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Workspace
+from tests.support.roomy import TestDisk
 
 ME = Caller(uid=0, gid=0, pid=1, umask=0o022)
 START = 1_700_000_000_000_000_000
@@ -27,10 +28,10 @@ class MemoryWorkspace:
         self.blocks = MemoryBlocks()
         self.clock: Callable[[], int] = count(START).__next__
         root = new_inode(State(self.blocks, self.geometry, None), ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 0, START)
-        base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1)
+        base = Layer("layer-0", "ws", None, {ROOT_INO: root}, (), 2, 1, root.blocks)
         journals = path / "journals"
         journals.mkdir()
-        env = Env(self.blocks, self.geometry, journals, self.clock, lambda: (1 << 40, 1 << 41))
+        env = Env(self.blocks, self.geometry, journals, self.clock, TestDisk())
         self.branch = Branch("ws", "live-0", base, None, 2, Position(0, 0, 0))
         self.env = env
         self.workspace = Workspace(env, self.branch)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.formats import control
-from cowfs.geometry import Geometry
+from cowfs.geometry import DIRECTORY_BLOCKS, SECTOR, Geometry
 from cowfs.host import BranchSpec, Host, LayerSpec
 from cowfs.layers.journal import Limits, file_path
 from cowfs.layers.layer import Span
@@ -16,15 +16,12 @@ from cowfs.settle.importer import make_root
 from cowfs.view.reading import ReadView
 from cowfs.view.view import View
 from cowfs.workspace import CheckpointOrder, Env, Workspace
+from tests.support.counted import check_counters
 from tests.support.lab import Files, Ids, Ticks
+from tests.support.roomy import TestDisk
 from tests.support.treehash import TreeHash, hash_view
 
 NAME = "wsp-1"
-
-
-def space() -> tuple[int, int]:
-    """(free, total) bytes of an imaginary disk."""
-    return 10 << 30, 20 << 30
 
 
 class Single:
@@ -36,8 +33,8 @@ class Single:
         self.clock, self.ids = Ticks(), Ids()
         folder.mkdir(exist_ok=True)
         self.base = make_root(self.blocks, self.geometry, 0o40755, 0, 0, self.clock())
-        self.env = Env(self.blocks, self.geometry, folder, self.clock, space, limits or Limits())
-        self.layers = [LayerSpec("lay-0", "", None, (), 2, self.base)]
+        self.env = Env(self.blocks, self.geometry, folder, self.clock, TestDisk(), limits or Limits())
+        self.layers = [LayerSpec("lay-0", "", None, (), 2, self.base, DIRECTORY_BLOCKS * SECTOR)]
         self.host = Host(self.env)
         self.open(self.host)
 
@@ -78,15 +75,16 @@ class Single:
         """Settle every frozen layer, and read from what was settled."""
         for index, layer in enumerate(self.layers):
             if layer.root is None:
-                root, contents = self._settled(self.layers[index - 1].root or b"", layer.spans)
-                self.layers[index] = layer._replace(root=root)
+                below = self.layers[index - 1]
+                root, contents, grown = self._settled(below.root or b"", layer.spans)
+                self.layers[index] = layer._replace(root=root, logical_bytes=below.logical_bytes + grown)
                 self.host.settled(layer.id, root, contents)
 
-    def _settled(self, parent: bytes, spans: tuple[Span, ...]) -> tuple[bytes, Any]:
+    def _settled(self, parent: bytes, spans: tuple[Span, ...]) -> tuple[bytes, Any, int]:
         places = [(str(file_path(self.env.journals, NAME, number)), start, end) for number, start, end in spans]
         blocks = cast(Any, self.blocks)
         done = settle_layer(blocks, blocks, self.geometry, parent, places)
-        return done.root, done.contents
+        return done.root, done.contents, done.logical_bytes
 
     def hash(self, view: ReadView | None = None) -> TreeHash:
         """Content, metadata, numbers and holes."""
@@ -107,10 +105,13 @@ class Single:
         return host.workspace("wsp-2").view
 
     def check(self) -> None:
-        """Live, replayed and at rest it is the same."""
+        """Live, replayed and at rest it is the same, and counted right."""
         live = self.hash()
-        assert self.hash(self.replayed()) == live, "replay gives another state"
-        assert self.hash(self.settled()) == live, "the settled state differs"
+        replayed, settled = self.replayed(), self.settled()
+        for view in (self.view, replayed, settled):
+            check_counters(view)
+        assert self.hash(replayed) == live, "replay gives another state"
+        assert self.hash(settled) == live, "the settled state differs"
         assert self.hash() == live, "settling changed the live view"
         files = sum(1 for _ in {facts.identity[0] for facts in live.facts.values() if facts.identity})
         assert self.view.state.files == files, "the count of inodes is wrong"

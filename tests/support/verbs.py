@@ -15,10 +15,12 @@ from cowfs.engine import Engine
 from cowfs.formats.segment import HEADER_BYTES
 from cowfs.remembered import Request
 from cowfs.view.reading import ReadView
+from cowfs.view.room import Room
 from cowfs.workspace import CheckpointOrder
 from tests.support.faults import new_lab, tree
 from tests.support.interpose import share
 from tests.support.lab import Lab
+from tests.support.roomy import TestDisk
 
 REQUEST = Request("the-key-of-the-verb", bytes(range(32)))
 
@@ -113,7 +115,7 @@ class World:
         snapshots = {}
         for snapshot in catalog.snapshots.values():
             state = lab.engine.host.state(lab.engine._chain(snapshot.layer))
-            seen = tree(ReadView(state, lambda: (1, 1)))
+            seen = tree(ReadView(state, Room(TestDisk())))
             owner = catalog.workspace(snapshot.workspace).name
             names = catalog.labels_of(snapshot.id)
             snapshots[snapshot.id] = (owner, snapshot.parent, snapshot.message, names, snapshot.automatic, seen)

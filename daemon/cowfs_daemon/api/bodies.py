@@ -38,9 +38,20 @@ class Import(Body):
 
 
 class Collect(Body):
-    """``dry_run``: only say what would go."""
+    """``dry_run``: only say what would go. ``prune``: apply the rules of retention first."""
 
     dry_run: bool = False
+    prune: bool = False
+
+
+class Set(Body):
+    """``settings``: what to set, as text or number; null or empty text unsets. ``move``: take a label from another."""
+
+    ref: Ref
+    settings: Annotated[
+        dict[Name, Annotated[str, Field(max_length=4096)] | int | bool | None], Field(min_length=1, max_length=100)
+    ]
+    move: bool = False
 
 
 class Scrub(Body):

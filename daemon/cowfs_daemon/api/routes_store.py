@@ -29,10 +29,10 @@ def router(verbs: Verbs) -> APIRouter:
 
     @routes.post("/store/collect")
     async def collect(body: bodies.Collect) -> StreamingResponse:
-        """Lines `{"progress": {…}}`, then `{"blocks", "bytes", "freed_bytes", "dry_run"}` or `{"error": {…}}`."""
+        """Lines `{"progress": {…}}`, then what was removed (`blocks`, `bytes`, …) or `{"error": {…}}`."""
 
         def work(progress: Progress) -> dict[str, Any]:
-            return asdict(verbs.engine.collect(body.dry_run, progress))
+            return asdict(verbs.engine.collect(body.dry_run, progress, body.prune))
 
         return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 

@@ -218,6 +218,21 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
             verbs.emit("labelled", snapshot=labelled.id, label=body.label)
         return JSONResponse(shapes.snapshot(labelled))
 
+    @routes.get("/settings", response_model=shapes.SettingsShape)
+    async def settings(ref: RefQuery) -> JSONResponse:
+        """Every setting that a workspace or snapshot may have, set or not."""
+        return JSONResponse(shapes.settings(ref, await verbs.run(verbs.engine.settings, ref)))
+
+    @routes.patch("/settings", response_model=shapes.SettingsShape)
+    async def change(body: bodies.Set, asked: Keyed) -> JSONResponse:
+        """Change settings, all or none; null or empty text takes one away."""
+        _, fresh = await verbs.once(
+            "set", asked, lambda: verbs.engine.set(body.ref, body.settings, body.move, asked), (workspace_of(body.ref),)
+        )
+        if fresh:
+            verbs.emit("set", ref=body.ref, keys=sorted(body.settings))
+        return JSONResponse(shapes.settings(body.ref, await verbs.run(verbs.engine.settings, body.ref)))
+
     @routes.delete("/refs", status_code=204)
     async def remove(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""

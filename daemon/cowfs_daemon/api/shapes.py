@@ -6,11 +6,12 @@ Times are RFC 3339 UTC with nine decimals. A path that is not UTF-8 has U+FFFD i
 
 import base64
 import time
+from collections.abc import Sequence
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from cowfs.results import Change, Checkpointed, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Restored, SettingValue, Snapshot, StoreUsage, Workspace
 from cowfs_daemon.ports import Mounted
 
 
@@ -27,6 +28,7 @@ class SnapshotShape(TypedDict):
     automatic: bool
     state: str
     root: str | None
+    settings: dict[str, int | bool | str]
 
 
 class WorkspaceShape(TypedDict):
@@ -39,6 +41,24 @@ class WorkspaceShape(TypedDict):
     mounted: bool
     path: str | None
     damage: str | None
+    settings: dict[str, int | bool | str]
+
+
+class SettingShape(TypedDict):
+    """A setting: its value (null when not set), that and its default as they are written."""
+
+    key: str
+    value: int | bool | str | None
+    text: str | None
+    default: str | None
+    help: str
+
+
+class SettingsShape(TypedDict):
+    """Every setting that ``ref`` may have."""
+
+    ref: str
+    settings: list[SettingShape]
 
 
 class CheckpointShape(TypedDict):
@@ -146,6 +166,7 @@ def snapshot(value: Snapshot) -> SnapshotShape:
         "automatic": value.automatic,
         "state": value.state,
         "root": value.root,
+        "settings": value.settings,
     }
 
 
@@ -159,7 +180,17 @@ def workspace(value: Workspace, path: str | None) -> WorkspaceShape:
         "mounted": path is not None,
         "path": path,
         "damage": value.damage,
+        "settings": value.settings,
     }
+
+
+def settings(ref: str, values: Sequence[SettingValue]) -> SettingsShape:
+    """The JSON of settings."""
+    found: list[SettingShape] = [
+        {"key": each.key, "value": each.value, "text": each.text, "default": each.default, "help": each.help}
+        for each in values
+    ]
+    return {"ref": ref, "settings": found}
 
 
 def checkpointed(value: Checkpointed) -> CheckpointShape:

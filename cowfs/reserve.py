@@ -1,0 +1,117 @@
+"""What is kept of the disk so that a full one can be emptied again.
+
+Two things, together :func:`reserve_bytes`: a threshold, below which writers get ENOSPC while verbs, settling and
+garbage collection go on; and a quarter of it as a file, ``STORE/reserve``, allocated and never written, which is given
+up piece by piece when the disk is full to the last block all the same, because other programs write to it, too. Half of
+that file is for what programs do in workspaces to make room (unlink, truncate), the other half for verbs alone, so that
+no program can use up what the owner of the store needs.
+
+Every process of the store may give it up; only the owner allocates it again. A store without the file works.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+SEGMENTS_BYTES = 256 << 20
+"""Two segments."""
+
+DISK_SHARE = 8
+"""Of a small disk, at most one part in so many is kept."""
+
+FILE_SHARE = 4
+"""One part in so many of the reserve is a file."""
+
+PIECE_BYTES = 1 << 20
+"""What is given up of the file at a time."""
+
+LOOK_BYTES = 1 << 20
+"""A process looks at the disk again when it has written so much: how far it overshoots at most, and one write."""
+
+
+def reserve_bytes(total: int) -> int:
+    """How much of a disk of ``total`` bytes is kept: two segments, less on a small one."""
+    return min(SEGMENTS_BYTES, total // DISK_SHARE)
+
+
+class Reserve:
+    """Of the store in directory ``store``. A :class:`cowfs.view.room.Disk`; thread-safe."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._path = store / "reserve"
+        self.left = 0
+
+    def held(self) -> int:
+        """Bytes allocated in the file."""
+        try:
+            return os.stat(self._path).st_blocks * 512
+        except OSError:
+            return 0
+
+    def space(self) -> tuple[int, int]:
+        """(free, total) bytes of the disk that writers in workspaces may use."""
+        found = os.statvfs(self._store)
+        total = found.f_blocks * found.f_frsize
+        kept = reserve_bytes(total)
+        return max(found.f_bavail * found.f_frsize + self.held() - kept, 0), total - kept
+
+    def look(self, size: int) -> None:
+        """See Disk.look."""
+        free, _ = self.space()
+        if free <= size:
+            self.left = 0
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.left = min(LOOK_BYTES, free) - size
+
+    def relieve(self, vital: bool) -> bool:
+        """See Disk.relieve."""
+        return self._give_up(PIECE_BYTES, vital)
+
+    def ensure(self, size: int) -> None:
+        """Before a verb that takes about ``size`` bytes: give up as much as it lacks, if there is that much."""
+        found = os.statvfs(self._store)
+        missing = size - found.f_bavail * found.f_frsize
+        if missing > 0:
+            self._give_up(missing, vital=True)
+
+    def _give_up(self, size: int, vital: bool) -> bool:
+        total = os.statvfs(self._store)
+        floor = 0 if vital else reserve_bytes(total.f_blocks * total.f_frsize) // FILE_SHARE // 2
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            held = os.fstat(fd).st_size
+            if held <= floor or not self.held():
+                return False
+            os.ftruncate(fd, max(floor, held - size))
+            with suppress(OSError):  # a journaling filesystem hands freed blocks out again after a commit
+                os.fsync(fd)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def refill(self) -> None:
+        """Allocate the file again, as far as half of what is free goes. The owner's alone; never raises."""
+        found = os.statvfs(self._store)
+        wanted = reserve_bytes(found.f_blocks * found.f_frsize) // FILE_SHARE
+        held = self.held()
+        target = min(wanted, held + found.f_bavail * found.f_frsize // 2)
+        if target < held + min(PIECE_BYTES, wanted - held) or held >= wanted:
+            return
+        with suppress(OSError):  # no filesystem for this, or filled meanwhile: the threshold remains
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                os.posix_fallocate(fd, 0, target)
+            finally:
+                os.close(fd)
