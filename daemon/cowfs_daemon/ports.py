@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs_daemon.supervised import Supervised
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -75,13 +76,19 @@ class Control(Protocol):
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
 
+    def restart(self, keeper: bool) -> dict[str, Any]:
+        """Give way to the installed code, mounts kept, once the answer is out: its ``version``, and the ``keeper``'s
+        when that does, too. Raises Conflict when the installed code cannot go on."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer."""
+    every verb that may have frozen a layer. ``supervised``: what shows life to the keeper. ``outdated()``: the
+    installed code is another one, whose workers this process cannot use."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -89,3 +96,5 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    supervised: Supervised
+    outdated: Callable[[], bool]

@@ -18,18 +18,25 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from cowfs.errors import Busy, CowfsError
+from cowfs.errors import Busy, Conflict, CowfsError
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
-from cowfs_daemon.channel import Channel, unpack_error
+from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
 
 log = logging.getLogger("cowfs.remote")
 CONTENTS_PER_MESSAGE = 1000
 END_SECONDS = 30.0
 START_SECONDS = 30.0
+
+
+class OtherVersion(Conflict):
+    """A worker of a version that this one cannot talk to: the installed code has changed. ``said``: its greeting."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__(f"the installed worker says {said!r}, not protocol {PROTOCOL}", hint="cowfs daemon restart")
 
 
 class WorkerProcess:
@@ -81,6 +88,38 @@ class WorkerProcess:
         """Whether it has said that it cannot open the store, and why."""
         return self._started.done() and self._started.exception() is not None
 
+    @property
+    def outdated(self) -> bool:
+        """Whether it is of another version than this process."""
+        return self.failed and isinstance(self._started.exception(), OtherVersion)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it has been told to end."""
+        return self._closing
+
+    def ask_pulse(self) -> Future[Any] | None:
+        """See cowfs_daemon.watchdog.Watched."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        with self._lock:
+            if self._waiting is None:
+                return None
+            self._waiting[number] = future
+        try:
+            sent = self._channel.try_send((number, PULSE, ()))
+        except OSError:
+            sent = False
+        if sent:
+            return future
+        with self._lock:
+            (self._waiting or {}).pop(number, None)
+        return None
+
+    def kill(self) -> None:
+        """End it by force; that is noticed as any other end."""
+        self._process.kill()
+
     def hang_up(self) -> None:
         """Let it begin to end."""
         self._closing = True
@@ -116,6 +155,8 @@ class WorkerProcess:
                     log.error("an answer that nobody waits for: %r", number)
                 elif failure is not None:
                     future.set_exception(unpack_error(failure))
+                elif number == 0 and (result is None or result[0] != PROTOCOL):
+                    future.set_exception(OtherVersion(result))
                 else:
                     future.set_result(result)
         except CowfsError:
@@ -196,6 +237,11 @@ class RemoteHost(Host):
             closed = self._closed
         if not closed:
             self._on_loss(self)
+
+    @property
+    def process(self) -> WorkerProcess | None:
+        """The worker; None while there is none."""
+        return self._worker
 
     @property
     def failed(self) -> bool:

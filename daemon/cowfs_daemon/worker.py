@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cowfs
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
@@ -30,7 +31,8 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
-from cowfs_daemon.channel import Channel, pack_error
+from cowfs_daemon import orphans
+from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.mount import Connection, mount, unmount
@@ -41,6 +43,8 @@ from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
+from cowfs_daemon.pulse import Pulse, Pulses
+from cowfs_daemon.surroundings import WORKER_OOM, set_oom_score
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
@@ -60,6 +64,11 @@ class Worker:
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
+        self._pulses = Pulses()
+
+    def pulse(self) -> Pulse:
+        """How the mounts get on. Answered by the main thread, at once, so that no lock of a workspace is waited for."""
+        return self._pulses.take((key, transport.session) for key, transport in list(self._transports.items()))
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
@@ -252,8 +261,9 @@ class Worker:
         self._index.close()
 
 
-def serve(channel: Channel, calls: dict[str, Callable[..., Any]]) -> None:
-    """Answer requests until the other end is gone and all answers are given."""
+def serve(channel: Channel, calls: dict[str, Callable[..., Any]], pulse: Callable[[], Pulse]) -> None:
+    """Answer requests until the other end is gone and all answers are given. ``pulse`` answers the call of that name,
+    between two requests, since all threads may be at work."""
 
     def answer(number: int, name: str, arguments: tuple[Any, ...]) -> None:
         result, failure = None, None
@@ -271,7 +281,11 @@ def serve(channel: Channel, calls: dict[str, Callable[..., Any]]) -> None:
 
     with ThreadPoolExecutor(THREADS, "cowfs-call") as pool:
         while (request := channel.receive()) is not None:
-            pool.submit(answer, *request)
+            if request[1] == PULSE:
+                with contextlib.suppress(OSError):  # the next line finds out that the owner is gone
+                    channel.send((request[0], tuple(pulse()), None))
+            else:
+                pool.submit(answer, *request)
 
 
 def main() -> int:
@@ -288,6 +302,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     channel = Channel(socket.socket(fileno=options.socket))
+    set_oom_score(WORKER_OOM)
+    alive = orphans.hold(os.fspath(options.store))
     try:
         worker = Worker(options.store, options.keeper)
     except (CowfsError, OSError) as error:
@@ -295,9 +311,10 @@ def main() -> int:
             channel.send((0, None, pack_error(error)))
         return 1
     with contextlib.suppress(OSError):  # an owner that is gone already is found out by the next line
-        channel.send((0, None, None))
-    serve(channel, worker.calls())
+        channel.send((0, (PROTOCOL, cowfs.__version__), None))
+    serve(channel, worker.calls(), worker.pulse)
     worker.end()
+    os.close(alive)
     return 0
 
 

@@ -18,6 +18,7 @@ from cowfs.errors import Busy, NotFound
 from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.ports import Mounted, Parts
 from cowfs_daemon.start import listen, unlisten
+from cowfs_daemon.supervised import Supervised
 from cowfs_daemon.supervisor import supervise
 
 
@@ -73,6 +74,8 @@ class ServedStore:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
+            supervised=Supervised(),
+            outdated=lambda: False,
         )
         with listen(str(self.path)) as sock:
             trio.run(supervise, sock, parts, self._ready.set, False)

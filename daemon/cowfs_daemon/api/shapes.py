@@ -101,6 +101,13 @@ class MountShape(TypedDict):
     read_only: bool
 
 
+class RestartShape(TypedDict):
+    """What the daemon gives way to; ``keeper``: its pid and version when it goes on as that, too."""
+
+    version: str
+    keeper: dict[str, Any] | None
+
+
 class CheckShape(TypedDict):
     """What fsck found."""
 

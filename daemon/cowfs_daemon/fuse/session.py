@@ -23,11 +23,12 @@ from typing import Protocol
 from cowfs.errors import CowfsError
 from cowfs.layers.answers import Answer
 from cowfs.view.view import View
-from cowfs_daemon.fuse import protocol, resent
+from cowfs_daemon.fuse import mount, protocol, resent
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.served import Served
 from cowfs_daemon.fuse.server import Reader, Server
+from cowfs_daemon.pulse import Progress
 
 log = logging.getLogger("cowfs.fuse")
 
@@ -91,7 +92,7 @@ class Session:
         self._on_end = on_end
         self._stopping = False
         self._spin_credit = _SPIN_CREDIT
-        self._requests = 0
+        self._requests = self._answered = 0
         self._jobs = self._asking = 0
         self._jobs_done = threading.Condition()
         self.ended = threading.Event()
@@ -168,12 +169,24 @@ class Session:
                 if error.errno not in (errno.ENODEV, errno.ECONNABORTED):
                     raise
                 return False
+            self._requests += 1
             with lock:
                 answer(workspace.view, request, size)
+            self._answered = self._requests
         return False
 
+    def progress(self) -> Progress:
+        """How far it is; for the watchdog, which compares. Jobs do not count: they wait for a disk."""
+        requests = self._requests
+        if self._stopping or self.ended.is_set():
+            return Progress(requests, False)
+        return Progress(requests, requests != self._answered or (not self._jobs and self._unread()))
+
+    def _unread(self) -> bool:
+        """Whether the kernel has requests that nobody has answered."""
+        return bool(mount.waiting(self.connection.number))
+
     def _answer(self, view: View, request: bytearray, size: int) -> None:
-        self._requests += 1
         length, opcode, unique, nodeid = protocol.header(request)
         try:
             protocol.check_header(size, length)
