@@ -27,7 +27,6 @@ from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
 from cowfs.results import Handle
-from cowfs.unfinished import Replayed, Unfinished
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.state import State
 from cowfs.view.view import View
@@ -151,7 +150,6 @@ class Workspace:
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
-        self.unfinished = Unfinished()
         self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
@@ -172,8 +170,6 @@ class Workspace:
         replayer = _Replayer(workspace, resolve)
         replayer.run(branch.position)
         workspace.unanswered = replayer.unanswered()
-        if replayer.restores.end():
-            workspace._journal_unfinished()
         if replayer.operations:
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
@@ -254,38 +250,7 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
-            self._journal_unfinished()
             self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
-
-    def _journal_unfinished(self) -> None:
-        with suppress(OSError):  # on a full disk the next process does not know of it, if this one dies, too
-            for record in self.unfinished.records():
-                self.journal.append(record, self.env.clock())
-
-    def finish_restores(self, transport: Transport | None, start: Callable[[], None] = lambda: None) -> None:
-        """Have the kernel told what restores of a predecessor changed. ``transport`` serves from ``start()`` on.
-
-        Without a transport no kernel knows anything: the mount is a new one.
-        """
-        with self._verbs:
-            if not self.unfinished:
-                start()
-                return
-            with transport.restoring() if transport is not None else nullcontext():
-                with self.lock:
-                    changes = self.unfinished.changes(self.view.state)
-                    if transport is not None:
-                        transport.begin_restore(changes)
-                start()
-                if transport is not None:
-                    transport.invalidate(changes)
-                self._finished()
-
-    def _finished(self) -> None:
-        with self.lock:
-            self.unfinished.clear()
-            with suppress(OSError):  # without it a successor invalidates once more
-                self.journal.append(j.Invalidated(self.live.encode()), self.env.clock())
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
@@ -359,8 +324,6 @@ class Workspace:
                 )
                 self.journal.append(record, self.env.clock())
                 self._owed += self._restored(record, state)
-                if self.transport is None and self.view.unsure:  # there may be a mount, whose server has died
-                    self.unfinished.add(changes)
                 self._carry()
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
@@ -370,8 +333,8 @@ class Workspace:
             finally:  # it has happened: nothing old may be seen, whatever the disk says
                 if self.transport is not None:
                     handles = self.transport.invalidate(changes)
-            if not self.unfinished:
-                self._finished()
+            with self.lock, suppress(OSError):  # without it a successor invalidates once more
+                self.journal.append(j.Invalidated(order.live.encode()), self.env.clock())
             return self._outcome(undo, len(changes.inodes), tuple(handles))
 
     def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
@@ -410,7 +373,6 @@ class _Replayer:
         self.resolve = resolve
         self.operations: list[control.Operation] = []
         self.layers: list[Layer] = []
-        self.restores = Replayed(workspace.unfinished)
         self._last: list[j.Envelope] = []
         self._inherited: Answer | None = None
 
@@ -459,13 +421,7 @@ class _Replayer:
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
         elif isinstance(record, j.Restore):
-            before, after = workspace.view.state, self._target(record)
-            self.operations += workspace._restored(record, after)
-            self.restores.restored(before, after)
-        elif isinstance(record, j.Invalidated):
-            self.restores.invalidated()
-        elif isinstance(record, j.Unfinished):
-            workspace.unfinished.take(record)
+            self.operations += workspace._restored(record, self._target(record))
         elif isinstance(record, j.Pending) and record != j.CLEAN_END:
             self._last.clear()
             self._inherited = Answer(*record)

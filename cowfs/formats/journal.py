@@ -257,12 +257,6 @@ class Pending(NamedTuple):
 CLEAN_END: Final = Pending(0, 0, 0, 0, 0)
 
 
-class Unfinished(NamedTuple):
-    """Some of what restores changed that the kernel was not told of: see cowfs/unfinished.py."""
-
-    entries: bytes
-
-
 class Quota(NamedTuple):
     """Limits of the workspace; 0 is none."""
 
@@ -285,8 +279,8 @@ class Idempotency(NamedTuple):
 
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Unfinished | Quota
-    | Retention | Idempotency
+    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota | Retention
+    | Idempotency
 )  # fmt: skip
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
@@ -310,7 +304,6 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     34: (Restore, "Q", 3),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
-    37: (Unfinished, "", 1),
     40: (Quota, "QQ", 0),
     41: (Retention, "", 1),
     42: (Idempotency, "", 2),

@@ -17,7 +17,7 @@ from cowfs.layers.journal import JournalFile, read_records
 from cowfs.view.apply import replay
 from cowfs.view.state import State
 
-MARKERS = (j.Checkpoint, j.Freeze, j.Restore, j.Invalidated, j.Pending, j.Unfinished)
+MARKERS = (j.Checkpoint, j.Freeze, j.Restore, j.Invalidated, j.Pending)
 """Records that say where layers begin and end; they change no inode."""
 
 SIZE_MAX = (1 << 63) - 1

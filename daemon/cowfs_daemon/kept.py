@@ -1,6 +1,5 @@
 """The worker's side of the keeper: mounts that outlive it."""
 
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -31,13 +30,6 @@ class Kept:
             init = Negotiated(**fields.pop("init"))
             return Connection(fd=descriptor, init=init, **fields)
         return None
-
-    def has(self, key: str) -> bool:
-        """Whether something is mounted for ``key``."""
-        taken = self.take(key)
-        if taken is not None:
-            os.close(taken.fd)
-        return taken is not None
 
     def keys(self) -> list[str]:
         """The keys of everything that is kept."""

@@ -90,10 +90,10 @@ class Worker:
         return {call.__name__: call for call in (*plain, *data, *mounts)}
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
-        """See Host.open. Where there is a mount, files may be open of which a predecessor alone knew."""
+        """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
         done = self.host.open(spec, known)
         workspace = self.host.workspace(spec.id)
-        if workspace.transport is None and self._kept.has(spec.id):
+        if workspace.transport is None:
             with workspace.lock:
                 workspace.view.taken_over()
         return done
@@ -135,16 +135,8 @@ class Worker:
                 log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
             else:
                 served.view.unopened()
-
-            def start() -> None:
-                transport.start()
-                served.transport = transport
-
-            if taken is None:
-                served.finish_restores(None)
-                start()
-            else:
-                served.finish_restores(transport, start)
+            transport.start()
+            served.transport = transport
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
         """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""

@@ -60,7 +60,6 @@ RECORDS: dict[str, j.Record] = {
     "retention": j.Retention(b"automatic 10"),
     "idempotency": j.Idempotency(b"key", b"{}"),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
-    "unfinished": j.Unfinished(bytes(18) + b"\x02" + bytes(8) + (1).to_bytes(8, "little") + b"\x04name"),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 

@@ -14,7 +14,6 @@ from typing import Any
 from cowfs.layers.journal import Journal
 from cowfs_daemon import worker
 from cowfs_daemon.fuse.dispatch import HANDLERS
-from cowfs_daemon.fuse.transport import Transport
 
 _DOOM = os.environ["COWFS_TEST_DOOM"]
 _passed = 0
@@ -43,13 +42,6 @@ def _arm() -> None:
         _point()
         return position
 
-    notify = Transport._notify
-
-    def doomed_notify(self: Transport, message: bytes) -> bool:
-        _point()
-        return notify(self, message)
-
-    Transport._notify = doomed_notify  # type: ignore[method-assign]
     Journal._write = doomed_write  # type: ignore[method-assign, assignment]
     for opcode, handler in enumerate(HANDLERS):
 
