@@ -62,6 +62,7 @@ class Collector:
         self._segments, self._leases, self._copier = jobs.segments, jobs.leases, jobs.copier
         self._one = threading.Lock()
         self.worthwhile = False
+        self.removed_blocks = self.freed_bytes = 0
 
     def collect(self, dry_run: bool, progress: Progress) -> Collected:
         """Collect, or with ``dry_run`` only say what would go.
@@ -94,6 +95,8 @@ class Collector:
             swept = self._sweep(condemned, progress)
             freed = self._compact(progress)
             size = sum(location.stored_len for _, location in swept)
+            self.removed_blocks += len(swept)
+            self.freed_bytes += freed
             return Collected(len(swept), size, freed, dry_run=False)
         finally:
             self.worthwhile = self.worthwhile or (worthwhile and not done)

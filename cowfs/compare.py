@@ -55,16 +55,8 @@ def compare(old: State, new: State) -> Changes:
         elif after.is_dir and before is not None and before.links != after.links:
             changes.moved.append((ino, *after.links[0]))
         changes.names += [(ino, name) for name in _changed_names(before, after)]
-    changes.moved.sort(key=lambda place: _depth(new, place[0]))
+    changes.moved.sort(key=lambda place: new.depth(place[0]))
     return changes
-
-
-def _depth(state: State, ino: int) -> int:
-    """How many directories lie above one."""
-    depth, links = 0, state.inode(ino).links
-    while links:
-        depth, links = depth + 1, state.inode(links[0][0]).links
-    return depth
 
 
 def _candidates(old: State, new: State) -> set[int]:

@@ -332,6 +332,7 @@ class Engine:
                 self._branches.removed(found.workspace.id)
             with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
                 self.host.close(found.workspace.id)
+            self._verbs.pop(found.workspace.id, None)
         self._drop_unneeded()
         self._trimming.trim(found.workspace.id)
 
@@ -408,9 +409,13 @@ class Engine:
 
     def settle_next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
+        self.freeze_large()
+        return self._settling.next()
+
+    def freeze_large(self) -> None:
+        """Freeze live layers that have become large, so that they can be settled."""
         for workspace in self.host.wants_freeze():
             self._freeze_open(workspace)
-        return self._settling.next()
 
     def _freeze_open(self, workspace: str) -> None:
         with self._verbs[workspace]:

@@ -26,8 +26,11 @@ from cowfs.tree.radix import count
 from cowfs.view.directory import OverlayDirectory, StoredDirectory
 from cowfs.view.file import OverlayFile, StoredFile, bottom
 from cowfs.view.inode import Inode
-from cowfs.view.state import State, record_of
+from cowfs.view.state import KNOWN_LIMIT, State, record_of
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace, WorkspaceStatistics
+
+KNOWN_TOTAL, KNOWN_LEAST = 400_000, 1_000
+"""Resolved but unchanged inodes that all workspaces keep in memory together, and each one in any case."""
 
 READ_BYTES = 1024 * 1024
 """Bytes that :meth:`Host.read` returns at most."""
@@ -116,6 +119,7 @@ class Host:
                 if layer.id in known or (taken is not None and (taken.workspace != spec.id or taken.root is not None)):
                     raise Corrupt(f"journal {spec.id}: it makes layer {layer.id}, which exists")
             self.workspaces[spec.id] = workspace
+            self._share()
             damage = workspace.journal.damage
             return self._took(outcome)._replace(damage=damage.message if damage is not None else "")
 
@@ -135,10 +139,18 @@ class Host:
         """Let go of a workspace: its journal is synced. Unknown ones are ignored."""
         with self._lock:
             closed = self.workspaces.pop(workspace, None)
+            self._share()
         if closed is not None:
             closed.journal.sync()
             with closed.lock, suppress(OSError):  # a full disk: only damage would be taken for a torn tail
                 closed.journal.attest(self.env.clock())
+
+    def _share(self) -> None:
+        """Share out how many inodes are known."""
+        each = min(max(KNOWN_TOTAL // max(len(self.workspaces), 1), KNOWN_LEAST), KNOWN_LIMIT)
+        for workspace in self.workspaces.values():
+            if workspace.known_limit != each:
+                workspace.know(each)
 
     def workspace(self, workspace: str) -> Workspace:
         """The open workspace. Raises NotFound."""
@@ -182,8 +194,13 @@ class Host:
 
     def _took(self, outcome: Outcome) -> Done:
         with self._lock:
-            self._layers.update((layer.id, layer) for layer in outcome.layers)
+            for layer in outcome.layers:
+                self._keep(layer)
         return Done(outcome.operations, outcome.snapshot, outcome.changed, outcome.handles)
+
+    def _keep(self, layer: Layer) -> None:
+        self._layers[layer.id] = layer
+        self.env.lag.froze(layer, self.env.clock())
 
     def wants_freeze(self) -> list[str]:
         """Workspaces whose live layer has become large."""
@@ -193,6 +210,7 @@ class Host:
         """A layer has a root now: read from that, release what it held in memory."""
         with self._lock:
             layer = self._layers.get(layer_id)
+        self.env.lag.progressed(self.env.clock())
         if layer is None or layer.delta is None:
             return
         for ino, content in contents:
@@ -200,6 +218,11 @@ class Host:
             if inode is not None:
                 self._settle_inode(inode, content)
         layer.settle(root, roots.read_root(self.env.blocks, root))
+        self.env.lag.gone(layer_id)
+
+    def stall(self, layers: Iterable[str]) -> None:
+        """These layers cannot be settled, every other one can: their writers need not wait for that."""
+        self.env.lag.stall(frozenset(layers))
 
     def _settle_inode(self, inode: Inode, content: Content) -> None:
         data, blocks = inode.data, self.env.blocks
@@ -213,6 +236,7 @@ class Host:
         with self._lock:
             for layer in layers:
                 self._layers.pop(layer, None)
+                self.env.lag.gone(layer)
 
     def forget_segments(self, segments: Iterable[int]) -> None:
         """These segments were deleted: keep none of them open."""
@@ -281,7 +305,7 @@ class Host:
             missing.append(spec)
         for spec in reversed(missing):
             layer = self._load(spec, layer)
-            self._layers[spec.id] = layer
+            self._keep(layer)
         if layer is None:
             raise Corrupt("an empty chain of layers")
         return layer

@@ -54,6 +54,7 @@ class Settling:
     def next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
         with self._one:
+            self._tell_stuck()
             waiting = self.waiting()
             if not waiting:
                 return False
@@ -69,6 +70,14 @@ class Settling:
                 self._host.settled(layer.id, settled.root, settled.contents)
                 self._trimming.trim(layer.workspace or "")
             return True
+
+    def _tell_stuck(self) -> None:
+        """Writers must not wait for what cannot be settled; a worker that was just started does not know of it."""
+        with self._lock:
+            stuck = self._stuck & self._catalog.layers.keys()
+        if self._stuck:
+            self._host.stall(stuck)
+            self._stuck = stuck
 
     def _settled(self, layer: control.LayerEntry, parent_root: bytes) -> SettledLayer | None:
         """The layer with its root; None when nothing needs it any more, and its journals may be gone."""

@@ -26,9 +26,11 @@ from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
+from cowfs.pressure import Backlog, Lag, Pressed, backlog
 from cowfs.results import Handle
+from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
-from cowfs.view.state import State
+from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.view.view import View
 
 LIVE_INODES_MAX = 200_000
@@ -37,8 +39,8 @@ LIVE_INODES_MAX = 200_000
 LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
 
-LIVE_RECORDS_MAX = 200_000
-"""Journal records of a live layer at which it is frozen by itself: two to four seconds of replay."""
+LIVE_RECORDS_MAX = 150_000
+"""Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
 
 
 CARRIED_BYTES_MAX = 64 * 1024 * 1024
@@ -77,6 +79,7 @@ class Env:
     clock: Callable[[], int]
     space: Callable[[], tuple[int, int]]
     limits: Limits = field(default_factory=Limits)
+    lag: Lag = field(default_factory=Lag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceStatistics:
-    """Counts of this moment; ``unsettled``: frozen layers that have no root yet."""
+    """Counts of this moment; ``backlog``: what waits to be settled, below and in the live layer."""
 
     view: ViewStatistics
     journal: JournalStatistics
-    unsettled: int
+    backlog: Backlog
 
 
 class Workspace:
@@ -148,14 +151,17 @@ class Workspace:
         self.head = branch.head
         self.head_layer = branch.head_layer
         self.journal = Journal(env.journals, branch.id, branch.position, env.limits)
+        self.known_limit = KNOWN_LIMIT
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
+        self.untold = Untold()
         self._carried_bytes = 0
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
 
     def _view(self, state: State) -> View:
+        state.known_limit = self.known_limit
         return View(state, self.journal, self.env.clock, self.env.space)
 
     @classmethod
@@ -174,16 +180,22 @@ class Workspace:
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
+    def know(self, limit: int) -> None:
+        """Keep about so many resolved but unchanged inodes in memory from now on."""
+        self.known_limit = self.view.state.known_limit = limit
+
     def sync(self) -> None:
         """Return when everything answered before the call survives power loss. Raises OSError."""
         self.journal.sync()
 
     def statistics(self) -> WorkspaceStatistics:
         """Counts of this moment."""
-        parent = self.view.state.parent
-        return WorkspaceStatistics(
-            self.view.statistics(), self.journal.statistics(), parent.depth if parent is not None else 0
-        )
+        waiting = backlog(self.view.state, self.journal)
+        return WorkspaceStatistics(self.view.statistics(), self.journal.statistics(), waiting)
+
+    def pressed(self) -> Pressed | None:
+        """What a change costs now; None: nothing. Needs no lock."""
+        return self.env.lag.pressed(self.view.state, self.journal, self.env.clock())
 
     @property
     def changed(self) -> bool:
@@ -250,7 +262,29 @@ class Workspace:
         with suppress(OSError):
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
+            self._journal_untold()
             self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+
+    def _journal_untold(self) -> None:
+        if self.untold:
+            self.untold.find_out(self.view.state)
+            for record in self.untold.records():
+                self.journal.append(record, self.env.clock())
+
+    def outlived(self) -> None:
+        """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
+
+        Until then a successor must know what that is.
+        """
+        with self.lock, suppress(OSError):  # a full disk: only the next death would matter
+            self._journal_untold()
+
+    def told(self) -> None:
+        """The kernel knows of every restore, or there is none that has to."""
+        with self.lock, suppress(OSError):
+            if self.untold:
+                self.untold.told()
+                self.journal.append(j.Invalidated(self.live.encode()), self.env.clock())
 
     def answer(self, connection: int, unique: int) -> Answer | None:
         """What the answer to a request that comes again needs; None: it was not carried out. Needs the lock."""
@@ -287,7 +321,9 @@ class Workspace:
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
+        records = self.journal.layer_records()
         layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
+        layer.records = max(layer.records, records)
         self.live = live
         froze = control.Froze(layer.id, self.id, layer.parent_id, layer.spans, layer.next_ino, live)
         return (froze, self._position()), layer
@@ -420,7 +456,12 @@ class _Replayer:
             self._took(workspace._snapshot(record, time))
         elif isinstance(record, j.Freeze):
             self._took(workspace._frozen(record.live.decode()))
+        elif isinstance(record, j.Invalidated):
+            workspace.untold.told()
+        elif isinstance(record, j.Stale):
+            workspace.untold.journaled(record)
         elif isinstance(record, j.Restore):
+            workspace.untold.restored(workspace.view.state)
             self.operations += workspace._restored(record, self._target(record))
         elif isinstance(record, j.Pending) and record != j.CLEAN_END:
             self._last.clear()

@@ -200,6 +200,18 @@ class Writers(NamedTuple):
     inos: bytes
 
 
+class Create(NamedTuple):
+    """A new regular file, its first name, and that it is open for writing: open(2) with O_CREAT, in one record."""
+
+    parent: int
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    name: bytes
+    xattrs: bytes
+
+
 class Checkpoint(NamedTuple):
     """The live layer is frozen and becomes a snapshot: this record is its commit point.
 
@@ -241,6 +253,17 @@ class Invalidated(NamedTuple):
     live: bytes
 
 
+class Stale(NamedTuple):
+    """The kernel has yet to be told that a restore changed an inode, and the names (separated by NUL) in it.
+
+    ``place``: 0 where it was, 1 a directory that has a place again, 2 a directory that is elsewhere.
+    """
+
+    ino: int
+    place: int
+    names: bytes
+
+
 class Pending(NamedTuple):
     """What the answer to a request of an earlier layer needs, while it may be unanswered: see layers/answers.py.
 
@@ -279,8 +302,8 @@ class Idempotency(NamedTuple):
 
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
-    | Opened | Orphan | OrphanEnd | Writers | Checkpoint | Freeze | Restore | Invalidated | Pending | Quota | Retention
-    | Idempotency
+    | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Stale
+    | Quota | Retention | Idempotency
 )  # fmt: skip
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
@@ -299,11 +322,13 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     13: (Orphan, "QQB", 2),
     14: (OrphanEnd, "Q", 0),
     15: (Writers, "", 1),
+    16: (Create, "QQIII", 2),
     32: (Checkpoint, "QB", 7),
     33: (Freeze, "Q", 2),
     34: (Restore, "Q", 3),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
+    37: (Stale, "QB", 1),
     40: (Quota, "QQ", 0),
     41: (Retention, "", 1),
     42: (Idempotency, "", 2),
@@ -312,7 +337,11 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
 _BY_KIND: Final = {
     kind: (cls, struct.Struct("<" + ints + "I" * tails), len(ints), tails) for kind, (cls, ints, tails) in KINDS.items()
 }
-_BY_CLASS: Final = {cls: (kind, body, ints) for kind, (cls, body, ints, _) in _BY_KIND.items()}
+_BY_CLASS: Final = {
+    cls: (kind, struct.Struct(_AFTER_CHECKSUM.format + body.format[1:]), body.size, ints)
+    for kind, (cls, body, ints, _) in _BY_KIND.items()
+}
+"""Class -> (kind, everything behind the checksum up to the strings, bytes of its own fields, number of integers)."""
 WRITE_KIND: Final = 7
 _WRITE_BODY = _BY_KIND[WRITE_KIND][1]
 WRITE_DATA_AT: Final = HEAD_BYTES + _WRITE_BODY.size
@@ -367,14 +396,15 @@ def encode(
     file_no: int, seq: int, durable: int, time: int, connection: int, unique: int, record: Record
 ) -> bytes:  # fmt: skip
     """One whole record. Raises ValueError when it would have more than RECORD_MAX bytes."""
-    kind, body, ints = _BY_CLASS[type(record)]
-    tails = record[ints:]
-    fields = body.pack(*record[:ints], *map(len, tails))  # type: ignore[arg-type]
-    payload = b"".join((fields, *tails))  # type: ignore[arg-type]
-    length = HEAD_BYTES + len(payload)
+    kind, layout, _, ints = _BY_CLASS[type(record)]
+    tails: tuple[bytes, ...] = record[ints:]  # type: ignore[assignment]
+    sizes = [len(tail) for tail in tails]
+    length = 8 + layout.size + sum(sizes)
     if length > RECORD_MAX:
         raise ValueError(f"a journal record of {length} bytes")
-    rest = _AFTER_CHECKSUM.pack(length, kind, 0, seq, durable, time, connection, unique) + payload
+    rest = layout.pack(length, kind, 0, seq, durable, time, connection, unique, *record[:ints], *sizes)
+    if tails:
+        rest = b"".join((rest, *tails))
     return xxhash.xxh3_64_intdigest(rest, file_no).to_bytes(8, "little") + rest
 
 
@@ -394,7 +424,7 @@ def encode_write_head(
 
 def body_bytes(cls: type[Record]) -> int:
     """Bytes of the fixed fields of this kind of record, between its head and its strings."""
-    return _BY_CLASS[cls][1].size
+    return _BY_CLASS[cls][2]
 
 
 def record_length(head: bytes | memoryview) -> int:

@@ -34,7 +34,7 @@ def answer_to(records: Sequence[j.Envelope]) -> Answer:
     connection, unique = records[0].connection, records[0].unique
     found = Answer(connection, unique, NOTHING)
     for record in (envelope.record for envelope in records):
-        if isinstance(record, j.Make | j.Tmpfile | j.Link):
+        if isinstance(record, j.Make | j.Create | j.Tmpfile | j.Link):
             return Answer(connection, unique, MADE, record.ino)
         if isinstance(record, j.Write):
             return Answer(connection, unique, COUNT, record.ino, len(record.data))

@@ -17,10 +17,13 @@ class Layer:
     """One frozen layer. ``files`` counts the inodes of the state it describes.
 
     ``table`` is the pointer of the settled inode table and ``root`` the root's id, both None until
-    settled. ``parent`` is None for a layer that needs none any more.
+    settled. ``parent`` is None for a layer that needs none any more. ``records``: how many its journal has of it,
+    about, for the inodes and extents that it holds in memory.
     """
 
-    __slots__ = ("delta", "files", "id", "next_ino", "parent", "parent_id", "root", "spans", "table", "workspace")
+    __slots__ = (
+        "delta", "files", "id", "next_ino", "parent", "parent_id", "records", "root", "spans", "table", "workspace",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Layer:
         self.spans = spans
         self.next_ino = next_ino
         self.files = files
+        self.records = len(delta) if delta is not None else 0
         self.root: bytes | None = None
         self.table: bytes | None = None
 
@@ -57,13 +61,6 @@ class Layer:
         return parent, self.delta
 
     @property
-    def depth(self) -> int:
-        """How many unsettled layers there are from this one down."""
-        depth = 0
-        layer: Layer | None = self
-        while layer is not None:
-            layer, delta = layer.below
-            if delta is None:
-                break
-            depth += 1
-        return depth
+    def size_bytes(self) -> int:
+        """Bytes of its journal records."""
+        return sum(end - start for _, start, end in self.spans)

@@ -7,6 +7,7 @@ not fit the state is Corrupt too, whatever the state said about it.
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from cowfs.layers.journal import JournalFile, read_records
 from cowfs.view.apply import replay
 from cowfs.view.state import State
 
-MARKERS = (j.Checkpoint, j.Freeze, j.Restore, j.Invalidated, j.Pending)
+MARKERS = (j.Checkpoint, j.Freeze, j.Restore, j.Invalidated, j.Pending, j.Stale)
 """Records that say where layers begin and end; they change no inode."""
 
 SIZE_MAX = (1 << 63) - 1
@@ -60,6 +61,12 @@ def _name(record: Any) -> None:
     _check_name(record.name)
 
 
+def _created(record: j.Create) -> None:
+    _check_name(record.name)
+    if not stat.S_ISREG(record.mode):
+        raise Corrupt("a created file that is none")
+
+
 def _names(record: j.Rename) -> None:
     _check_name(record.name)
     _check_name(record.new_name)
@@ -92,6 +99,7 @@ def _numbers(record: j.Writers) -> None:
 
 _CHECKS: dict[type, Callable[[Any], None]] = {
     j.Make: _name,
+    j.Create: _created,
     j.Link: _name,
     j.Rename: _names,
     j.Write: _end,

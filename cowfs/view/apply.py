@@ -42,6 +42,19 @@ def make(state: State, time: int, record: j.Make, cookie: int = 0) -> Inode:
     return inode
 
 
+def create(state: State, time: int, record: j.Create, cookie: int = 0) -> Inode:
+    """A new regular file under a new name, open for writing; ``cookie`` as for :func:`make`."""
+    ino = record.ino
+    inode = new_inode(state, ino, record.mode, record.uid, record.gid, 0, time)
+    if record.xattrs:
+        inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
+    inode.links = ((record.parent, record.name),)
+    _insert(state, state.own(state.inode(record.parent)), record.name, inode, time, cookie)
+    state.add(inode)
+    state.opens[ino] = (1, 1)
+    return inode
+
+
 def tmpfile(state: State, time: int, record: j.Tmpfile) -> Inode:
     """A new file without a name."""
     inode = new_inode(state, record.ino, record.mode, record.uid, record.gid, 0, time)
@@ -307,6 +320,7 @@ def orphan_end(state: State, time: int, record: j.OrphanEnd) -> None:
 
 _EFFECTS: Final[dict[type, Callable[[State, int, Any], object]]] = {
     j.Make: make,
+    j.Create: create,
     j.Tmpfile: tmpfile,
     j.Link: link,
     j.Unlink: unlink,

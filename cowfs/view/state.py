@@ -29,7 +29,7 @@ from cowfs.view.file import FileData, OverlayFile, StoredFile
 from cowfs.view.inode import Inode, Owner
 
 KNOWN_LIMIT = 200_000
-"""Resolved but unchanged inodes kept in memory, about 650 bytes each."""
+"""Resolved but unchanged inodes kept in memory, about 650 bytes each; a host gives each of many states less."""
 
 
 def fail(code: int) -> OSError:
@@ -51,6 +51,7 @@ class State:
         "first_ino",
         "geometry",
         "known",
+        "known_limit",
         "linkable",
         "live",
         "next_ino",
@@ -71,6 +72,7 @@ class State:
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
         self.known: dict[int, Inode] = {}
+        self.known_limit = KNOWN_LIMIT
         self.orphans: dict[int, Inode] = {}
         self.linkable: set[int] = set()
         self.opens: dict[int, tuple[int, int]] = {}
@@ -85,7 +87,7 @@ class State:
             return self.live[ino]
         inode = self._resolve(ino)
         if inode is not None:
-            if len(self.known) > KNOWN_LIMIT + len(self.live):
+            if len(self.known) > self.known_limit + len(self.live):
                 self._shrink()
             self.known[ino] = inode
         return inode
@@ -96,6 +98,13 @@ class State:
         if inode is None:
             raise fail(errno.ESTALE)
         return inode
+
+    def depth(self, ino: int) -> int:
+        """How many directories lie above one."""
+        depth, links = 0, self.inode(ino).links
+        while links:
+            depth, links = depth + 1, self.inode(links[0][0]).links
+        return depth
 
     def _resolve(self, ino: int) -> Inode | None:
         layer = self.parent
@@ -201,6 +210,8 @@ class State:
         self.live = {}
         self.owner = Owner()
         self.first_ino = self.next_ino
+        if len(self.known) > self.known_limit:
+            self._shrink()  # else what was made would stay known for ever
         return layer
 
 

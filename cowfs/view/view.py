@@ -99,6 +99,15 @@ class View(Descriptors):
             rdev = 0
         return self._make(parent, name, mode & 0o177777, rdev, b"", caller)
 
+    def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
+        """A regular file, made and opened for writing once. Errors as :meth:`mknod`."""
+        directory, cookie = self._new_name(parent, name)
+        mode, gid, xattrs = self._inherited(directory, stat.S_IFREG | mode & 0o7777, caller)
+        record = j.Create(parent, self.state.next_ino, mode, caller.uid, gid, name, xattrs)
+        inode = apply.create(self.state, self._journaled(record, caller), record, cookie)
+        self._opens[inode.ino] = [1, 1]
+        return inode
+
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
         """A directory. Errors as :meth:`mknod`."""
         return self._make(parent, name, stat.S_IFDIR | mode & 0o7777, 0, b"", caller)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cowfs.errors import CowfsError
-from cowfs_daemon.start import Ready, detach
+from cowfs_daemon import logs
+from cowfs_daemon.start import Ready, detach, raise_limits
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -72,7 +73,7 @@ def resume(memory: int, as_json: bool) -> int:
 
 def supervise(options: argparse.Namespace) -> int:
     """Serve a store until stopped; the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("supervisor", options.store)
     ready = Ready(options.ready_fd)
 
     def serve() -> int:
@@ -131,6 +132,8 @@ def _shape(error: CowfsError) -> dict[str, Any]:
 def main() -> int:
     """Run the command line; the exit code."""
     options = parse(sys.argv[1:])
+    if options.verb in ("run", "supervise"):
+        raise_limits()
     if options.verb == "run":
         if options.resume is not None:
             return resume(options.resume, options.json)

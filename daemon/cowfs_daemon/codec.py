@@ -16,6 +16,7 @@ from cowfs.formats import control
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.layers.journal import JournalStatistics
+from cowfs.pressure import Backlog
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
@@ -39,6 +40,7 @@ _OPERATIONS = (
     control.Span,
 )
 _RECORDS: tuple[type, ...] = (
+    Backlog,
     BranchSpec,
     Change,
     CheckpointOrder,

@@ -15,6 +15,7 @@ from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
 from cowfs_daemon import orphans
 from cowfs_daemon.collecting import Collecting
+from cowfs_daemon.gauges import Picture
 from cowfs_daemon.keeper import RESTART_CODE
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
@@ -62,6 +63,8 @@ class Owner:
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)
+        mounted = self.mounts.mounted
+        self._picture = Picture(self.engine, self.pool, self._settle_lag_s, lambda: len(mounted()), self._processes)
 
     def _open(self) -> Engine:
         """Become the owner, waiting for a moment for one that is ending."""
@@ -192,6 +195,7 @@ class Owner:
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
+            **self._picture.summary(),
         }
 
     def parts(self) -> Parts:
@@ -205,7 +209,18 @@ class Owner:
             changed=self.settling.nudge,
             supervised=self._supervised,
             outdated=lambda: self._outdated,
+            samples=self._picture.samples,
         )
+
+    def _settle_lag_s(self) -> float:
+        return self.settling.drained_s if self.engine.unsettled() else 0.0
+
+    def _processes(self) -> list[tuple[str, int]]:
+        """(role, pid) of each."""
+        settler = self.engine.settler.statistics().pid
+        found = [("supervisor", os.getpid()), *(("worker", pid) for pid in self.pool.pids)]
+        found += [("keeper", os.getppid())] if self._supervised.descriptor is not None else []
+        return found + ([("settler", settler)] if settler is not None else [])
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the workers end, and unmount what is left.

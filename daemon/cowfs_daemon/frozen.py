@@ -32,3 +32,6 @@ class FrozenWorkspace:
 
     def sync(self) -> None:
         """Nothing to make durable."""
+
+    def pressed(self) -> None:
+        """Nothing waits to be settled."""

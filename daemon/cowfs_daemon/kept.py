@@ -1,5 +1,6 @@
 """The worker's side of the keeper: mounts that outlive it."""
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -30,6 +31,14 @@ class Kept:
             init = Negotiated(**fields.pop("init"))
             return Connection(fd=descriptor, init=init, **fields)
         return None
+
+    def has(self, key: str) -> bool:
+        """Whether something is mounted for ``key``."""
+        found = False
+        for _, descriptor in self._ask({"op": "get", "key": key}):
+            os.close(descriptor)
+            found = True
+        return found
 
     def keys(self) -> list[str]:
         """The keys of everything that is kept."""

@@ -43,6 +43,7 @@ class WorkerPool(Host):
         self._on_loss = on_loss
         self._placing = threading.Lock()
         self.given_up = False
+        self.restarts = 0
         self._workers: list[RemoteHost] = []
         self._placed: dict[str, RemoteHost] = {}
         self._holders: dict[str, RemoteHost] = {}
@@ -58,6 +59,7 @@ class WorkerPool(Host):
 
     def _lost(self, worker: RemoteHost) -> None:
         with self._placing:
+            self.restarts += 1
             served = frozenset(key for key, by in self._placed.items() if by is worker)
             self._placed = {key: by for key, by in self._placed.items() if by is not worker}
             self._holders = {layer: by for layer, by in self._holders.items() if by is not worker}
@@ -264,6 +266,13 @@ class WorkerPool(Host):
                 worker.settled(layer_id, root, pairs)
         with self._placing:
             self._holders.pop(layer_id, None)
+
+    def stall(self, layers: Iterable[str]) -> None:
+        """See Host.stall."""
+        stuck = tuple(layers)
+        for worker in self._workers:
+            with suppress(Busy):
+                worker.stall(stuck)
 
     def forget(self, layers: Iterable[str]) -> None:
         """See Host.forget."""

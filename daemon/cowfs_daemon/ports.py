@@ -3,11 +3,12 @@
 Every method is synchronous, may block, and is called in a thread; errors are the branches of cowfs.errors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs_daemon.metrics import Sample
 from cowfs_daemon.supervised import Supervised
 
 Progress = Callable[[dict[str, Any]], None]
@@ -98,3 +99,4 @@ class Parts:
     changed: Callable[[], None]
     supervised: Supervised
     outdated: Callable[[], bool]
+    samples: Callable[[], Iterable[Sample]]

@@ -356,6 +356,10 @@ class RemoteHost(Host):
                 self.call("contents", layer_id, piece)
             self.call("settled", layer_id, root)
 
+    def stall(self, layers: Iterable[str]) -> None:
+        """See Host.stall."""
+        self.call("stall", tuple(layers))
+
     def forget(self, layers: Iterable[str]) -> None:
         """See Host.forget."""
         self.call("forget", tuple(layers))

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import resource
 import socket
 from typing import Any
 
 from cowfs.client.place import LOG_NAME, SOCKET_NAME, connect_socket, daemon_dir
+from cowfs_daemon import logs
 
-LOG_LIMIT_BYTES = 4 << 20
 BACKLOG = 128
 
 
@@ -16,7 +17,7 @@ def detach(store: str) -> None:
     """Go on in a child of init: own session, cwd /, standard streams on /dev/null and the log.
 
     Call it before any thread starts. The caller's process ends here with status 0. The log is
-    ``STORE/daemon/log``; one of more than 4 MiB becomes ``log.old``.
+    ``STORE/daemon/log``, which is put aside when it is full (``cowfs_daemon.logs``).
     """
     directory = daemon_dir(store)
     os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -25,14 +26,24 @@ def detach(store: str) -> None:
         os._exit(0)
     os.chdir("/")
     os.umask(0o077)
-    if os.path.exists(path) and os.path.getsize(path) > LOG_LIMIT_BYTES:
-        os.replace(path, path + ".old")
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.path.exists(path):
+        logs.rotate(path, logs.LIMIT_BYTES)
+    log = logs.open_log(path)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.close(null)
     os.close(log)
+
+
+def raise_limits() -> None:
+    """Have as many descriptors as the hard limit allows: each mount takes about five in its worker, one in the keeper.
+
+    The processes started from here on have them, too.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Ready:

@@ -75,7 +75,7 @@ async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None]
     ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread. True: to be replaced, not stopped.
     """
     daemon = Daemon(parts, time.time_ns())
-    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed)
+    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed, parts.samples)
     config = Config()
     # Hypercorn closes the descriptor it is given.
     config.bind = [f"fd://{os.dup(sock.fileno())}"]

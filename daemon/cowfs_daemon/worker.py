@@ -31,7 +31,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
-from cowfs_daemon import orphans
+from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
@@ -41,6 +41,7 @@ from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
+from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
 from cowfs_daemon.pulse import Pulse, Pulses
@@ -63,7 +64,9 @@ class Worker:
         self._server = Server()
         self._transports: dict[str, Transport] = {}
         self._mounting = threading.Lock()
+        self._tally = Tally()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
+        self._awaited: set[str] = set()  # open workspaces whose mounts are to be taken over
         self._pulses = Pulses()
 
     def pulse(self) -> Pulse:
@@ -74,9 +77,9 @@ class Worker:
         """Every call by name."""
         host = self.host
         plain = (
-            host.close,
             host.freeze,
             host.wants_freeze,
+            host.stall,
             host.forget,
             host.forget_segments,
             host.unnamed,
@@ -85,9 +88,14 @@ class Worker:
             host.statistics,
             host.serving,
         )
-        data = (self.open, self.checkpoint, self.restore, self.contents, self.settled)
+        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures)
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
+
+    def figures(self) -> dict[str, Any]:
+        """What this process counts, for ``cowfs_daemon.gauges``."""
+        sessions = [transport.session for transport in list(self._transports.values())]
+        return self._tally.told(sessions, self.host, self._blocks.statistics())
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
         """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
@@ -96,17 +104,37 @@ class Worker:
         if workspace.transport is None:
             with workspace.lock:
                 workspace.view.taken_over()
+            if self._kept.has(spec.id):
+                self._awaited.add(spec.id)
+                workspace.outlived()
+            else:
+                workspace.told()
         return done
+
+    def close(self, workspace: str) -> None:
+        """See Host.close."""
+        self._awaited.discard(workspace)
+        self.host.close(workspace)
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Any:
         """See Host.checkpoint."""
+        self._refuse_awaited(workspace)
         return self.host.checkpoint(workspace, order)
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
     ) -> Any:
         """See Host.restore."""
+        self._refuse_awaited(workspace)
         return self.host.restore(workspace, snapshot, chain, live, undo, force)
+
+    def _refuse_awaited(self, workspace: str) -> None:
+        """A mount that outlived its worker must be taken over first: until then its mappings cannot be flushed, and
+        the kernel cannot be told what a restore has changed."""
+        if workspace in self._awaited:
+            if self._kept.has(workspace):
+                raise Busy("programs still wait for the worker that is to serve the workspace", hint="try again")
+            self._awaited.discard(workspace)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
         """Some of what ``settled`` is about; in pieces, since decoding a large message would stop every reader."""
@@ -132,11 +160,22 @@ class Worker:
             elif taken is not None:
                 mine = transport.session.served
                 mine.opens, mine.writers = served.view.taken_over()
-                log.info("took over %s, %d inodes open for writing", path, len(mine.writers))
+                writers = len(mine.writers)
+                log.info(
+                    "took over %s, %d inodes open for writing",
+                    path,
+                    writers,
+                    extra={"workspace": os.path.basename(path)},
+                )
             else:
                 served.view.unopened()
-            transport.start()
+                served.told()
+            with served.lock:
+                untold = served.untold.changes(served.view.state) if served.untold else None
+            transport.start(untold)
+            served.told()
             served.transport = transport
+            self._awaited.discard(workspace)
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
         """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""
@@ -197,15 +236,16 @@ class Worker:
             if transport is not None:
                 if not self._kept.keeping:
                     raise Conflict("without a keeper, what is mounted stays in its worker")
-                connection, view = transport.detach(), served.view
+                transport.detach()
+                view = served.view
                 if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
                     transport.start()
                     raise Busy("files without a name are open", hint="try again when they are closed")
                 handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
-                del self._transports[workspace]
+                self._tally.ended(self._transports.pop(workspace).session)
                 served.transport = None
-                os.close(connection.fd)
-            self.host.close(workspace)
+                transport.close()
+            self.close(workspace)
             return handed
 
     def kept(self) -> list[str]:
@@ -235,7 +275,7 @@ class Worker:
 
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
-        del self._transports[served]
+        self._tally.ended(self._transports.pop(served).session)
         self._kept.drop(served)
         workspace = self.host.workspaces.get(served)
         if workspace is not None:
@@ -300,7 +340,7 @@ def main() -> int:
     gc.set_threshold(20_000, 50, 1_000)
     # The owner decides when to end: a Ctrl-C in its terminal reaches this process, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("worker", os.fspath(options.store))
     channel = Channel(socket.socket(fileno=options.socket))
     set_oom_score(WORKER_OOM)
     alive = orphans.hold(os.fspath(options.store))

@@ -43,6 +43,19 @@ class Live:
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    def run_as_nobody(self, *words: str) -> Ended:
+        """Run a command as another user, who need not be able to read the interpreter's own files."""
+        code = (
+            "import os, sys, cowfs_cli.main, cowfs_cli.examine, cowfs.client.wire\n"
+            f"import cowfs_cli.commands.{words[0]}_\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "sys.argv[0] = 'cowfs'; cowfs_cli.main.main()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, *words], env=self.env, capture_output=True, timeout=TIMEOUT_SECONDS
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
     def cowfs(self, *words: str) -> str:
         """What a command that must succeed prints."""
         ended = self.run(*words)

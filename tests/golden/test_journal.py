@@ -60,6 +60,8 @@ RECORDS: dict[str, j.Record] = {
     "retention": j.Retention(b"automatic 10"),
     "idempotency": j.Idempotency(b"key", b"{}"),
     "writers": j.Writers((2).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little")),
+    "create": j.Create(1, 6, 0o100600, 1000, 1001, b"new", XATTRS),
+    "stale": j.Stale(1, 2, b"old\0\xff\xfe"),
 }
 KINDS = tuple(row[0] for row in j.KINDS.values())
 

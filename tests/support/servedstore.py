@@ -76,6 +76,7 @@ class ServedStore:
             changed=lambda: None,
             supervised=Supervised(),
             outdated=lambda: False,
+            samples=lambda: (),
         )
         with listen(str(self.path)) as sock:
             trio.run(supervise, sock, parts, self._ready.set, False)

@@ -49,6 +49,17 @@ def test_it_is_known_through_freezing_and_settling_until_another_request(store: 
     assert store.workspace("ws").answer(7, 44) == Answer(7, 44, DONE)
 
 
+def test_a_created_file_is_open_for_writing_after_a_death(store: TestStore) -> None:
+    made = store.workspace("ws").view.create(1, b"new", 0o640, WHO)
+    before = (made.mode, made.links, made.ctime, made.size)
+    store.reopen()
+    workspace = store.workspace("ws")
+    assert workspace.answer(7, 42) == Answer(7, 42, MADE, made.ino)
+    found = workspace.view.inode(made.ino)
+    assert (found.mode, found.links, found.ctime, found.size) == before
+    assert workspace.view.taken_over()[1].keys() == {made.ino}
+
+
 def test_it_is_known_after_a_restore(store: TestStore) -> None:
     taken = store.engine.checkpoint("ws", "empty", allow_empty=True).snapshot.id
     made = store.workspace("ws").view.mkdir(1, b"new", 0o755, WHO).ino
@@ -63,6 +74,7 @@ def test_it_is_known_after_a_restore(store: TestStore) -> None:
     [
         ((j.Make(1, 5, 0o100644, 0, 0, 0, b"n", b"", b""),), MADE),
         ((j.Make(1, 5, 0o100644, 0, 0, 0, b"n", b"", b""), j.Opened(5, 1, 1)), MADE),
+        ((j.Create(1, 5, 0o100644, 0, 0, b"n", b""),), MADE),
         ((j.SetAttributes(5, j.SET_SIZE, 0, 0, 0, 0, 0, 0, 0), j.Opened(5, 1, 1)), ATTRIBUTES),
         ((j.Opened(5, 1, 1),), NOTHING),
         ((j.Opened(5, 0, 0), j.OrphanEnd(5)), NOTHING),

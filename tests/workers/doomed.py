@@ -1,7 +1,8 @@
 """A worker that kills itself: ``python -m tests.workers.doomed`` is the real one with points at which it may die.
 
 Whenever the file named by COWFS_TEST_DOOM exists, points are counted: before and after each journal record, and before
-each reply. At the point whose number the file holds, the file is removed and the process kills itself.
+each reply (not when it says ``records`` behind the number). At the point whose number the file holds, the file is
+removed and the process kills itself.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ _DOOM = os.environ["COWFS_TEST_DOOM"]
 _passed = 0
 
 
-def _point() -> None:
+def _point(reply: bool = False) -> None:
     global _passed
     try:
         with open(_DOOM) as file:
-            last = int(file.read() or 0)
+            number, _, only = (file.read() or "0").partition(" ")
     except FileNotFoundError:
         _passed = 0
         return
+    if reply and only:
+        return
     _passed += 1
-    if _passed == last:
+    if _passed == int(number):
         os.unlink(_DOOM)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -49,7 +52,7 @@ def _arm() -> None:
             try:
                 return handler(*arguments)
             finally:
-                _point()
+                _point(reply=True)
 
         HANDLERS[opcode] = doomed
 

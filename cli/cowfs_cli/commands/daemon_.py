@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, options
+from cowfs_cli.common import Session, options, plural, size
+from cowfs_cli.daemons import log, uninstall, unit
 
 
 @click.group("daemon", no_args_is_help=True)
@@ -18,6 +19,20 @@ def command() -> None:
 
 
 _MANAGER = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+
+def _choose_format(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["COWFS_LOG_FORMAT"] = value  # for every process of the daemon
+
+
+_log_format = click.option(
+    "--log-format",
+    type=click.Choice(("json", "text")),
+    expose_value=False,
+    callback=_choose_format,
+    help="One JSON object a line (default in the background), or text (default in the foreground).",
+)
 _workers = click.option(
     "--workers", type=click.IntRange(1, 256), help="Processes that serve files. Default: one per CPU, when needed."
 )
@@ -25,6 +40,7 @@ _workers = click.option(
 
 @command.command()
 @_workers
+@_log_format
 @options
 def run(session: Session, workers: int | None) -> None:
     """Serve the store in the foreground until SIGTERM, logging to stderr (for systemd and the like).
@@ -44,6 +60,7 @@ def run(session: Session, workers: int | None) -> None:
 
 @command.command()
 @_workers
+@_log_format
 @options
 def start(session: Session, workers: int | None) -> None:
     """Start the daemon in the background, unless it runs, and wait until it answers."""
@@ -125,7 +142,7 @@ def status(session: Session) -> None:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
-    yield f"supervisor  pid {found['supervisor']['pid']}"
+    yield f"supervisor  pid {found['supervisor']['pid']}, version {found['supervisor']['version']}"
     if found["keeper"] is not None:
         yield f"keeper      pid {found['keeper']['pid']}"
     for worker in found["workers"]:
@@ -134,3 +151,17 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"settler     pid {settler['pid']}"
     for name, length in found["queues"].items():
         yield f"queue       {name}: {length}"
+    if "lag" in found:
+        lag, cache = found["lag"], found["cache"]
+        live = f"{plural(lag['records'], 'record')} and {size(lag['bytes'])} in memory and journals"
+        yield f"lag         {lag['seconds']:.1f} s behind with settling; {live}"
+        waits = f"{plural(lag['paced'], 'request')} had to wait, {lag['waiting']} wait now"
+        yield f"pressure    {waits}, {lag['refused']} were refused"
+        for name, each in cache.items():
+            asked = each["hits"] + each["misses"]
+            rate = f"{100 * each['hits'] / asked:.1f} % of {asked} found" if asked else "not asked yet"
+            yield f"cache       {name}: {rate}, {size(each['bytes'])}"
+
+
+for each in (log.command, unit.command, uninstall.command):
+    command.add_command(each)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cowfs.errors import CowfsError
+from cowfs_cli import examine
 from cowfs_cli.common import Session, options, plural, size
 
 Finding = dict[str, Any]
@@ -58,6 +59,7 @@ def _machine() -> Iterator[Finding]:
     runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
     writable = bool(runtime) and os.access(runtime, os.W_OK)
     yield _finding("mount directory", writable, runtime or "XDG_RUNTIME_DIR is not set", "set XDG_RUNTIME_DIR")
+    yield from examine.machine()
 
 
 def _connections(session: Session, fix: bool) -> Iterator[Finding]:
@@ -86,15 +88,28 @@ def _store(session: Session) -> Iterator[Finding]:
     except CowfsError as error:
         yield _finding("store", False, error.message, error.hint)
         return
-    if not os.path.isdir(path):
+    try:
+        belongs = os.stat(path).st_uid
+    except FileNotFoundError:
         yield _finding("store", False, f"nothing at {path}", f"cowfs init --store {path}")
         return
-    yield _finding("store", os.access(path, os.R_OK | os.W_OK | os.X_OK), path, "it belongs to another user")
+    except OSError as error:
+        hint = "ask its owner, or run this as root; a store serves one user"
+        yield _finding("store", False, f"{path} cannot be reached by user {os.geteuid()}: {error.strerror}", hint)
+        return
+    if not os.path.isdir(path) or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        hint = "run this as that user or as root; or make a store of your own: cowfs init --store DIR"
+        mine = f"{path} belongs to user {belongs}, and user {os.geteuid()} may not use it"
+        yield _finding("store", False, mine if os.path.isdir(path) else f"{path} is no directory", hint)
+        return
+    yield _finding("store", True, path, "")
+    yield from examine.store(path)
     free = shutil.disk_usage(path).free
     yield _finding("free space", free >= _MIN_FREE_BYTES, size(free), "free some space: changes need segments")
     try:
         status = session.wire(start=False).call("GET", "/v1/daemon")
         yield _finding("daemon", True, f"pid {status['supervisor']['pid']}", "")
+        yield from examine.daemon(status)
     except CowfsError as error:
         # No daemon is fine: the next command starts it.
         yield _finding("daemon", error.code == "not_found", error.message, error.hint)

@@ -22,4 +22,5 @@ def create_app(verbs: Verbs, version: str) -> Asgi:
     failures.install(app)
     app.include_router(routes_workspaces.router(verbs))
     app.include_router(routes_store.router(verbs))
+    app.include_router(routes_store.metrics_router(verbs))
     return BoundedBody(app)

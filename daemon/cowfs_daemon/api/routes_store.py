@@ -4,11 +4,12 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.routes_workspaces import NDJSON, RefQuery, workspace_of
 from cowfs_daemon.api.verbs import Verbs
+from cowfs_daemon.metrics import CONTENT_TYPE
 from cowfs_daemon.ports import Progress
 
 
@@ -52,6 +53,18 @@ def router(verbs: Verbs) -> APIRouter:
     async def events() -> StreamingResponse:
         """Events from now on, one JSON object a line, without end."""
         return StreamingResponse(verbs.events(), media_type=NDJSON)
+
+    return routes
+
+
+def metrics_router(verbs: Verbs) -> APIRouter:
+    """What is not of version 1: Prometheus looks for it there."""
+    routes = APIRouter()
+
+    @routes.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        """Figures in the text format of Prometheus, 0.0.4."""
+        return PlainTextResponse(await verbs.run(verbs.metrics), media_type=CONTENT_TYPE)
 
     return routes
 

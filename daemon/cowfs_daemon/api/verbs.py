@@ -5,13 +5,16 @@ before the thread starts until it has ended, also when the client goes away mean
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from time import perf_counter
 from typing import Any, TypeVar
 
 import trio
 
+from cowfs.errors import CowfsError
 from cowfs_daemon.api.failures import as_cowfs_error, error_line
 from cowfs_daemon.api.shapes import rfc3339
+from cowfs_daemon.metrics import Sample, VerbTimes, render
 from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress
 
 T = TypeVar("T")
@@ -33,12 +36,16 @@ class Verbs:
         control: Control,
         clock_ns: Callable[[], int],
         changed: Callable[[], None],
+        samples: Callable[[], Iterable[Sample]],
     ) -> None:
         self.engine = engine
         self.mounts = mounts
         self.control = control
         self._clock_ns = clock_ns
         self._changed = changed
+        self._samples = samples
+        self._times = VerbTimes()
+        self._cut = 0
         self._limiter = trio.CapacityLimiter(MAX_THREADS)
         self._imports = trio.CapacityLimiter(MAX_IMPORTS)
         self._locks: dict[str, tuple[trio.Lock, int]] = {}
@@ -62,7 +69,7 @@ class Verbs:
                 self._locks[name] = (lock, users + 1)
                 held.append(name)
                 await lock.acquire()
-            return await trio.to_thread.run_sync(work, *arguments, limiter=limiter or self._limiter)
+            return await trio.to_thread.run_sync(self._timed, work, arguments, limiter=limiter or self._limiter)
         except Exception as error:
             raise as_cowfs_error(error) from error
         finally:
@@ -73,6 +80,24 @@ class Verbs:
                 if lock.statistics().owner is trio.lowlevel.current_task():
                     lock.release()
 
+    def _timed(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        began, code = perf_counter(), ""
+        try:
+            return work(*arguments)
+        except BaseException as error:
+            code = error.code if isinstance(error, CowfsError) else CowfsError.code
+            raise
+        finally:
+            self._times.took(getattr(work, "__name__", ""), perf_counter() - began, code)
+
+    def metrics(self) -> str:
+        """Every figure, as Prometheus reads them; may block."""
+        listeners: list[Sample] = [
+            ("cowfs_listeners", {}, len(self._listeners)),
+            ("cowfs_listeners_cut_total", {}, self._cut),
+        ]
+        return render([*self._samples(), *self._times.samples(), *listeners])
+
     def emit(self, event: str, **fields: Any) -> None:
         """Tell the settler and every listener. A listener that has not read its last 1000 events is cut off."""
         self._changed()
@@ -82,6 +107,7 @@ class Verbs:
                 channel.send_nowait(value)
             except (trio.WouldBlock, trio.BrokenResourceError):
                 self._listeners.discard(channel)
+                self._cut += 1
                 channel.close()
 
     async def events(self) -> AsyncIterator[bytes]:

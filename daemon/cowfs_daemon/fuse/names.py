@@ -130,6 +130,8 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
     who = caller(served, request, unique, umask)
     inode = view.lookup(nodeid, name)
     if inode is None:
+        if is_writable(flags):
+            return _created(served, unique, view.create(nodeid, name, mode, who), True, served.valid)
         inode = view.mknod(nodeid, name, stat.S_IFREG | (mode & 0o7777), 0, who)
     elif flags & os.O_EXCL:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -145,6 +147,10 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
 def _open(served: Served, view: View, unique: int, inode: Inode, flags: int, who: Caller, valid: int) -> bytes:
     writable = is_writable(flags)
     view.opened(inode.ino, writable, who)
+    return _created(served, unique, inode, writable, valid)
+
+
+def _created(served: Served, unique: int, inode: Inode, writable: bool, valid: int) -> bytes:
     served.told(inode.ino)
     served.opened(inode.ino, writable)
     return protocol.created(unique, inode, valid, protocol.FOPEN_KEEP_CACHE)

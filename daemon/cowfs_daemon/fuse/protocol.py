@@ -48,6 +48,7 @@ BLOCK_SIZE: Final = 4096
 
 HEADER_BYTES: Final = 40
 GIGA: Final = 1_000_000_000
+_WRITE_FLAGS_AT: Final = HEADER_BYTES + 20
 
 _HEAD = struct.Struct("<IIQQ")
 _CREDENTIALS = struct.Struct("<III")
@@ -110,6 +111,16 @@ def unpack(layout: struct.Struct, request: bytearray, size: int, at: int = HEADE
 def credentials(request: bytearray) -> tuple[int, ...]:
     """``(uid, gid, pid)`` of a request whose header was checked."""
     return _CREDENTIALS.unpack_from(request, 24)
+
+
+def interrupted(request: bytearray, size: int) -> int:
+    """The unique id that an INTERRUPT request is about; 0 when it is too short."""
+    return int(_U64.unpack_from(request, HEADER_BYTES)[0]) if size >= HEADER_BYTES + 8 else 0
+
+
+def is_cached_write(request: bytearray, size: int) -> bool:
+    """Whether a WRITE request brings pages that were dirtied through a mapping."""
+    return size >= _WRITE_FLAGS_AT + 4 and bool(_U32.unpack_from(request, _WRITE_FLAGS_AT)[0] & WRITE_CACHE)
 
 
 def name_at(request: bytearray, size: int, at: int = HEADER_BYTES) -> bytes:

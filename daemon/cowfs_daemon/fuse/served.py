@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cowfs.geometry import ROOT_INO
 from cowfs_daemon.fuse import protocol
@@ -73,8 +73,8 @@ class Served:
         self.connection_id = connection_id
         self.setxattr_ext = init.has(SETXATTR_EXT)
         self.complete = complete
-        self.sync_later: Final = sync_later
-        self.refresh: Final = refresh
+        self.sync_later = sync_later
+        self.refresh = refresh
         self.valid = protocol.FOREVER
         self.lookups: dict[int, int] = {ROOT_INO: 1}  # Known from the start: no answer ever tells of it.
         self.opens: dict[int, int] = {}
@@ -85,6 +85,10 @@ class Served:
         self.dead: set[int] = set()
         self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
+
+    def end(self) -> None:
+        """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
+        self.sync_later = self.refresh = _nobody
 
     def handed(self) -> Handed:
         """Everything that another process needs to go on; nothing is served any more."""
@@ -140,6 +144,10 @@ class Served:
         _decrement(self.opens, ino)
         if writable and not _decrement(self.writers, ino):
             self.appending.discard(ino)
+
+
+def _nobody(_: int) -> None:
+    """Nothing is served any more."""
 
 
 def _decrement(counts: dict[int, int], ino: int) -> int:

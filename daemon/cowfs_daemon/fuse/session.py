@@ -22,15 +22,24 @@ from typing import Protocol
 
 from cowfs.errors import CowfsError
 from cowfs.layers.answers import Answer
+from cowfs.pressure import Pressed
 from cowfs.view.view import View
-from cowfs_daemon.fuse import mount, protocol, resent
+from cowfs_daemon.fuse import mount, pacing, protocol, resent
+from cowfs_daemon.fuse.counts import Counts
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
+from cowfs_daemon.fuse.pacing import Pacing, PacingStatistics
 from cowfs_daemon.fuse.served import Served
 from cowfs_daemon.fuse.server import Reader, Server
 from cowfs_daemon.pulse import Progress
 
 log = logging.getLogger("cowfs.fuse")
+
+SAMPLED = 64
+"""One request in so many is timed, and is the occasion to see whether settling lags behind."""
+
+LOOK_S = 0.02
+"""Seconds between two such looks, at least."""
 
 _SPIN_CREDIT = 8
 """Fruitless spins in a row before a mount stops spinning, until spinning would have paid again."""
@@ -53,6 +62,9 @@ class ServedWorkspace(Protocol):
     def sync(self) -> None:
         """Make the journal durable; called without the lock."""
 
+    def pressed(self) -> Pressed | None:
+        """What a change costs now; None: nothing. Called with or without the lock."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionStatistics:
@@ -63,6 +75,7 @@ class SessionStatistics:
     opens: int
     writers: int
     ended: bool
+    pacing: PacingStatistics
 
 
 class Session:
@@ -93,6 +106,10 @@ class Session:
         self._stopping = False
         self._spin_credit = _SPIN_CREDIT
         self._requests = self._answered = 0
+        self.counts = Counts()
+        self.pacing = Pacing(self._look, self._carry_out)
+        self._pressed: Pressed | None = None
+        self._looked = 0.0
         self._jobs = self._asking = 0
         self._jobs_done = threading.Condition()
         self.ended = threading.Event()
@@ -109,6 +126,7 @@ class Session:
             self._jobs_done.wait_for(lambda: not self._asking)
             self._stopping = True
         self._server.remove(self)
+        self.pacing.drain()
         with self._jobs_done:
             self._jobs_done.wait_for(lambda: not self._jobs)
 
@@ -145,7 +163,8 @@ class Session:
         """Counts of this moment."""
         served = self.served
         opens, writers = sum(served.opens.values()), sum(served.writers.values())
-        return SessionStatistics(self._requests, len(served.lookups), opens, writers, self.ended.is_set())
+        ended, waiting = self.ended.is_set(), self.pacing.statistics()
+        return SessionStatistics(self.counts.total, len(served.lookups), opens, writers, ended, waiting)
 
     def serve(self, reader: Reader) -> bool:
         """Answer requests in the calling thread; see :class:`.server.Served`."""
@@ -154,7 +173,7 @@ class Session:
         poller.register(reader.wake, select.POLLIN)
         request, workspace = reader.request, self.workspace
         fd, buffers, lock = self.fd, [request], workspace.lock
-        readv, answer = os.readv, self._answer
+        readv, answer, number = os.readv, self._answer, 0
         while not self._stopping:
             try:
                 size = readv(fd, buffers)
@@ -170,27 +189,75 @@ class Session:
                     raise
                 return False
             self._requests += 1
-            with lock:
-                answer(workspace.view, request, size)
+            number += 1
+            if self._pressed is None or not self._waits(request, size):
+                if number % SAMPLED:
+                    with lock:
+                        answer(workspace.view, request, size)
+                else:
+                    self._sample(request, size)
             self._answered = self._requests
         return False
 
     def progress(self) -> Progress:
-        """How far it is; for the watchdog, which compares. Jobs do not count: they wait for a disk."""
+        """How far it is; for the watchdog, which compares. Neither jobs count, which wait for a disk, nor what is held
+        back so that settling can catch up."""
         requests = self._requests
         if self._stopping or self.ended.is_set():
             return Progress(requests, False)
-        return Progress(requests, requests != self._answered or (not self._jobs and self._unread()))
+        held = self._jobs or self.pacing.statistics().waiting
+        return Progress(requests, requests != self._answered or (not held and self._unread()))
 
     def _unread(self) -> bool:
         """Whether the kernel has requests that nobody has answered."""
         return bool(mount.waiting(self.connection.number))
 
+    def _sample(self, request: bytearray, size: int) -> None:
+        """Answer a request, time that, and look whether settling lags behind."""
+        began = perf_counter()
+        with self.workspace.lock:
+            self._answer(self.workspace.view, request, size)
+        ended = perf_counter()
+        self.counts.time(protocol.header(request)[1], ended - began)
+        if ended - self._looked > LOOK_S:
+            self._look()
+
+    def _look(self) -> Pressed | None:
+        self._looked = perf_counter()
+        self._pressed = self.workspace.pressed()
+        return self._pressed
+
+    def _waits(self, request: bytearray, size: int) -> bool:
+        """Whether a request need not be answered now: it is carried out later, or was refused."""
+        pressed = self._pressed if perf_counter() - self._looked < LOOK_S else self._look()
+        if size < protocol.HEADER_BYTES:
+            return False
+        _, opcode, unique, _ = protocol.header(request)
+        if opcode == protocol.INTERRUPT:
+            waiting = self.pacing.take(protocol.interrupted(request, size))
+            if waiting is not None:
+                self._carry_out(waiting)
+            return False
+        if pressed is None or opcode not in pacing.CHANGES or unique & protocol.UNIQUE_RESEND:
+            return False  # what comes again may have been carried out: then it must be answered
+        if pressed.refuse and opcode in pacing.GROWS and self.pacing.refuse():
+            with contextlib.suppress(FileNotFoundError):
+                os.write(self.fd, protocol.error(unique, errno.ENOSPC))
+            return True
+        cached = opcode == protocol.WRITE and protocol.is_cached_write(request, size)
+        return not self.pacing.admit(request, size, unique, pacing.cost(pressed, size), cached)
+
+    def _carry_out(self, request: bytearray) -> None:
+        with self.workspace.lock:
+            self._answer(self.workspace.view, request, len(request))
+
     def _answer(self, view: View, request: bytearray, size: int) -> None:
         length, opcode, unique, nodeid = protocol.header(request)
         try:
             protocol.check_header(size, length)
-            handler = HANDLERS[opcode] if opcode < protocol.OPCODES else HANDLERS[0]
+            known = opcode if opcode < protocol.OPCODES else 0
+            self.counts.requests[known] += 1
+            handler = HANDLERS[known]
             reply: Reply = None
             if unique & protocol.UNIQUE_RESEND:
                 reply = self._answer_again(view, request, size, unique, nodeid, opcode)
@@ -199,10 +266,10 @@ class Session:
         except OSError as error:
             reply = protocol.error(unique, error.errno or errno.EIO)
         except CowfsError as error:
-            log.error("request %d on inode %d: %s", opcode, nodeid, error)
+            log.error("request %d on inode %d: %s", opcode, nodeid, error, extra=self._where())
             reply = protocol.error(unique, error.errno)
         except Exception:
-            log.exception("request %d on inode %d failed", opcode, nodeid)
+            log.exception("request %d on inode %d failed", opcode, nodeid, extra=self._where())
             reply = protocol.error(unique, errno.EIO)
         if reply is None or opcode in _UNANSWERED:
             return
@@ -253,7 +320,7 @@ class Session:
             try:
                 self.workspace.sync()
             except (OSError, CowfsError) as error:
-                log.error("%s: fsync failed: %s", self.connection.mountpoint, error)
+                log.error("%s: fsync failed: %s", self.connection.mountpoint, error, extra=self._where())
                 number = error.errno or errno.EIO
             except Exception:
                 log.exception("%s: fsync failed", self.connection.mountpoint)
@@ -262,6 +329,9 @@ class Session:
                 os.write(self.fd, protocol.error(unique, number))
 
         self.submit(job)
+
+    def _where(self) -> dict[str, str]:
+        return {"workspace": os.path.basename(self.connection.mountpoint)}
 
     def _end(self) -> None:
         if not self.ended.is_set():

@@ -84,12 +84,19 @@ class Transport:
         self._changes: Changes | None = None
         self._flush_by_fsync = _kernel_version() < (6, 16)
 
-    def start(self) -> None:
-        """Begin to serve, and keep a descriptor of the mount's root for flushing."""
+    def start(self, untold: Changes | None = None) -> None:
+        """Begin to serve, and keep a descriptor of the mount's root for flushing.
+
+        ``untold``: what a kernel that goes on with this mount was not told of yet; it has been on return.
+        """
         with self._workspace.lock:
             self._workspace.view.state.pinned = self._served.lookups
+            if untold is not None:
+                self.begin_restore(untold)
         self.session.start()
         self._open_root()
+        if untold is not None:
+            self.invalidate(untold)
 
     def _open_root(self) -> None:
         self._root_fd = os.open(self.connection.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -116,7 +123,7 @@ class Transport:
             with contextlib.suppress(OSError, NotFound):  # Gone already when nobody used it.
                 mount.abort(self.connection.number)
         self.session.stop()
-        os.close(self.connection.fd)
+        self.close()
 
     def _is_mounted(self) -> bool:
         """Whether the mount point still shows this mount, and not what somebody mounted there later."""
@@ -131,6 +138,11 @@ class Transport:
         self.session.stop()
         return self.connection
 
+    def close(self) -> None:
+        """After :meth:`detach`: let go of the mount and of the workspace, for good."""
+        os.close(self.connection.fd)
+        self._served.end()
+
     def _close_root(self) -> None:
         if self._root_fd >= 0:
             os.close(self._root_fd)
@@ -140,6 +152,10 @@ class Transport:
 
     def flush_writable(self) -> None:
         """Have every page written that a mapping dirtied. Raises OSError when the kernel could not write one."""
+        with self.session.pacing.hurry():
+            self._flush_writable()
+
+    def _flush_writable(self) -> None:
         with self._workspace.lock:
             writers = list(self._served.writers)
         for ino in writers:
@@ -190,12 +206,13 @@ class Transport:
         An answer that the kernel has not yet taken in when its notification arrives must not stay for ever.
         """
         self._served.valid = 0
-        try:
-            yield
-        finally:
-            if self._changes is not None:  # The restore failed after its swap: the kernel must follow all the same.
-                self.invalidate(self._changes)
-            self._served.valid = protocol.FOREVER
+        with self.session.pacing.hurry():
+            try:
+                yield
+            finally:
+                if self._changes is not None:  # The restore failed after its swap: the kernel must follow all the same.
+                    self.invalidate(self._changes)
+                self._served.valid = protocol.FOREVER
 
     def begin_restore(self, changes: Changes) -> None:
         """At the swap of views, under the workspace's lock: from now on the kernel's old pages are refused."""

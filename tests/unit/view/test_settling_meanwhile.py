@@ -52,11 +52,3 @@ def test_an_inode_of_a_lower_layer_is_found_while_the_upper_one_settles() -> Non
     assert found is not None
     assert found.ino == 1
     assert upper.table is not None
-
-
-def test_depth_counts_layers_without_a_root() -> None:
-    lower = Layer("lower", "ws", None, files(1), (), 2, 1)
-    upper = Layer("upper", "ws", lower, files(2), (), 3, 2)
-    assert (upper.depth, lower.depth) == (2, 1)
-    settle(upper)
-    assert upper.depth == 0

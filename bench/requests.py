@@ -1,0 +1,134 @@
+"""CPU time of one request in the loop that serves a mount: reading and writing replaced by memory, no kernel.
+
+What is measured is the server's own work for a request: the loop, decoding, the view, the journal record (a real file),
+the answer. Each operation is repeated ``--count`` times, ``--turns`` times in turn; the median of the turns in
+microseconds of this thread's CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from bench import common
+from cowfs_daemon.fuse import negotiate, protocol, session
+from cowfs_daemon.fuse.mount import Connection
+from cowfs_daemon.fuse.server import Reader, Server
+
+_HEAD = struct.Struct("<IIQQIIIHH")
+
+
+class Kernel:
+    """Stands for ``os`` in the session: hands over prepared requests, and throws answers away."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self.session: session.Session | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def readv(self, fd: int, buffers: list[bytearray]) -> int:
+        """The next request; none left: the session ends."""
+        if not self.requests:
+            assert self.session is not None
+            self.session._stopping = True
+            raise InterruptedError(errno.EINTR, "no more")
+        request = self.requests.pop()
+        buffers[0][: len(request)] = request
+        return len(request)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """An answer."""
+        return len(data)
+
+    def writev(self, fd: int, parts: Any) -> int:
+        """An answer in parts."""
+        return 0
+
+
+def request(opcode: int, nodeid: int, unique: int, body: bytes) -> bytes:
+    """One request of root's."""
+    return _HEAD.pack(40 + len(body), opcode, unique, nodeid, 0, 0, 1, 0, 0) + body
+
+
+def creates(count: int, first: int) -> list[bytes]:
+    """CREATE of new files in the root."""
+    head = struct.pack("<IIII", os.O_WRONLY | os.O_CREAT, 0o100644, 0o022, 0)
+    return [request(protocol.CREATE, 1, 2 * n + 2, head + b"f%d\0" % (first + n)) for n in range(count)]
+
+
+def operations(count: int) -> dict[str, Callable[[int], list[bytes]]]:
+    """Name -> the requests of turn n."""
+    data = bytes(4096)
+
+    def write(turn: int) -> list[bytes]:
+        return [
+            request(protocol.WRITE, 2, 2 * n + 2, struct.pack("<QQIIQII", 0, 4096 * n, 4096, 0, 0, 1, 0) + data)
+            for n in range(count)
+        ]
+
+    return {
+        "create": lambda turn: creates(count, turn * count),
+        "getattr": lambda turn: [request(protocol.GETATTR, 2, 2 * n + 2, bytes(16)) for n in range(count)],
+        "lookup": lambda turn: [request(protocol.LOOKUP, 1, 2 * n + 2, b"f%d\0" % n) for n in range(count)],
+        "write_4k": write,
+    }
+
+
+def measure(count: int, turns: int) -> dict[str, float]:
+    """Microseconds of CPU per request."""
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="cowfs-bench-") as directory:
+        engine = common.open_store(Path(directory) / "store")
+        engine.create("ws")
+        workspace = engine.host.workspace(engine.open_workspace("ws"))
+        server, kernel = Server(), Kernel()
+        init = negotiate.Negotiated(protocol.MINOR, negotiate.WANTED, negotiate.MAX_WRITE)
+        fd = os.open("/dev/null", os.O_RDWR)
+        connection = cast(Any, Connection)(
+            **{
+                name: {"fd": fd, "init": init, "mountpoint": "/nowhere"}.get(name, 1)
+                for name in Connection.__dataclass_fields__
+            }
+        )
+        served = session.Session(server, connection, workspace, refresh=lambda ino: None)
+        kernel.session = served
+        reader = Reader(server)
+        cast(Any, session).os = kernel
+        try:
+            for turn in range(turns):
+                for name, make in operations(count).items():
+                    kernel.requests = make(turn)[::-1]
+                    served._stopping = False
+                    began = time.thread_time()
+                    served.serve(reader)
+                    taken.setdefault(name, []).append((time.thread_time() - began) / count * 1e6)
+        finally:
+            cast(Any, session).os = os
+        os.close(fd)
+        os.close(reader.wake)
+        server.close()
+        engine.close()
+    return {name: round(statistics.median(each), 2) for name, each in taken.items()}
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=5_000)
+    parser.add_argument("--turns", type=int, default=9)
+    options = parser.parse_args()
+    common.report("requests", {"cpu_us": measure(options.count, options.turns)})
+
+
+if __name__ == "__main__":
+    main()

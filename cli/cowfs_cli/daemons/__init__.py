@@ -1,0 +1,1 @@
+"""Subcommands of ``cowfs daemon`` for who operates it."""

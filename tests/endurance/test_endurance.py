@@ -1,0 +1,35 @@
+"""Nothing grows by one for each cycle; ``python -m tests.endurance`` is the long version."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.endurance.cycles import Cycles
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
+]
+
+WARM, MEASURED = 50, 100
+
+
+def test_no_descriptor_thread_or_file_is_left_behind(tmp_path: Path) -> None:
+    cycles = Cycles(tmp_path)
+    try:
+        cycles.run(WARM)
+        before = cycles.figures()
+        cycles.run(MEASURED)
+        after = cycles.figures()
+    finally:
+        checked = cycles.close()
+    assert checked == "clean"
+    assert set(after.processes) == set(before.processes)
+    spare = MEASURED // 6  # a fork is mounted in every fifth cycle
+    for name, process in after.processes.items():
+        assert process.descriptors - before.processes[name].descriptors < spare, name
+        assert process.threads - before.processes[name].threads < spare, name
+    for folder, files in after.files.items():
+        assert files - before.files[folder] < spare, folder
