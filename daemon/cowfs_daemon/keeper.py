@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from cowfs.client.place import daemon_dir, is_store
 from cowfs.errors import Busy, CowfsError, NotFound
-from cowfs_daemon import succession
+from cowfs_daemon import lingering, succession
 from cowfs_daemon.activity import Limits, Silence
 from cowfs_daemon.packets import PROTOCOL, receive
 from cowfs_daemon.start import Ready, answers
@@ -224,7 +224,7 @@ class Keeper:
         return ended
 
     def _end_children(self) -> None:
-        """Return when nothing of the last supervisor runs any more: journals have one writer at a time.
+        """Return when nothing of the last supervisor can write any more: journals have one writer at a time.
 
         The worker ends by itself when its supervisor does; what does not is killed.
         """
@@ -232,7 +232,7 @@ class Keeper:
         while True:
             self._reap()
             children = _children()
-            if not children:
+            if all(lingering.harmless(pid) for pid in children):
                 return
             if time.monotonic() > until:
                 for pid in children:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from cowfs.client.place import daemon_dir
 from cowfs.errors import Busy
+from cowfs_daemon import lingering
 
 log = logging.getLogger("cowfs.orphans")
 LOCK_NAME = "workers.lock"
@@ -33,7 +34,7 @@ def hold(store: str) -> int:
 
 
 def wait_none(store: str) -> None:
-    """Return when no worker of ``store`` lives. Raises Busy when one cannot even be killed."""
+    """Return when no worker of ``store`` can write any more. Raises Busy when one cannot even be killed."""
     fd = _open(store)
     began = time.monotonic()
     killed: set[int] = set()
@@ -42,11 +43,14 @@ def wait_none(store: str) -> None:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
+            holders = set(_holders(fd))
+            if holders and all(lingering.harmless(pid) for pid in holders):
+                return
             waited = time.monotonic() - began
             if waited > LIMIT_SECONDS:
                 raise Busy("workers of a daemon that is gone do not end", hint="see `ps`: they wait for a disk")
             if waited > PATIENCE_SECONDS:
-                for pid in set(_holders(fd)) - killed:
+                for pid in holders - killed:
                     log.error("worker %d of a daemon that is gone does not end: killing it", pid)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

@@ -6,9 +6,11 @@ Threads: any thread may call; one thread per worker reads answers and hands each
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
+from cowfs_daemon import lingering
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
 
@@ -40,7 +43,8 @@ class OtherVersion(Conflict):
 
 
 class WorkerProcess:
-    """One worker. ``on_end`` is called once, in the reading thread, when it is gone and reaped."""
+    """One worker. ``on_end`` is called once, in the reading thread, when it is gone: reaped, or unable to do anything
+    any more but to wait for its own mount (see ``cowfs_daemon.lingering``)."""
 
     MODULE = "cowfs_daemon.worker"
 
@@ -60,7 +64,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
         self._on_end = on_end
-        self._closing = False
+        self._closing = self._lingers = False
         self._numbers = itertools.count(1)
         self._started: Future[None] = Future()
         # The worker's first message, number 0, says how its start went.
@@ -165,22 +169,35 @@ class WorkerProcess:
             waiting, self._waiting = self._waiting, None
         if not self._closing:
             # Whoever goes on with its journals must find nobody writing there.
-            self._process.kill()
-            self._process.wait()
+            self._kill_and_reap()
         # Before anyone is told: who sees the failure must find no workspace open.
         self._on_end()
         for future in (waiting or {}).values():
             future.set_exception(_gone())
 
+    def notice_end(self) -> None:
+        """Find out whether its main thread has ended: one that lingers keeps its end of the channel open."""
+        if lingering.main_thread_ended(self.pid):
+            self._channel.shut()
+
+    def _kill_and_reap(self) -> None:
+        if not self._lingers and not lingering.wait_harmless(self.pid, lambda: self._process.poll() is not None):
+            log.warning("worker %d is dead, and waits for a mount that its successor is to serve", self.pid)
+            self._lingers = True
+            threading.Thread(target=self._process.wait, name="cowfs-reaper", daemon=True).start()
+
     def close(self) -> int:
         """Let it end cleanly (killing it after 30 s), and reap it; its exit code."""
         self.hang_up()
-        try:
-            code = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._lingers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        if self._process.returncode is None:
             log.error("worker %d does not end: killing it", self.pid)
-            self._process.kill()
-            code = self._process.wait()
+            self._kill_and_reap()
+        code = self._process.returncode
+        if code is None:
+            code = -signal.SIGKILL
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._channel.close()

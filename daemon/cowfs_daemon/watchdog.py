@@ -32,6 +32,9 @@ class Watched(Protocol):
     def kill(self) -> None:
         """End it."""
 
+    def notice_end(self) -> None:
+        """See whether it has ended without that having been noticed. Never waits."""
+
 
 @dataclass(slots=True)
 class _State:
@@ -79,6 +82,7 @@ class Watchdog:
         """Look at every worker once."""
         states = {}
         for worker in self._workers():
+            worker.notice_end()
             state = self._states.get(worker)
             if state is None:
                 silences = (Silence(worker.pid, self._beat_seconds, self._limits) for _ in range(2))

@@ -98,8 +98,9 @@ class Owned:
             problems = list(self.engine.fsck(deep=True))
         finally:
             self.owner.close()
-            self._theirs.close()
+            self._ours.shutdown(socket.SHUT_RDWR)
             self._keeping.join()
+            self._theirs.close()
             self._ours.close()
         assert problems == []
 
