@@ -192,7 +192,7 @@ class WorkerProcess:
         if not self._lingers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_SECONDS)
-        if self._process.returncode is None:
+        if self._process.returncode is None and not self._lingers:
             log.error("worker %d does not end: killing it", self.pid)
             self._kill_and_reap()
         code = self._process.returncode
