@@ -36,6 +36,7 @@ torture: venv
 	$(PY) -m tests.hostile.fuzz 1000000
 	$(PY) -m tests.hostile.damage 500 build/torture
 	$(PY) -m tests.torture --seconds 20 --rounds 20 --kills 500 --rate 0.7
+	$(PY) -m tests.torture.real --seconds 240 --copy-mb 1024
 
 demo: venv
 	$(PY) -m bench.demo

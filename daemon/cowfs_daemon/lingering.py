@@ -4,9 +4,9 @@ The kernel lets a thread go that waits for an answer of FUSE as long as nobody h
 while it waits for pages to be written, it goes only once that is answered, SIGKILL or not (``request_wait_answer`` in
 fs/fuse/dev.c, ``folio_wait_writeback``). A worker that opens or flushes a file of its own mount, for a checkpoint or a
 restore, may be killed just then, and while the keeper holds the connection nobody answers: the process stays, with its
-descriptors, until a successor serves the mount. The successor must therefore not wait for the end of such a process. It
-need not: a thread on which SIGKILL is pending returns to no program, so what it is doing in the kernel is the last thing
-it does. Where that writes nothing but notifications, journals are safe from it.
+descriptors, until a successor serves the mount. The successor must therefore not wait for its end. It need not: a
+thread on which SIGKILL is pending returns to no program, so what it is doing in the kernel is the last thing it does.
+Where that writes nothing but notifications, journals are safe from it.
 
 Standard library only: the keeper uses it.
 """

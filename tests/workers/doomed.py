@@ -1,8 +1,8 @@
 """A worker that kills itself: ``python -m tests.workers.doomed`` is the real one with points at which it may die.
 
 Whenever the file named by COWFS_TEST_DOOM exists, points are counted: before and after each journal record, and before
-each reply and notification (not when it says ``records`` behind the number). At the point whose number the file holds, the file is
-removed and the process kills itself.
+each reply and notification (not when it says ``records`` behind the number). At the point whose number the file holds,
+the file is removed and the process kills itself.
 """
 
 from __future__ import annotations
