@@ -35,7 +35,7 @@ from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.mount import Connection, mount, unmount
+from cowfs_daemon.fuse.mount import Connection, abort, mount, unanswered, unmount
 from cowfs_daemon.fuse.negotiate import HAS_RESEND
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
@@ -152,7 +152,7 @@ class Worker:
         with self._mounting:
             self._refuse_mounted(workspace)
             served = self.host.workspace(workspace)
-            taken = self._take(workspace, path)
+            taken = self._take(workspace, path, clean=handed is not None)
             transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
             if handed is not None and taken is not None:
                 transport.session.served.hand_over(handed)
@@ -216,10 +216,20 @@ class Worker:
         self._transports[key] = transport
         return transport
 
-    def _take(self, key: str, path: str) -> Connection | None:
-        """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes."""
+    def _take(self, key: str, path: str, *, clean: bool = False) -> Connection | None:
+        """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
+
+        ``clean``: it has answered all that it read. Else, where the kernel cannot be asked to send requests again, a
+        program may wait for an answer that nobody knows to be owed: if any does, all get an error instead.
+        """
         taken = self._kept.take(key)
-        if taken is not None and taken.mountpoint != path:
+        if taken is None:
+            return None
+        lost = not clean and not taken.init.has(HAS_RESEND) and unanswered(taken.number)
+        if lost:
+            log.error("%s: this kernel sends no request again: programs that use it get errors", taken.mountpoint)
+            abort(taken.number)
+        if lost or taken.mountpoint != path:
             self._abandon(key, taken)
             return None
         return taken

@@ -37,7 +37,8 @@ def _point(reply: bool = False) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm() -> None:
+def arm() -> None:
+    """Put the points in."""
     write = Journal._write
 
     def doomed_write(self: Journal, *arguments: Any) -> Any:
@@ -66,5 +67,5 @@ def _arm() -> None:
 
 
 if __name__ == "__main__":
-    _arm()
+    arm()
     sys.exit(worker.main())
