@@ -44,6 +44,10 @@ class FdStore:
         """The service has started."""
         self._say("READY=1")
 
+    def stopping(self) -> None:
+        """The service is about to end in good order."""
+        self._say("STOPPING=1")
+
     def _say(self, text: str, *descriptors: int) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with contextlib.suppress(OSError):

@@ -63,6 +63,8 @@ class Table:
                 self.beats += 1
             case {"op": "ending"}:
                 self.ending = True
+                if self._fd_store is not None:
+                    self._fd_store.stopping()
         if descriptor is not None:
             os.close(descriptor)
 

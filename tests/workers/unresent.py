@@ -1,4 +1,4 @@
-"""A worker on a kernel without FUSE_NOTIFY_RESEND: ``python -m tests.workers.unresent`` is the doomed one, which does not
+"""A worker on a kernel without FUSE_NOTIFY_RESEND: ``python -m tests.workers.unresent`` is the doomed one that does not
 negotiate it."""
 
 from __future__ import annotations
