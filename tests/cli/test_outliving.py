@@ -231,5 +231,6 @@ def test_a_service_manager_keeps_the_mounts_when_everything_dies(manager: Manage
         program.process.communicate()
     live.cowfs("daemon", "stop", "--force")
     manager.wait("STOPPING=1")
+    assert manager.service is not None
     assert manager.service.wait(30) == 0
     assert live.mounts() == []
