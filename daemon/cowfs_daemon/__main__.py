@@ -1,8 +1,8 @@
-"""``python -m cowfs_daemon run|supervise|init|fsck|connections --store DIR``: what the CLI starts, so that it need not
-import the engine.
+"""``python -m cowfs_daemon run|supervise|init|fsck|repair|connections --store DIR``: what the CLI starts, so that it
+need not import the engine.
 
-``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck`` and ``connections``
-need no daemon and print one JSON object, as does ``version``.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck``, ``repair`` and
+``connections`` need no daemon and print one JSON object, as does ``version``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("version")
-    for name in ("run", "supervise", "init", "fsck", "connections"):
+    for name in ("run", "supervise", "init", "fsck", "repair", "connections"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
@@ -112,7 +112,7 @@ def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
 
 
 def tool(options: argparse.Namespace) -> dict[str, Any]:
-    """The result of ``init``, ``fsck``, ``connections`` or ``version``."""
+    """The result of ``init``, ``fsck``, ``repair``, ``connections`` or ``version``."""
     if options.verb == "version":
         return version()
     if options.verb == "connections":
@@ -122,6 +122,8 @@ def tool(options: argparse.Namespace) -> dict[str, Any]:
     from cowfs_daemon import offline
 
     store: str = options.store
+    if options.verb == "repair":
+        return offline.repair_store(store)
     return offline.create_store(store) if options.verb == "init" else offline.check_store(store, options.deep)
 
 

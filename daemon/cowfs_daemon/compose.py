@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
@@ -21,7 +22,9 @@ from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import Parts
+from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
+from cowfs_daemon.scrubs import Scrubs
 from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
@@ -54,12 +57,17 @@ class Owner:
         self._losses: Counter[RemoteHost] = Counter()
         self._running = False
         self._outdated = False
+        index = Path(store) / "index"
+        self._deaths, self.watch = Deaths(index), IndexWatch(index)
         self.engine = self._open()
+        if self.engine.reindexed is not None:
+            log.warning("%s", self.engine.reindexed)
         self.watchdog = Watchdog(self._watched)
         self.watchdog.start()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector)
+        self.scrubs = Scrubs(self.engine.scrubber, time.time_ns)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)
@@ -93,7 +101,9 @@ class Owner:
 
     def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
-        log.error("worker %s ended by itself", worker.pid)
+        log.error("worker %s ended by itself, with code %s", worker.pid, worker.code)
+        self._deaths.died("worker", worker.code)
+        self.watch.look()
         if worker.process is not None and worker.process.outdated and self._running:
             self._outdated = True  # the supervisor gives way; its successor's workers serve
             return
@@ -195,6 +205,8 @@ class Owner:
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
+            "scrub": self.scrubs.status(),
+            "index_rebuilt": None if self.engine.reindexed is None else str(self.engine.reindexed),
             **self._picture.summary(),
         }
 
@@ -209,6 +221,7 @@ class Owner:
             changed=self.settling.nudge,
             supervised=self._supervised,
             outdated=lambda: self._outdated,
+            scrub=self.scrubs.scrub,
             samples=self._picture.samples,
         )
 
@@ -228,8 +241,10 @@ class Owner:
         With a keeper, what is mounted stays, for the workers of the next supervisor.
         """
         self.watchdog.stop()
+        self.watch.stop()
         self.engine.jobs.copier.kill()
         self.collecting.stop()
+        self.scrubs.stop()
         self.settling.stop()
         try:
             self.pool.shut()
@@ -255,11 +270,13 @@ def serve_store(
 
         from cowfs_daemon.supervisor import supervise
 
+        owner.watch.start()
         owner.wait_started()
         with listen(store) as sock:
             owner.restore_mounts()
             owner.settling.start()
             owner.collecting.start()
+            owner.scrubs.start()
             renewing = trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
         keeper.serving_ends(stopping=not renewing)
     finally:

@@ -15,13 +15,16 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir, is_store
 from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon import lingering, succession
 from cowfs_daemon.activity import Limits, Silence
 from cowfs_daemon.packets import PROTOCOL, receive
+from cowfs_daemon.reindexing import EXIT_REINDEX
 from cowfs_daemon.start import Ready, answers
 from cowfs_daemon.storing import FdStore, handed_in, manager_address
 from cowfs_daemon.succession import Legacy
@@ -39,7 +42,7 @@ FAST_SECONDS, PAUSE_MAX_SECONDS = 10.0, 5.0
 STARTS_MAX = 20
 """So many supervisors in a row may end before they ever answered; then the keeper gives up."""
 
-RESTART_CODE = 75
+RESTART_CODE = 76
 """With which a supervisor ends that wants to be replaced by the installed code, mounts kept."""
 
 BEAT_SECONDS, LIMITS = 5.0, Limits(idle_beats=12, busy_beats=60)
@@ -113,6 +116,7 @@ class Keeper:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         set_oom_score(KEEPER_OOM)
         fast = silent = 0
+        deaths = Deaths(Path(self._options.store) / "index")
         served = self._table.answered
         while True:
             began = time.monotonic()
@@ -127,7 +131,11 @@ class Keeper:
             if code == RESTART_CODE and answered and not self._stopping:
                 fast = silent = 0
                 continue
-            if code == 0 or self._stopping or self._table.ending or not served:
+            deaths.died("supervisor", code)
+            index_damaged = code in (EXIT_REINDEX, -signal.SIGBUS)
+            if not index_damaged:
+                self._ready.close()
+            if code == 0 or self._stopping or self._table.ending or not (served or index_damaged):
                 return max(code, 1) if code else 0
             print(f"keeper: supervisor {ended} ended with {code}", file=sys.stderr, flush=True)
             fast = fast + 1 if time.monotonic() - began < FAST_SECONDS else 0
@@ -157,7 +165,6 @@ class Keeper:
         self._supervisor = os.posix_spawn(sys.executable, words, os.environ, setsigdef=defaults)
         for fd in inherited:
             os.set_inheritable(fd, False)
-        self._ready.close()
         if self._stopping:
             os.kill(self._supervisor, signal.SIGTERM)
 
@@ -192,6 +199,8 @@ class Keeper:
                     os.read(self._wake, 4096)
             else:
                 self._table.handle(*receive(self._sock))
+                if self._table.answered:
+                    self._ready.close()
 
     def _renew(self) -> dict[str, Any]:
         """Whether this process can go on as the installed code, which it does once that is answered."""

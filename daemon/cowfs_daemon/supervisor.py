@@ -18,11 +18,12 @@ from hypercorn.trio import serve
 
 import cowfs
 from cowfs.errors import Conflict
+from cowfs.results import Scrubbed
 from cowfs_daemon.api.app import create_app
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.api.verbs import Verbs
 from cowfs_daemon.keeper import BEAT_SECONDS
-from cowfs_daemon.ports import Parts
+from cowfs_daemon.ports import Parts, Progress
 from cowfs_daemon.succession import check_installed
 
 log = logging.getLogger("cowfs.supervisor")
@@ -64,6 +65,9 @@ class Daemon:
         self.renewing = True
         self._parts.unlisten()
         self._stopping.set()
+
+    def scrub(self, rate: int, progress: Progress) -> Scrubbed:
+        return self._parts.scrub(rate, progress)
 
     async def wait_stopping(self) -> None:
         await self._stopping.wait()
