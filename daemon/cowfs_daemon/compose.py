@@ -30,7 +30,7 @@ from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
 from cowfs_daemon.supervised import Supervised
 from cowfs_daemon.surroundings import SUPERVISOR_OOM, set_oom_score
-from cowfs_daemon.watchdog import Watchdog
+from cowfs_daemon.watchdog import BEAT_SECONDS, Watchdog
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
@@ -62,7 +62,7 @@ class Owner:
         self.engine = self._open()
         if self.engine.reindexed is not None:
             log.warning("%s", self.engine.reindexed)
-        self.watchdog = Watchdog(self._watched)
+        self.watchdog = Watchdog(self._watched, beat_seconds=BEAT_SECONDS)
         self.watchdog.start()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)

@@ -121,6 +121,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dying]:
     monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.doomed")
     monkeypatch.setattr(compose, "LOSSES_MAX", 10**6)
     monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
+    monkeypatch.setattr(compose, "BEAT_SECONDS", 0.3)
     owned = Owned(tmp_path, 1)
     try:
         yield Dying(owned, doom)
