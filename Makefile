@@ -40,6 +40,7 @@ torture: venv
 	$(PY) -m tests.fault.power --killed --seeds 15
 	$(PY) -m tests.fault.daemon_kills
 	$(PY) -m tests.torture --seconds 20 --rounds 20 --kills 500 --rate 0.7
+	$(PY) -m tests.torture.real --seconds 240 --copy-mb 1024
 
 demo: venv
 	$(PY) -m bench.demo

@@ -142,6 +142,7 @@ class Workspace:
         self.unanswered: Answer | None = None
         self.untold = Untold()
         self._carried_bytes = 0
+        self._crossed = False  # replayed a marker
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
@@ -163,6 +164,7 @@ class Workspace:
         replayer.run(branch.position)
         workspace.unanswered = replayer.unanswered()
         if replayer.operations:
+            workspace._crossed = True
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
@@ -260,10 +262,14 @@ class Workspace:
     def outlived(self) -> None:
         """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
 
-        Until then a successor must know what that is.
+        Until then a successor must know what that is. It will not read again what lies before the last marker, and who
+        wrote that one may have died before it carried over what is open.
         """
         with self.lock, suppress(OSError):  # a full disk: only the next death would matter
-            self._journal_untold()
+            if self._crossed:
+                self._carry()
+            else:
+                self._journal_untold()
 
     def told(self) -> None:
         """The kernel knows of every restore, or there is none that has to."""

@@ -6,9 +6,11 @@ Threads: any thread may call; one thread per worker reads answers and hands each
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +20,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from cowfs.errors import Busy, CowfsError
+from cowfs.errors import Busy, Conflict, CowfsError
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
-from cowfs_daemon.channel import Channel, unpack_error
+from cowfs_daemon import lingering
+from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.ports import WorkerGone
 
@@ -35,8 +38,16 @@ END_SECONDS = 30.0
 START_SECONDS = 30.0
 
 
+class OtherVersion(Conflict):
+    """A worker of a version that this one cannot talk to: the installed code has changed. ``said``: its greeting."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__(f"the installed worker says {said!r}, not protocol {PROTOCOL}", hint="cowfs daemon restart")
+
+
 class WorkerProcess:
-    """One worker. ``on_end`` is called once, in the reading thread, when it is gone and reaped."""
+    """One worker. ``on_end`` is called once, in the reading thread, when it is gone: reaped, or unable to do anything
+    any more but to wait for its own mount (see ``cowfs_daemon.lingering``)."""
 
     MODULE = "cowfs_daemon.worker"
 
@@ -56,7 +67,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
         self._on_end = on_end
-        self._closing = False
+        self._closing = self._lingers = False
         self._numbers = itertools.count(1)
         self._started: Future[None] = Future()
         # The worker's first message, number 0, says how its start went.
@@ -83,6 +94,38 @@ class WorkerProcess:
     def failed(self) -> bool:
         """Whether it has said that it cannot open the store, and why."""
         return self._started.done() and self._started.exception() is not None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it is of another version than this process."""
+        return self.failed and isinstance(self._started.exception(), OtherVersion)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it has been told to end."""
+        return self._closing
+
+    def ask_pulse(self) -> Future[Any] | None:
+        """See cowfs_daemon.watchdog.Watched."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        with self._lock:
+            if self._waiting is None:
+                return None
+            self._waiting[number] = future
+        try:
+            sent = self._channel.try_send((number, PULSE, ()))
+        except OSError:
+            sent = False
+        if sent:
+            return future
+        with self._lock:
+            (self._waiting or {}).pop(number, None)
+        return None
+
+    def kill(self) -> None:
+        """End it by force; that is noticed as any other end."""
+        self._process.kill()
 
     def hang_up(self) -> None:
         """Let it begin to end."""
@@ -124,6 +167,8 @@ class WorkerProcess:
                     log.error("an answer that nobody waits for: %r", number)
                 elif failure is not None:
                     future.set_exception(unpack_error(failure))
+                elif number == 0 and (result is None or result[0] != PROTOCOL):
+                    future.set_exception(OtherVersion(result))
                 else:
                     future.set_result(result)
         except CowfsError:
@@ -132,22 +177,35 @@ class WorkerProcess:
             waiting, self._waiting = self._waiting, None
         if not self._closing:
             # Whoever goes on with its journals must find nobody writing there.
-            self._process.kill()
-            self._process.wait()
+            self._kill_and_reap()
         # Before anyone is told: who sees the failure must find no workspace open.
         self._on_end()
         for future in (waiting or {}).values():
             future.set_exception(_gone())
 
+    def notice_end(self) -> None:
+        """Find out whether its main thread has ended: one that lingers keeps its end of the channel open."""
+        if lingering.main_thread_ended(self.pid):
+            self._channel.shut()
+
+    def _kill_and_reap(self) -> None:
+        if not self._lingers and not lingering.wait_harmless(self.pid, lambda: self._process.poll() is not None):
+            log.warning("worker %d is dead, and waits for a mount that its successor is to serve", self.pid)
+            self._lingers = True
+            threading.Thread(target=self._process.wait, name="cowfs-reaper", daemon=True).start()
+
     def close(self) -> int:
         """Let it end cleanly (killing it after 30 s), and reap it; its exit code."""
         self.hang_up()
-        try:
-            code = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._lingers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        if self._process.returncode is None and not self._lingers:
             log.error("worker %d does not end: killing it", self.pid)
-            self._process.kill()
-            code = self._process.wait()
+            self._kill_and_reap()
+        code = self._process.returncode
+        if code is None:
+            code = -signal.SIGKILL
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._channel.close()
@@ -210,6 +268,11 @@ class RemoteHost(Host):
             closed = self._closed
         if not closed:
             self._on_loss(self)
+
+    @property
+    def process(self) -> WorkerProcess | None:
+        """The worker; None while there is none."""
+        return self._worker
 
     @property
     def failed(self) -> bool:
