@@ -32,7 +32,7 @@ def why_not() -> str:
 
 
 class Server:
-    """PostgreSQL on ``data``, which lies in a workspace, reached by a bind mount at ``place``; socket and log beside it.
+    """PostgreSQL on ``data``, which lies in a workspace, by a bind mount at ``place``; socket and log beside that.
 
     ``place`` lies in a directory that every user may enter. Programs raise AssertionError when they fail.
     """

@@ -37,7 +37,8 @@ class Process:
 class Figures:
     """After ``cycles`` cycles, with nothing under way. ``files``: number by folder of the store; ``disk`` in bytes.
 
-    ``latency``: median milliseconds of each verb since the figures before.
+    ``caches``: bytes in the workers' bounded caches. ``latency``: median milliseconds of each verb since the figures
+    before.
     """
 
     cycles: int
@@ -45,6 +46,7 @@ class Figures:
     disk: int
     files: dict[str, int]
     control_bytes: int
+    caches: dict[str, int]
     latency: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -141,8 +143,9 @@ class Cycles:
         disk = sum(path.lstat().st_blocks * 512 for path in self.live.store.rglob("*") if path.is_file())
         latency = {verb: round(statistics.median(took) * 1000, 3) for verb, took in self._took.items()}
         self._took.clear()
+        caches = {name: counts["bytes"] for name, counts in self.client.daemon()["cache"].items()}
         control = (self.live.store / "control" / "log").stat().st_size
-        return Figures(self._done, found, disk, files, control, latency)
+        return Figures(self._done, found, disk, files, control, caches, latency)
 
     def close(self) -> str:
         """Stop the daemon; what fsck says."""
