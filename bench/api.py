@@ -7,7 +7,9 @@ has only been made and when it is mounted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bench.common import Series
 from cowfs.client.store import Store
 
 CHANGES = 100
+BATCHES = 5
 READERS_END_S = 12.0
 """After so long without a request, the threads that served one have ended, and their buffers are free."""
 
@@ -56,28 +59,47 @@ def measure(client: Store, sizes: list[int], writers: int, turns: int) -> dict[s
 
 
 def idle_forks(client: Store, ref: str, count: int, mounted: int) -> dict[str, Any]:
-    """What forks cost while nobody uses them."""
+    """What forks cost while nobody uses them: for each, how much more there is after every further batch of them.
 
-    def memory() -> int:
-        return sum(common.resident_bytes(pid) for pid in daemons.pids(client))
-
+    Memory that earlier work has left free is used first, and is given back now and then; so the processes are new, the
+    first batch is not counted, and the growth from batch to batch is the median over all pairs of them.
+    """
     store = Path(client.path)
-    client.fork(ref, "warm-up", count=10)
-    disk, before = common.disk_bytes(store), memory()
-    forks = client.fork(ref, "idle", count=count)
-    made, disk_made = memory(), common.disk_bytes(store)
-    for fork in forks[:mounted]:
-        fork.mount()
-    time.sleep(READERS_END_S)
-    served = memory()
+    forks = client.fork(ref, "idle", count=count // BATCHES)
+    made = [_taken(client, store)]
+    for batch in range(BATCHES):
+        forks += client.fork(ref, f"idle{batch}", count=count // BATCHES)
+        made.append(_taken(client, store))
+    each = mounted // (BATCHES + 1)
+    served = []
+    for batch in range(BATCHES + 1):
+        for fork in forks[batch * each : (batch + 1) * each]:
+            fork.mount()
+        time.sleep(READERS_END_S)
+        served.append(_taken(client, store))
+    (disk, memory), (served_disk, served_memory) = _growth(made, count // BATCHES), _growth(served, each)
     return {
         "count": count,
-        "disk_bytes_each": (disk_made - disk) // count,
-        "resident_bytes_each": (made - before) // count,
+        "disk_bytes_each": disk,
+        "resident_bytes_each": memory,
         "mounted": mounted,
-        "mounted_resident_bytes_each": (served - made) // mounted,
-        "mounted_disk_bytes_each": (common.disk_bytes(store) - disk_made) // mounted,
+        "mounted_resident_bytes_each": served_memory,
+        "mounted_disk_bytes_each": served_disk,
     }
+
+
+def _taken(client: Store, store: Path) -> tuple[int, int]:
+    """(bytes on disk, resident bytes of the daemon's processes)."""
+    return common.disk_bytes(store), sum(common.resident_bytes(pid) for pid in daemons.pids(client))
+
+
+def _growth(taken: list[tuple[int, int]], each: int) -> tuple[int, int]:
+    """Of both figures, what one fork adds: the median slope over all pairs of batches of ``each`` forks."""
+    pairs = list(itertools.combinations(enumerate(taken), 2))
+    disk, memory = (
+        statistics.median((b[which] - a[which]) / ((j - i) * each) for (i, a), (j, b) in pairs) for which in (0, 1)
+    )
+    return round(disk), round(memory)
 
 
 def main() -> None:
@@ -99,6 +121,10 @@ def main() -> None:
                     str(writers): measure(client, options.files, writers, options.turns) for writers in options.writers
                 }
             }
+            for workspace in client.workspaces():
+                if workspace.mounted:
+                    client.umount(workspace.name)
+        with daemons.serving(directory / "store") as client:
             results["idle_fork"] = idle_forks(client, f"n{options.files[-1]}@base", options.forks, options.mounted)
     common.report("api", results)
 

@@ -17,7 +17,11 @@ from cowfs.catalog.refs import line_of
 from cowfs.errors import Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.host import BranchSpec, Host
+from cowfs.keys import Entries, Keys
 from cowfs.lineage import Targets, chain, with_ancestors
+from cowfs.quarantine import Quarantine
+from cowfs.remembered import Request, Result
+from cowfs.results import Handle
 from cowfs.trimming import Trimming
 
 
@@ -25,8 +29,9 @@ class Branches:
     """``targets``: snapshots that journals may name; told when the control log knows of every restore."""
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets
+        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets, keys: Keys
     ) -> None:
+        self._keys = keys
         self._catalog = catalog
         self._lock = lock
         self._host = host
@@ -35,10 +40,11 @@ class Branches:
         self._owed: dict[str, tuple[control.Operation, ...]] = {}
         self._damage: dict[str, str] = {}
 
-    def catch_up(self, journals: Path) -> None:
+    def catch_up(self, journals: Path, quarantine: Quarantine) -> None:
         """Open every workspace whose journal goes on behind the control log: its markers count.
 
-        A damaged one stays closed and keeps its files, as do journals that nobody knows when the log was cut.
+        A damaged one stays closed and keeps its files. Journals that nobody knows are what a removal left; when the log
+        was cut they may be all that is left of a workspace, and are put away.
         """
         found = {path.name for path in journals.iterdir()}
         for entry in list(self._catalog.workspaces.values()):
@@ -46,8 +52,11 @@ class Branches:
                 with suppress(CowfsError, OSError):
                     self.open(entry)
         self._catalog.sync()
+        known = {*self._catalog.workspaces, *(layer.workspace for layer in self._catalog.layers.values())}
         for workspace in found:
-            if workspace in self._catalog.workspaces or not self._catalog.statistics().cut_bytes:
+            if workspace not in known and self._catalog.statistics().cut_bytes:
+                quarantine.move(journals / workspace)
+            else:
                 self._trimming.trim(workspace)
 
     def open(self, entry: control.WorkspaceEntry) -> None:
@@ -89,22 +98,38 @@ class Branches:
                 self.take(entry.id, ())
             return self._catalog.by_name(name)
 
-    def take(self, workspace: str, done: tuple[control.Operation, ...], *extra: control.Operation) -> None:
-        """Copy what a workspace did into the control log; what cannot be written now is owed until it can."""
+    def begin(self, name: str, request: Request | None) -> tuple[control.WorkspaceEntry, Result | None]:
+        """The same for a verb that a journal records, and the result of the request if it was carried out.
+
+        Raises NoSpace when it may have been, but the control log cannot be written.
+        """
+        entry = self.ready(name)
+        with self._lock:
+            if request is not None and entry.id in self._owed:
+                self.take(entry.id, ())
+            return entry, self._keys.find(request)
+
+    def take(self, workspace: str, done: tuple[control.Operation, ...], handles: tuple[Handle, ...] = ()) -> None:
+        """Copy what a workspace did into the control log; what cannot be written now is owed until it can.
+
+        ``handles``: those that a restore among it affected.
+        """
         with self._lock:
             owed = self._owed.pop(workspace, ()) + done
+            kept = [each for each in owed if isinstance(each, control.Idempotency)]
+            rest = [each for each in owed if not isinstance(each, control.Idempotency)]
             try:
                 # With a damaged journal there are no markers to learn it from again.
-                self.commit(*owed, *extra, sync=workspace in self._damage)
+                self.commit(*rest, sync=workspace in self._damage, then=self._keys.completed(kept, handles))
             except BaseException:
                 self._owed[workspace] = owed
                 raise
 
-    def commit(self, *operations: control.Operation, sync: bool = False) -> None:
-        """Write one entry of the control log, if there is anything to write."""
-        if operations:
+    def commit(self, *operations: control.Operation, sync: bool = False, then: Entries | None = None) -> None:
+        """Write one entry of the control log, if there is anything to write; see :meth:`Catalog.commit`."""
+        if operations or then is not None:
             with self._lock:
-                self._catalog.commit(*operations, sync=sync)
+                self._catalog.commit(*operations, sync=sync, then=then)
 
     def damage(self, workspace: str) -> str | None:
         """Why the workspace of that id is read-only; None when it is not."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -102,6 +102,12 @@ class Collector:
             self.worthwhile = self.worthwhile or (worthwhile and not done)
             shutil.rmtree(marks, ignore_errors=True)
             self._one.release()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is collected meanwhile; waits for a collection under way."""
+        with self._one:
+            yield
 
     def _roots(self) -> set[bytes]:
         with self._lock:

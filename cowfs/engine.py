@@ -18,25 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from cowfs import usage
-from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.branches import Branches
+from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
 from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
+from cowfs.checking import Checking
 from cowfs.collector import Collector
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
-from cowfs.fsck.journals import check_journals
 from cowfs.fsck.problem import Problem
-from cowfs.fsck.store import check_store
 from cowfs.geometry import Geometry
 from cowfs.host import Chain, Host, Point
+from cowfs.indexing import open_index
 from cowfs.jobs import Jobs
+from cowfs.keys import Entries, Keys, snapshot_result
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
+from cowfs.quarantine import Quarantine
+from cowfs.remembered import Imported, Removed, Request
 from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.scrubbing import Scrubber
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -46,8 +50,8 @@ Clock = Callable[[], int]
 Ids = Callable[[str], str]
 Progress = Callable[[dict[str, Any]], None]
 
-UNDO = "undo"
-"""Setting of a workspace: the snapshot that takes back its last restore."""
+PROBLEMS_KEPT = 1_000
+"""Lines about problems of an import that are given again when it is asked for again."""
 
 
 class Engine:
@@ -74,7 +78,7 @@ class Engine:
         geometry = store.superblock.geometry
         self.catalog = Catalog.open(store.control)
         undo.callback(self.catalog.close)
-        self.index = BlockIndex(store.index, writable=True, create=not self.catalog.roots())
+        self.index, self.reindexed = open_index(store.index, store.segments, self.catalog.roots())
         undo.callback(self.index.close)
         self.blocks = BlockReader(self.index, store.segments)
         undo.callback(self.blocks.close)
@@ -84,14 +88,19 @@ class Engine:
         env = Env(self.blocks, geometry, store.journals, self._clock, store.space)
         self.host = Host(env) if host is None else host(env)
         self._trimming = Trimming(self.catalog, self._lock, store.journals)
-        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, self._targets)
+        self.keys = Keys(self.catalog, self._lock, self._clock)
+        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, self._targets, self.keys)
         self._settling = Settling(
             self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs)
+        self.scrubber = Scrubber(store.path, store.segments, self._clock)
+        self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
-        self._branches.catch_up(store.journals)
+        self._branches.catch_up(store.journals, Quarantine(store.path))
+        with suppress(CowfsError, OSError):  # a full disk: the next verb that removes something does it
+            self._drop_unneeded()  # what a removal that was killed had left
 
     @classmethod
     def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
@@ -118,16 +127,18 @@ class Engine:
         """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
         return self._branches.ready(name).id
 
-    # ---- verbs -----------------------------------------------------------------------------------
+    # ---- verbs: ``request`` keeps the result for one that comes again under its key (cowfs.keys) -----------
 
-    def create(self, name: str) -> Workspace:
+    def create(self, name: str, request: Request | None = None) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
         self._refuse_taken([check_workspace_name(name)])
         with self._leases.publishing():
             root = self.settler.make_root(0o40755, 0, 0, self._clock())
-            return self.adopt(name, root, 2, 0, 1)
+            return self.adopt(name, root, 2, 0, 1, self.keys.of(request, lambda: self.workspace(name)))
 
-    def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace:
+    def import_tree(
+        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None
+    ) -> Workspace:
         """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
 
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``.
@@ -142,7 +153,8 @@ class Engine:
             problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
             problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
             progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-            return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files)
+            kept = self.keys.of(request, lambda: Imported(self.workspace(name), tuple(problems[:PROBLEMS_KEPT])))
+            return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files, kept)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -150,14 +162,16 @@ class Engine:
                 if self.catalog.has_name(name):
                     raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
 
-    def adopt(self, name: str, root: bytes, next_ino: int, logical: int, inodes: int) -> Workspace:
+    def adopt(
+        self, name: str, root: bytes, next_ino: int, logical: int, inodes: int, kept: Entries | None = None
+    ) -> Workspace:
         """A new workspace whose base is a root that is stored already. Raises Invalid, Conflict."""
         layer, workspace, live = self._ids("lay"), self._ids("wsp"), self._ids("lay")
         self._branches.commit(
             control.LayerImported(layer, None, root, next_ino, logical, inodes),
             control.WorkspaceCreated(workspace, name, self._clock(), live, layer, None, None, None, next_ino),
-            sync=True,
-        )
+            sync=True, then=kept,
+        )  # fmt: skip
         return self.workspace(name)
 
     def checkpoint(
@@ -168,6 +182,7 @@ class Engine:
         allow_empty: bool = False,
         creator: str = "",
         move: bool = False,
+        request: Request | None = None,
     ) -> Checkpointed:
         """Snapshot a workspace, durably. With nothing changed the head is returned, the label added to it.
 
@@ -176,19 +191,28 @@ class Engine:
         check_texts(message=message, creator=creator)
         entry = self._branches.ready(ws)
         with self._verbs[entry.id]:
+            entry, known = self._branches.begin(ws, request)
+            if isinstance(known, Checkpointed):
+                return known
             with self._lock:
                 if label is not None:
                     label_operations(self.catalog, entry.id, label, None, move=move)
                 fresh = allow_empty or self.catalog.workspace(entry.id).head is None
-            order = CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), creator, False, fresh)
+            labels = () if label is None else (label,)
+            order = CheckpointOrder(
+                self._ids("snap"), self._ids("lay"), message, labels, creator, False, fresh, request
+            )
             done = self.host.checkpoint(entry.id, order)
             self._branches.take(entry.id, done.operations)
             self._targets.arrived(entry.id)
+            if done.snapshot is not None:
+                return Checkpointed(self.snapshot(done.snapshot), True)
             with self._lock:
-                head = done.snapshot or self._head(entry.id)
-                if label is not None:
-                    self._branches.commit(*label_operations(self.catalog, entry.id, label, head, move=move), sync=True)
-                return Checkpointed(self.snapshot(head), done.snapshot is not None)
+                head = self._head(entry.id)
+                added = () if label is None else label_operations(self.catalog, entry.id, label, head, move=move)
+                kept = self.keys.of(request, lambda: Checkpointed(self.snapshot(head), False))
+                self._branches.commit(*added, sync=True, then=kept)
+                return Checkpointed(self.snapshot(head), False)
 
     def _head(self, workspace: str) -> str:
         head = self.catalog.workspace(workspace).head
@@ -199,13 +223,18 @@ class Engine:
     def _automatic(self, message: str, fresh: bool) -> CheckpointOrder:
         return CheckpointOrder(self._ids("snap"), self._ids("lay"), message, (), "cowfs", True, fresh)
 
-    def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored:
+    def restore(
+        self, ws: str, ref: str, discard: bool = False, force: bool = False, request: Request | None = None
+    ) -> Restored:
         """Make a workspace exactly what a snapshot of its own line is. Causes no inotify events.
 
         Raises NotFound, Conflict (a snapshot of another line), Busy (a mount would be detached).
         """
         entry = self._branches.ready(ws)
         with self._verbs[entry.id], self._trimming.holding():
+            entry, known = self._branches.begin(ws, request)
+            if isinstance(known, Restored):
+                return known
             with self._lock:
                 found = resolve_snapshot(self.catalog, ref, entry.name)
                 if not self.catalog.in_line(entry.id, found):
@@ -217,29 +246,30 @@ class Engine:
                 self._targets.add(found.id, entry.id)
             undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
             try:
-                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force)
+                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force, request)
             except CowfsError:
                 if self.host.is_open(entry.id):
                     self._targets.arrived(entry.id)  # it was refused; any other failure may have come after the marker
                 raise
-            # A restore that changed nothing leaves alone what --undo takes back.
-            moved = done.snapshot is not None and done.changed
-            extra = (control.Set(entry.id, UNDO, (done.snapshot or "").encode()),) if moved else ()
-            self._branches.take(entry.id, done.operations, *extra)
+            self._branches.take(entry.id, done.operations, done.handles)
             self._targets.arrived(entry.id)
             undone = self.snapshot(done.snapshot) if done.snapshot is not None else None
             return Restored(self.snapshot(found.id), undone, done.changed, done.handles)
 
-    def undo(self, ws: str) -> Restored:
+    def undo(self, ws: str, request: Request | None = None) -> Restored:
         """Take back the last restore (which can be taken back in turn). Raises NotFound."""
-        entry = self._branches.by_name(ws)
+        entry, known = self._branches.begin(ws, request)
+        if isinstance(known, Restored):
+            return known
         with self._lock:
             value = self.catalog.settings(entry.id).get(UNDO)
         if value is None:
             raise NotFound(f"{ws} has no restore to take back")
-        return self.restore(ws, value.decode())
+        return self.restore(ws, value.decode(), request=request)
 
-    def fork(self, ref: str, name: str, count: int | None = None) -> builtins.list[Workspace]:
+    def fork(
+        self, ref: str, name: str, count: int | None = None, request: Request | None = None
+    ) -> builtins.list[Workspace]:
         """New workspaces that begin as ``ref`` is, all or none. Raises NotFound, Invalid, Conflict."""
         names = fork_names(name, count)
         self._refuse_taken(names)
@@ -254,7 +284,9 @@ class Engine:
                 )
                 for each in names
             ]
-            self.catalog.commit(*created, sync=True)
+            self._branches.commit(
+                *created, sync=True, then=self.keys.of(request, lambda: tuple(map(self.workspace, names)))
+            )
         return [self.workspace(each) for each in names]
 
     def _snapshot_of(self, ref: str) -> tuple[str, str]:
@@ -296,30 +328,34 @@ class Engine:
             self._branches.open(self.catalog.workspace(workspace))
             return True
 
-    def label(self, ref: str, label: str, move: bool = False) -> Snapshot:
+    def label(self, ref: str, label: str, move: bool = False, request: Request | None = None) -> Snapshot:
         """Give a snapshot one more name. Raises Conflict when it is taken and not to be moved."""
         with self._lock:
+            owner = resolve_snapshot(self.catalog, ref).workspace
+        with self._verbs[owner], self._lock:  # not while a checkpoint is to have the label
             found = resolve_snapshot(self.catalog, ref)
-            self._branches.commit(
-                *label_operations(self.catalog, found.workspace, label, found.id, move=move), sync=True
-            )
-            return self._result(found)
+            added = label_operations(self.catalog, found.workspace, label, found.id, move=move)
+            kept = self.keys.of(request, lambda: snapshot_result(self.catalog, found))
+            self._branches.commit(*added, sync=True, then=kept)
+            return snapshot_result(self.catalog, found)
 
-    def rename(self, ws: str, name: str) -> Workspace:
+    def rename(self, ws: str, name: str, request: Request | None = None) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
         check_workspace_name(name)
         entry = self._branches.by_name(ws)
-        self._branches.commit(control.Renamed(entry.id, name), sync=True)
+        kept = self.keys.of(request, lambda: self.workspace(name))
+        self._branches.commit(control.Renamed(entry.id, name), sync=True, then=kept)
         return self.workspace(name)
 
-    def remove(self, ref: str, force: bool = False) -> None:
+    def remove(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """Remove a workspace with its snapshots, or one snapshot; what forks need stays. Raises Busy, NotFound."""
+        kept = self.keys.of(request, Removed)
         with self._lock:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             with self._lock:
                 self._targets.refuse(self.catalog, [found.snapshot.id])
-                self._branches.commit(control.SnapshotRemoved(found.snapshot.id), sync=True)
+                self._branches.commit(control.SnapshotRemoved(found.snapshot.id), sync=True, then=kept)
             self._drop_unneeded()
             return
         with self._verbs[found.workspace.id]:
@@ -328,7 +364,7 @@ class Engine:
             with self._lock:
                 going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
                 self._targets.refuse(self.catalog, going, found.workspace.id)
-                self._branches.commit(control.WorkspaceRemoved(found.workspace.id), sync=True)
+                self._branches.commit(control.WorkspaceRemoved(found.workspace.id), sync=True, then=kept)
                 self._branches.removed(found.workspace.id)
             with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
                 self.host.close(found.workspace.id)
@@ -367,35 +403,22 @@ class Engine:
     def snapshot(self, ref: str) -> Snapshot:
         """One snapshot. Raises NotFound, Invalid."""
         with self._lock:
-            return self._result(resolve_snapshot(self.catalog, ref))
+            return snapshot_result(self.catalog, resolve_snapshot(self.catalog, ref))
 
     def log(self, ws: str) -> builtins.list[Snapshot]:
         """The snapshots of a workspace's own line, newest first. Raises NotFound."""
         with self._lock:
-            return [self._result(entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)]
-
-    def _result(self, entry: control.SnapshotEntry) -> Snapshot:
-        root = self.catalog.layer(entry.layer).root
-        return Snapshot(
-            entry.id, self.catalog.workspace(entry.workspace).name, entry.parent, entry.message,
-            self.catalog.labels_of(entry.id), entry.creator, entry.created_at, entry.automatic,
-            "frozen" if root is None else "settled", None if root is None else root.hex(),
-        )  # fmt: skip
+            return [
+                snapshot_result(self.catalog, entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)
+            ]
 
     def stat(self) -> StoreUsage:
         """What the store holds and what each workspace alone keeps on disk."""
         return usage.measure(self.store, self.catalog, self.index, self.blocks)
 
     def fsck(self, deep: bool = False) -> Sequence[Problem]:
-        """Check every invariant of the catalog, of everything settled and of the journals; empty when all is well.
-
-        ``deep`` also reads every block of file data.
-        """
-        with self._trimming.holding():
-            with self._lock:
-                tables = self.catalog.tables()
-            found = builtins.list(check_journals(tables, self.store.journals))
-        return found + builtins.list(check_store(tables, self.blocks, self.store.superblock.geometry, deep=deep))
+        """Check every invariant; empty when all is well. See :meth:`Checking.check`."""
+        return self._checking.check(deep)
 
     def collect(self, dry_run: bool, progress: Progress) -> Collected:
         """Remove blocks that nothing needs; see :meth:`Collector.collect`."""

@@ -20,6 +20,7 @@ from cowfs.formats.inode import Content, encode_inode
 from cowfs.layers.journal import JournalFile, Position
 from cowfs.layers.layer import Layer, Span
 from cowfs.layers.replay import replay_span
+from cowfs.remembered import Request
 from cowfs.results import Change, Handle
 from cowfs.tree import root as roots
 from cowfs.tree.radix import count
@@ -185,12 +186,13 @@ class Host:
         return self._took(self.workspace(workspace).freeze(live))
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Done:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Done:  # fmt: skip
         """See :meth:`Workspace.restore`; ``chain`` begins with the snapshot's layer."""
         with self._lock:
             target = self._layer(chain)
-        return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force)))
+        return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force, request)))
 
     def _took(self, outcome: Outcome) -> Done:
         with self._lock:

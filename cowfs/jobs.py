@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.index import BlockIndex
+from cowfs.blocks.suspect import Deaths
 from cowfs.geometry import Geometry
 from cowfs.leases import Leases
 from cowfs.settle.pool import SegmentPool
@@ -21,10 +22,15 @@ class Jobs:
             index.move(records)
             return []
 
+        def reaped(code: int) -> None:
+            index.clear_readers()
+            self.deaths.died("settler", code)
+
+        self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
         self.leases = Leases(index.commit)
         self.settler, self.copier = (
-            Settler(store.index, store.tmp, self.segments, geometry, commit, reaped=index.clear_readers)
+            Settler(store.index, store.tmp, self.segments, geometry, commit, reaped=reaped)
             for commit in (self.leases.commit, moved)
         )
 

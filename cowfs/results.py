@@ -95,6 +95,18 @@ class StoreUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """What a scrub has read so far in its pass. ``damage``: a line each. Times in ns, 0: never."""
+
+    blocks: int
+    bytes: int
+    damage: tuple[str, ...]
+    complete: bool
+    began_at: int
+    passed_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """What garbage collection removed (or would): ``blocks`` of ``bytes`` stored; ``freed_bytes`` of files are gone.
 

@@ -15,14 +15,19 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from cowfs.blocks.index import BlockIndex
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.log import LOG
+from cowfs.catalog.log import LOG, LOG_NEW
+from cowfs.durable import sync_directory, write_durably
 from cowfs.errors import Busy, Conflict, Corrupt, Invalid, NoSpace, NotFound
+from cowfs.formats.control_file import FILE_HEADER_BYTES
 from cowfs.formats.superblock import Superblock, decode_superblock, encode_superblock
 
+_MEND = "Restore what is missing from a copy of it, or run: cowfs fsck --repair"
+_SUPERBLOCK_NEW = "superblock.new"
 PARTS = ("control", "index", "segments", "journals", "tmp")
 
 
@@ -44,23 +49,33 @@ class StoreDirectory:
         """Make an empty store, or nothing. Raises Conflict when something is there, Invalid, NoSpace."""
         try:
             path.mkdir(mode=0o700, exist_ok=True)
+            _clear_beginnings(path)
             if any(path.iterdir()):
                 raise Conflict(f"{path} is not empty", hint="Choose a new or empty directory for the store.")
             with ExitStack() as undo:
                 for part in PARTS:
                     (path / part).mkdir(mode=0o700)
                     undo.callback(shutil.rmtree, path / part)
-                salt = int.from_bytes(superblock.store_id[:8], "little")
-                Catalog.open(path / "control", create=True, salt=salt).close()
+                undo.callback((path / "superblock").unlink, missing_ok=True)
+                Catalog.open(path / "control", create=True, salt=cls(path, superblock).salt).close()
+                # Made here, not by the first to open the store: a power loss then could leave half an index.
+                BlockIndex(path / "index", writable=True).close()
                 write_durably(path / "superblock", encode_superblock(superblock))
+                with suppress(PermissionError):  # that of a directory which only others may list
+                    sync_directory(path.absolute().parent)
                 undo.pop_all()
         except OSError as error:
             raise _unusable(path, error) from None
         return cls(path, superblock)
 
+    @property
+    def salt(self) -> int:
+        """Of its control log."""
+        return int.from_bytes(self.superblock.store_id[:8], "little")
+
     @classmethod
-    def open(cls, path: Path) -> StoreDirectory:
-        """Look at an existing store. Raises NotFound, Invalid (not a store, or not readable), Corrupt."""
+    def look(cls, path: Path) -> StoreDirectory:
+        """A store that may lack parts. Raises NotFound, Invalid (not a store, or not readable), Corrupt."""
         try:
             data = (path / "superblock").read_bytes()
         except FileNotFoundError:
@@ -69,11 +84,19 @@ class StoreDirectory:
             ) from None
         except OSError as error:
             raise _unusable(path, error) from None
-        store = cls(path, decode_superblock(data))
-        missing = [part for part in (*PARTS, f"control/{LOG}") if not (path / part).exists()]
+        return cls(path, decode_superblock(data))
+
+    @classmethod
+    def open(cls, path: Path) -> StoreDirectory:
+        """Look at an existing store. Raises what :meth:`look` does, and Corrupt when it lacks a part."""
+        store = cls.look(path)
+        # The index is made anew when it is lost.
+        wanted = (*(part for part in PARTS if part != "index"), f"control/{LOG}")
+        missing = [part for part in wanted if not (path / part).exists()]
         if missing:
             raise Corrupt(
-                f"the store at {path} lacks {', '.join(missing)}", hint="Restore what is missing from a copy of it."
+                f"the store at {path} lacks {', '.join(missing)}",
+                hint=_MEND,
             )
         return store
 
@@ -91,8 +114,9 @@ class StoreDirectory:
             raise Busy(
                 f"the store at {self.path} is in use by {who}", hint="Use its daemon, or stop it first."
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk: who is refused will not be told by whom
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
         return fd
 
     def unlock(self, owner: int) -> None:
@@ -113,26 +137,19 @@ class StoreDirectory:
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file such that it is there whole or not at all after power loss."""
-    scratch = path.with_name(path.name + ".new")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        scratch.rename(path)
-    except BaseException:
-        scratch.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def _clear_beginnings(path: Path) -> None:
+    """Remove what a :meth:`StoreDirectory.create` that was killed has left: at most an empty control log and index."""
+    found = {entry.name for entry in path.iterdir()}
+    if not found or not found <= {*PARTS, _SUPERBLOCK_NEW}:
+        return
+    parts = [path / name for name in found if name != _SUPERBLOCK_NEW]
+    inside = [entry for part in parts for entry in part.iterdir()]
+    logs = (path / "control" / LOG, path / "control" / LOG_NEW)
+    index = (path / "index" / "data.mdb", path / "index" / "lock.mdb")
+    if all(entry in index or (entry in logs and entry.stat().st_size <= FILE_HEADER_BYTES) for entry in inside):
+        for part in parts:
+            shutil.rmtree(part)
+        (path / _SUPERBLOCK_NEW).unlink(missing_ok=True)
 
 
 def _unusable(path: Path, error: OSError) -> Exception:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cowfs.blocks.api import BlockSource
+from cowfs.catalog.apply import UNDO
 from cowfs.compare import Changes, compare
 from cowfs.errors import Busy, Corrupt
 from cowfs.formats import control
@@ -26,7 +27,11 @@ from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits
 from cowfs.layers.layer import Layer
 from cowfs.layers.replay import MARKERS, misfit, replay_record
 from cowfs.layers.tail import Damage, read_tail
+from cowfs.orders import CheckpointOrder as CheckpointOrder
+from cowfs.orders import RestoreOrder as RestoreOrder
+from cowfs.orders import asked, kept
 from cowfs.pressure import Backlog, Lag, Pressed, backlog
+from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
 from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
@@ -96,28 +101,6 @@ class Branch:
     next_ino: int
     position: Position
     head_layer: str | None = None
-
-
-class CheckpointOrder(NamedTuple):
-    """What to make: ids are chosen by the owner of the store; ``live`` is the id of the next live layer."""
-
-    snapshot: str
-    live: str
-    message: str
-    labels: tuple[str, ...] = ()
-    creator: str = ""
-    automatic: bool = False
-    allow_empty: bool = False
-
-
-class RestoreOrder(NamedTuple):
-    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer."""
-
-    snapshot: str
-    target: Layer
-    live: str
-    undo: CheckpointOrder | None
-    force: bool = False
 
 
 class Outcome(NamedTuple):
@@ -298,7 +281,7 @@ class Workspace:
         record = j.Checkpoint(
             self.view.state.next_ino, int(order.automatic), order.snapshot.encode(), self.live.encode(),
             order.live.encode(), (self.head or "").encode(), order.message.encode(),
-            b"\0".join(label.encode() for label in order.labels), order.creator.encode(),
+            b"\0".join(label.encode() for label in order.labels), order.creator.encode(), *asked(order.request),
         )  # fmt: skip
         self._mark(record, time)
         self._owe(self._snapshot(record, time))
@@ -310,11 +293,19 @@ class Workspace:
 
     def _snapshot(self, record: j.Checkpoint, time: int) -> tuple[tuple[control.Operation, ...], Layer]:
         """What a Checkpoint marker means, made now or replayed."""
-        operations, layer = self._frozen(record.live.decode())
         labels = tuple(label.decode() for label in record.labels.split(b"\0")) if record.labels else ()
+        operations, layer = self._made(record, record.live, time, labels, bool(record.automatic))
+        return (*operations, *kept(record, time, Made(record.snapshot.decode()))), layer
+
+    def _made(
+        self, record: j.Checkpoint | j.Restore, live: bytes, time: int, labels: tuple[str, ...], automatic: bool
+    ) -> tuple[tuple[control.Operation, ...], Layer]:
+        """Freeze the live layer, as the snapshot that a marker names."""
+        snapshot = record.snapshot if isinstance(record, j.Checkpoint) else record.undo
+        operations, layer = self._frozen(live.decode())
         made = control.SnapshotMade(
-            record.snapshot.decode(), self.id, self.head, layer.id, record.message.decode(),
-            labels, record.creator.decode(), time, bool(record.automatic),
+            snapshot.decode(), self.id, self.head, layer.id, record.message.decode(),
+            labels, record.creator.decode(), time, automatic,
         )  # fmt: skip
         self.head = made.id
         self.head_layer = layer.id
@@ -352,14 +343,12 @@ class Workspace:
                 if not order.force:
                     self._refuse_lost_mounts(state)
                 changes = compare(old.state, state)
-                if order.undo is not None and (self.changed or self.head is None or order.undo.allow_empty):
-                    self._checkpoint(order.undo)
-                undo = self.head if order.undo is not None else None
-                record = j.Restore(
-                    state.next_ino, order.snapshot.encode(), order.target.id.encode(), order.live.encode()
-                )
-                self.journal.append(record, self.env.clock())
-                self._owed += self._restored(record, state)
+                record = self._restore_record(order, state, len(changes.inodes))
+                time = self.env.clock()
+                self.journal.append(record, time)
+                operations, layer = self._restored(record, state, time)
+                self._owed += operations
+                self._owed_layers += () if layer is None else (layer,)
                 self._carry()
                 if self.transport is not None:
                     self.transport.begin_restore(changes)
@@ -371,10 +360,28 @@ class Workspace:
                     handles = self.transport.invalidate(changes)
             with self.lock, suppress(OSError):  # without it a successor invalidates once more
                 self.journal.append(j.Invalidated(order.live.encode()), self.env.clock())
-            return self._outcome(undo, len(changes.inodes), tuple(handles))
+            return self._outcome(record.undo.decode() or None, len(changes.inodes), tuple(handles))
 
-    def _restored(self, record: j.Restore, state: State) -> tuple[control.Operation, ...]:
-        """What a Restore marker means, made now or replayed; whatever was live is dropped."""
+    def _restore_record(self, order: RestoreOrder, state: State, changed: int) -> j.Restore:
+        """The marker: one record, so that the snapshot of what was live is never there without the restore."""
+        undo, made = order.undo, None
+        if undo is not None and (self.changed or self.head is None or undo.allow_empty):
+            made = undo
+        back = None if undo is None else (made.snapshot if made is not None else self.head)
+        live, message, creator = ("", "", "") if made is None else (made.live, made.message, made.creator)
+        return j.Restore(
+            state.next_ino, changed, order.snapshot.encode(), order.target.id.encode(), order.live.encode(),
+            (back or "").encode(), live.encode(), message.encode(), creator.encode(), *asked(order.request),
+        )  # fmt: skip
+
+    def _restored(
+        self, record: j.Restore, state: State, time: int
+    ) -> tuple[tuple[control.Operation, ...], Layer | None]:
+        """What a Restore marker means, made now or replayed; what was live becomes a snapshot, or is dropped."""
+        made: tuple[control.Operation, ...] = ()
+        layer = None
+        if record.undo_live:
+            made, layer = self._made(record, record.undo_live, time, (), automatic=True)
         self.journal.cut()
         old, self.view = self.view, self._view(state)
         self.view.adopt_opens(old)
@@ -384,7 +391,14 @@ class Workspace:
         if parent is None:
             raise Corrupt("a workspace without a parent layer")
         self.head_layer = parent.id
-        return (control.Restored(self.id, self.head, self.live, parent.id, state.next_ino), self._position())
+        undo = record.undo.decode() or None
+        done: tuple[control.Operation, ...] = (
+            control.Restored(self.id, self.head, self.live, parent.id, state.next_ino),
+            self._position(),
+        )
+        if record.changed and undo is not None:  # one that changed nothing leaves alone what --undo takes back
+            done = (*done, control.Set(self.id, UNDO, undo.encode()))
+        return (*made, *done, *kept(record, time, WentBack(self.head, undo, record.changed))), layer
 
     def _refuse_lost_mounts(self, state: State) -> None:
         if self.transport is None:
@@ -462,7 +476,9 @@ class _Replayer:
             workspace.untold.journaled(record)
         elif isinstance(record, j.Restore):
             workspace.untold.restored(workspace.view.state)
-            self.operations += workspace._restored(record, self._target(record))
+            operations, layer = workspace._restored(record, self._target(record), time)
+            self.operations += operations
+            self.layers += () if layer is None else (layer,)
         elif isinstance(record, j.Pending) and record != j.CLEAN_END:
             self._last.clear()
             self._inherited = Answer(*record)

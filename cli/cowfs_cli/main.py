@@ -36,6 +36,7 @@ COMMANDS = (
     "rm",
     "stat",
     "gc",
+    "scrub",
     "fsck",
     "doctor",
     "daemon",

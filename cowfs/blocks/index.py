@@ -23,19 +23,30 @@ from typing import Any, NoReturn
 import lmdb
 
 from cowfs.blocks.api import Location
+from cowfs.blocks.suspect import suspect
+from cowfs.durable import sync_directory
 from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
 from cowfs.formats.checksum import ID_BYTES
 
 MAP_BYTES = 64 << 30
 """Size of the sparse map: address space and an upper bound, not disk space."""
 
-_DATA = "data.mdb"
+DATA_FILE = "data.mdb"
+"""The file of LMDB in the directory of an index."""
+
 _MAX_READERS = 1022
 _SCAN_BATCH = 4096  # entries listed in one read transaction
 _VALUE = struct.Struct("<QIIIBB")  # segment, offset, raw, stored, codec, state
 _USAGE = struct.Struct("<qqq")  # blocks, raw bytes, stored bytes
 _SEGMENT_KEY = struct.Struct(">Q")
 _LIVE, _CONDEMNED = 0, 1
+_GROWTH_MAX = 64  # times the file's size that an index may claim to be: more is damage, not free pages
+
+_DAMAGE = (
+    lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError,
+    lmdb.PanicError, lmdb.VersionMismatchError, lmdb.IncompatibleError,
+)  # fmt: skip
+"""What LMDB raises when its file makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,7 @@ class BlockIndex:
         except lmdb.Error as error:
             if "already open" in str(error):
                 raise Busy(f"block index {path} is already open in this process", hint="share the handle") from None
-            if not writable and not (path / _DATA).exists():
+            if not writable and not (path / DATA_FILE).exists():
                 raise NotFound(f"no block index in {path}") from None
             self._fail(error)
         size = _file_size(path)
@@ -94,10 +105,14 @@ class BlockIndex:
                     self._env.reader_check()
                 self._blocks = self._env.open_db(b"blocks", create=writable and create)
                 self._usage = self._env.open_db(b"usage", create=writable and create)
+                if writable:
+                    # LMDB syncs no directory; and what a process wrote that was killed then may not be durable yet.
+                    self._env.sync(True)
+                    sync_directory(path)
         except BaseException:
             self._env.close()
             if writable and _file_size(path) > size:
-                os.truncate(path / _DATA, size)
+                os.truncate(path / DATA_FILE, size)
             raise
 
     def _reach_end(self, size: int) -> None:
@@ -106,8 +121,10 @@ class BlockIndex:
         LMDB leaves the last pages unwritten when they are free; those of a file that was cut read as no page at all.
         """
         end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if end > _GROWTH_MAX * max(size, 1 << 20):
+            raise Corrupt(f"block index {self.path}: it claims to be {end} bytes long", hint="run cowfs fsck")
         if size < end:
-            os.truncate(self.path / _DATA, end)
+            os.truncate(self.path / DATA_FILE, end)
 
     # Reading
 
@@ -144,6 +161,21 @@ class BlockIndex:
         """Per segment, ascending by id."""
         with self._errors(), self._env.begin(self._usage) as txn, txn.cursor() as cursor:
             return [SegmentUsage(_unpacked(_SEGMENT_KEY, key)[0], *_unpacked(_USAGE, value)) for key, value in cursor]
+
+    def recount(self) -> tuple[dict[int, tuple[int, int, int]], dict[int, tuple[int, int, int]]]:
+        """Blocks, raw and stored bytes per segment: as counted, and as added up from the blocks, of one moment."""
+        real: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        with self._errors(), self._env.begin() as txn:
+            with txn.cursor(self._usage) as cursor:
+                said = {_unpacked(_SEGMENT_KEY, key)[0]: _unpacked(_USAGE, value) for key, value in cursor}
+            with txn.cursor(self._blocks) as cursor:
+                for value in cursor.iternext(keys=False):
+                    segment, _, raw_len, stored_len, *_ = _unpacked(_VALUE, value)
+                    sums = real[segment]
+                    sums[0] += 1
+                    sums[1] += raw_len
+                    sums[2] += stored_len
+        return {key: (a, b, c) for key, (a, b, c) in said.items()}, {k: (a, b, c) for k, (a, b, c) in real.items()}
 
     def statistics(self) -> IndexStatistics:
         """Figures of now."""
@@ -261,6 +293,8 @@ class BlockIndex:
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space" in str(error):
             raise NoSpace(f"block index {self.path}: {error}") from error
+        if isinstance(error, _DAMAGE):
+            suspect(self.path, str(error))
         raise Corrupt(f"block index {self.path}: {error}", hint="run cowfs fsck") from error
 
 
@@ -305,10 +339,63 @@ class _Batch:
                 self._txn.delete(key, db=database)
 
 
+class IndexMaker:
+    """Fills a new index, which nobody else has open, as fast as can be. A context manager.
+
+    Nothing is durable before :meth:`finish`. Raises lmdb.MapFullError, lmdb.DiskError.
+    """
+
+    def __init__(self, path: Path, map_bytes: int = MAP_BYTES) -> None:
+        self._env = lmdb.open(str(path), map_size=map_bytes, max_dbs=4, sync=False, metasync=False, mode=0o600)
+        self._blocks = self._env.open_db(b"blocks")
+        self._usage = self._env.open_db(b"usage")
+        self._used: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self.blocks = 0
+
+    def __enter__(self) -> IndexMaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._env.close()
+
+    def add(self, records: Iterable[tuple[bytes, Location]]) -> list[tuple[bytes, Location, Location]]:
+        """Add blocks, in one transaction; those that are there elsewhere stay as they are: (id, old, new place)."""
+        there: list[tuple[bytes, Location, Location]] = []
+        with self._env.begin(self._blocks, write=True) as txn:
+            for id_, location in sorted(records):
+                if txn.put(id_, _VALUE.pack(*location, _LIVE), overwrite=False):
+                    self._count(location, 1)
+                    self.blocks += 1
+                else:
+                    there.append((id_, _location(txn.get(id_, b""))[0], location))
+        return there
+
+    def replace(self, id_: bytes, old: Location, new: Location) -> None:
+        """A block that is at ``old`` is rather at ``new``."""
+        with self._env.begin(self._blocks, write=True) as txn:
+            txn.put(id_, _VALUE.pack(*new, _LIVE))
+        self._count(old, -1)
+        self._count(new, 1)
+
+    def finish(self) -> None:
+        """Make it durable."""
+        with self._env.begin(self._usage, write=True) as txn:
+            for segment, used in self._used.items():
+                if used[0]:
+                    txn.put(_SEGMENT_KEY.pack(segment), _USAGE.pack(*used))
+        self._env.sync(True)
+
+    def _count(self, location: Location, sign: int) -> None:
+        used = self._used[location.segment]
+        used[0] += sign
+        used[1] += sign * location.raw_len
+        used[2] += sign * location.stored_len
+
+
 def _file_size(path: Path) -> int:
     """Bytes in the file of the index in directory ``path``; -1 without one."""
     try:
-        return (path / _DATA).stat().st_size
+        return (path / DATA_FILE).stat().st_size
     except FileNotFoundError:
         return -1
 

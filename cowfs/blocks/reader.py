@@ -13,6 +13,7 @@ from cowfs.blocks.cache import CacheStatistics, LruCache
 from cowfs.blocks.codec import decode, verify
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.segments import segment_path
+from cowfs.blocks.suspect import suspect
 from cowfs.errors import Corrupt
 from cowfs.formats.node import Branch, Leaf
 from cowfs.formats.segment import RECORD_BYTES, RecordHeader, check_lengths, decode_record_header
@@ -30,6 +31,10 @@ class ReaderStatistics:
     open_segments: int
     raw: CacheStatistics
     nodes: CacheStatistics
+
+
+class Misplaced(Corrupt):
+    """A good record lies at a place, but of another block: the index is wrong, not the segment."""
 
 
 class _File:
@@ -70,12 +75,12 @@ class SegmentFiles:
             data = os.pread(file.fd, RECORD_BYTES + location.stored_len, location.offset)
             header = decode_record_header(data[:RECORD_BYTES])
             if header.id != id_ or header[:3] != location[4:5] + location[2:4]:
-                raise Corrupt("the record there is another one")
+                raise Misplaced("the record there is another one")
             stored = data[RECORD_BYTES:]
             return header, stored, decode(header, stored)
         except Corrupt as error:
             name = f"block {id_.hex()} in segment {location.segment:016x} at byte {location.offset}"
-            raise Corrupt(f"{name}: {error.message}", hint="run cowfs fsck") from None
+            raise type(error)(f"{name}: {error.message}", hint="run cowfs fsck") from None
 
     def _file(self, segment: int) -> _File:
         with self._lock:
@@ -165,6 +170,9 @@ class BlockReader:
                 return self.files.read(id_, moved)
             except FileNotFoundError:
                 raise Corrupt(f"block {id_.hex()}: segment {moved.segment:016x} is missing") from None
+            except Misplaced as error:
+                suspect(self.index.path, error.message)
+                raise
 
     def _locate(self, id_: bytes) -> Location:
         location = self.index.get(id_)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.codec import decode, verify
+from cowfs.durable import sync_directory
 from cowfs.errors import Conflict, Corrupt, NoSpace
 from cowfs.formats.segment import (
     HEADER_BYTES,
@@ -70,29 +71,37 @@ def segment_ids(directory: Path) -> list[int]:
     return sorted(found)
 
 
-def read_segment(path: Path, *, scan: bool = False, deep: bool = False) -> SegmentContents:
+def read_segment(path: Path, *, scan: bool = False, deep: bool = False, salvage: bool = False) -> SegmentContents:
     """List a segment: by its footer if it is sealed and the footer is good, else record by record.
 
     ``scan`` reads every record even so, checking XXH3; ``deep`` checks the BLAKE3 ids too.
-    Raises Corrupt when the file header is no segment's, OSError when it cannot be read.
+    Raises Corrupt when the file header is no segment's, OSError when it cannot be read. ``salvage``: such a header is
+    damage at byte 0, and the file is read as the segment of its name.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         try:
-            segment_id = decode_header(os.pread(fd, HEADER_BYTES, 0))
+            segment_id, bad = decode_header(os.pread(fd, HEADER_BYTES, 0)), None
         except Corrupt as error:
-            raise Corrupt(f"segment {path.name}: {error.message}") from None
-        footer = _read_footer(fd, size)
-        if footer is None:
-            return _scan(fd, segment_id, size, sealed=False, deep=deep)
-        entries, end = footer
-        if scan or deep:
-            return _scan(fd, segment_id, end, sealed=True, deep=deep)
-        records = tuple((entry.id, Location(segment_id, *entry[1:])) for entry in entries)
-        return SegmentContents(segment_id, records, end, True, False, ())
+            if not salvage:
+                raise Corrupt(f"segment {path.name}: {error.message}") from None
+            segment_id, bad = int(path.stem, 16), (0, error.message)
+        found = _list(fd, segment_id, size, scan=scan, deep=deep)
+        return found if bad is None else replace(found, damage=(bad, *found.damage))
     finally:
         os.close(fd)
+
+
+def _list(fd: int, segment_id: int, size: int, *, scan: bool, deep: bool) -> SegmentContents:
+    footer = _read_footer(fd, size)
+    if footer is None:
+        return _scan(fd, segment_id, size, sealed=False, deep=deep)
+    entries, end = footer
+    if scan or deep:
+        return _scan(fd, segment_id, end, sealed=True, deep=deep)
+    records = tuple((entry.id, Location(segment_id, *entry[1:])) for entry in entries)
+    return SegmentContents(segment_id, records, end, True, False, ())
 
 
 def _read_footer(fd: int, size: int) -> tuple[list[FooterEntry], int] | None:
@@ -165,6 +174,7 @@ class SegmentWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.size = self._resume() if os.fstat(self._fd).st_size >= HEADER_BYTES else self._start()
+            sync_directory(path.parent)  # of one that is gone on with too: its first writer may have died before
         except BaseException:
             os.close(self._fd)
             raise
@@ -172,11 +182,6 @@ class SegmentWriter:
     def _start(self) -> int:
         os.ftruncate(self._fd, 0)
         _write_all(self._fd, [encode_header(self.segment_id)], 0)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
         return HEADER_BYTES
 
     def _resume(self) -> int:
@@ -229,9 +234,13 @@ class SegmentWriter:
         os.fdatasync(self._fd)
 
     def seal(self) -> None:
-        """Write the footer and sync; nothing can be appended any more."""
+        """Write the footer and sync; nothing can be appended any more.
+
+        The records are synced first: a footer that a power loss left says that they are there.
+        """
         if self.sealed:
             return
+        self.sync()
         try:
             _write_all(self._fd, [encode_footer(self._entries, self.size)], self.size)
         except OSError as error:

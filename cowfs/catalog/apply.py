@@ -34,9 +34,13 @@ from cowfs.formats.control import (
     WorkspaceEntry,
     WorkspaceRemoved,
 )
+from cowfs.remembered import KEPT_NS, RESULT_BYTES_MAX, RESULTS_MAX
 
 STORE = "store"
 """The target of settings that belong to the whole store."""
+
+UNDO = "undo"
+"""Setting of a workspace: the snapshot that takes back its last restore."""
 
 
 def apply(tables: Tables, operations: Iterable[Operation | Row]) -> None:
@@ -239,8 +243,6 @@ def _snapshot_made(tables: Tables, op: SnapshotMade) -> None:
     tables.put(tables.counters, "ordinal", ordinal)
     tables.put(tables.workspaces, entry.id, entry._replace(head=op.id))
     for label in op.labels:
-        if label in tables.labels.get(entry.id, {}):
-            raise _taken(f"label {label}", "--move moves it")
         _labelled(tables, Labelled(entry.id, label, op.id))
 
 
@@ -311,7 +313,24 @@ def _set(tables: Tables, op: Set) -> None:
 
 
 def _idempotency(tables: Tables, op: Idempotency) -> None:
+    """Bounded: when there are too many results, those that have expired go, and then the oldest half."""
+    if op.key in tables.results:
+        drop_result(tables, op.key)
+    results, size = tables.results, tables.counters["result_bytes"] + len(op.result)
+    if len(results) >= RESULTS_MAX or size > RESULT_BYTES_MAX:
+        for old in tables.results_by_age():
+            few = len(results) <= RESULTS_MAX // 2 and tables.counters["result_bytes"] <= RESULT_BYTES_MAX // 2
+            if few and old.expires_at > op.expires_at - KEPT_NS:
+                break
+            drop_result(tables, old.key)
+    tables.put(tables.counters, "result_bytes", tables.counters["result_bytes"] + len(op.result))
     tables.put(tables.results, op.key, op)
+
+
+def drop_result(tables: Tables, key: str) -> None:
+    """Keep the result of this key no longer."""
+    tables.put(tables.counters, "result_bytes", tables.counters["result_bytes"] - len(tables.results[key].result))
+    tables.drop(tables.results, key)
 
 
 def _counters(tables: Tables, row: Counters) -> None:

@@ -9,13 +9,13 @@ made durable.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from cowfs.catalog.apply import apply
+from cowfs.catalog.apply import apply, drop_result
 from cowfs.catalog.log import ControlLog
 from cowfs.catalog.tables import Tables
 from cowfs.errors import Corrupt, CowfsError, NotFound
@@ -83,8 +83,10 @@ class Catalog:
             raise
         return cls(log, tables, operations)
 
-    def commit(self, *operations: Operation, sync: bool) -> None:
+    def commit(self, *operations: Operation, sync: bool, then: Callable[[], Iterable[Operation]] | None = None) -> None:
         """Apply ``operations`` in order as one group: all of them, durable on return with ``sync``, or none.
+
+        ``then`` gives what ends the group, and is called when the rest is applied and can be read.
 
         Raises :class:`Conflict`, :class:`NotFound`, :class:`Invalid` when one is refused, :class:`NoSpace` when
         the log cannot grow; then nothing was written and nothing changed. When only the sync fails, the group is
@@ -92,18 +94,24 @@ class Catalog:
         """
         if any(KINDS[type(operation)] >= _ROW_KIND for operation in operations):
             raise TypeError("rows are written by compact() alone")
-        if operations:
+        if operations or then is not None:
             with self._lock:
-                self._commit(operations)
+                self._commit(operations, then)
         if sync:
             self._log.sync()
 
-    def _commit(self, operations: tuple[Operation, ...]) -> None:
+    def _commit(self, operations: tuple[Operation, ...], then: Callable[[], Iterable[Operation]] | None) -> None:
         payload = encode_operations(operations)
         self._tables.begin()
         try:
             apply(self._tables, operations)
-            self._log.append(payload)
+            if then is not None:
+                last = tuple(then())
+                payload += encode_operations(last)
+                apply(self._tables, last)
+                operations += last
+            if operations:
+                self._log.append(payload)
         except BaseException:
             self._tables.rollback()
             raise
@@ -124,8 +132,8 @@ class Catalog:
             try:
                 if now is not None:
                     for result in [r for r in self._tables.results.values() if r.expires_at <= now]:
-                        self._tables.drop(self._tables.results, result.key)
-                self._log.rewrite(_payloads(self._tables))
+                        drop_result(self._tables, result.key)
+                self._log.rewrite(payloads(self._tables))
             except BaseException:
                 self._tables.rollback()
                 raise
@@ -273,7 +281,8 @@ def _replay(tables: Tables, offset: int, payload: bytes) -> int:
     return len(operations)
 
 
-def _payloads(tables: Tables) -> Iterator[bytes]:
+def payloads(tables: Tables) -> Iterator[bytes]:
+    """The entries of a compact log."""
     batch: list[Any] = []
     size = 0
     for row in tables.rows():

@@ -17,8 +17,10 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from cowfs.durable import sync_directory
 from cowfs.errors import Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats.control_file import (
     ENTRY_HEADER_BYTES,
@@ -32,6 +34,7 @@ from cowfs.formats.control_file import (
 )
 
 LOG, LOG_NEW = "log", "log.new"
+_MEND = "restore the file from a copy of the store, or run: cowfs fsck --repair"
 
 
 class ControlLog:
@@ -56,6 +59,12 @@ class ControlLog:
             _write_new(directory, FileHeader(salt, 1, 0), ())
 
     @classmethod
+    def replace(cls, directory: Path, salt: int, first: int, payloads: Iterable[bytes]) -> None:
+        """Put a log of these entries, from sequence ``first`` on, in the place of one that nobody has open."""
+        entries = list(payloads)
+        _write_new(directory, FileHeader(salt, first, first + len(entries) - 1), entries)
+
+    @classmethod
     def open(cls, directory: Path) -> tuple[ControlLog, list[tuple[int, bytes]]]:
         """The log, and (offset, payload) of every entry. Cuts a torn tail.
 
@@ -74,7 +83,9 @@ class ControlLog:
             log = cls(directory, fd, header, end, last)
             if end < len(data):
                 log._cut(data)
-            os.fsync(fd)  # what was read may never have been synced; from here on it counts as durable
+            # What was read may never have been synced, nor the name of a rewritten log: from here on it is durable.
+            os.fsync(fd)
+            sync_directory(directory)
         except BaseException:
             os.close(fd)
             raise
@@ -168,7 +179,8 @@ def _entries(header: FileHeader, data: bytes) -> tuple[list[tuple[int, bytes]], 
     durable = max(_good_behind(header.salt, data, at + 1, sequence), default=0) if at < len(data) else 0
     if sequence <= max(header.base, durable):
         raise Corrupt(
-            f"control log: entry {sequence} at offset {at} is damaged", hint="restore the file from a copy of the store"
+            f"control log: entry {sequence} at offset {at} is damaged",
+            hint=_MEND,
         )
     return entries, at
 
@@ -183,6 +195,23 @@ def _good_behind(salt: int, data: bytes, at: int, bad: int) -> Iterator[int]:
             continue
         if entry.sequence > bad:
             yield entry.durable
+        at += ENTRY_HEADER_BYTES + entry.size
+
+
+def whole_entries(data: bytes, salt: int) -> Iterator[tuple[int, bytes]]:
+    """(sequence, payload) of every whole entry in a damaged log, in order. ``salt``: in case its header is damaged."""
+    with suppress(Corrupt):
+        salt = decode_file_header(data).salt
+    at, last = 0, 0
+    while (at := data.find(ENTRY_MAGIC, at)) >= 0:
+        try:
+            entry, payload = decode_entry(salt, data, at)
+        except Corrupt:
+            at += 1
+            continue
+        if entry.sequence > last:
+            yield entry.sequence, payload
+            last = entry.sequence
         at += ENTRY_HEADER_BYTES + entry.size
 
 
@@ -227,11 +256,7 @@ def _write_new(directory: Path, header: FileHeader, payloads: Iterable[bytes]) -
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(directory)
     return size
 
 

@@ -43,7 +43,7 @@ class Tables:
         self.labels: dict[str, dict[str, str]] = {}  # workspace -> label -> snapshot
         self.settings: dict[str, dict[str, bytes]] = {}  # workspace, snapshot or "store" -> key -> value
         self.results: dict[str, Idempotency] = {}
-        self.counters: dict[str, int] = {"ordinal": 0}
+        self.counters: dict[str, int] = {"ordinal": 0, "result_bytes": 0}
         self.names: dict[str, str] = {}  # name -> workspace
         self.live: dict[str, str] = {}  # live layer -> workspace
         self.owned: dict[str, dict[str, None]] = {}  # workspace -> its snapshots
@@ -189,7 +189,11 @@ class Tables:
         for target, settings in sorted(self.settings.items()):
             for key, value in sorted(settings.items()):
                 yield Set(target, key, value)
-        yield from _sorted(self.results)
+        yield from self.results_by_age()
+
+    def results_by_age(self) -> list[Idempotency]:
+        """Kept results, the one first that expires first."""
+        return sorted(self.results.values(), key=lambda result: (result.expires_at, result.key))
 
     def row_count(self) -> int:
         """How many rows and operations :meth:`rows` gives."""

@@ -13,7 +13,7 @@ from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
 from cowfs.errors import Invalid
-from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
 
 
 def connect(store: str | os.PathLike[str] | None = None, *, start: bool = True) -> "Store":
@@ -108,7 +108,7 @@ class Store:
 
     def show(self, ref: str, path: str | bytes) -> Iterator[bytes]:
         """The content of a file of ``ref``, in pieces. ``path`` is relative to the root."""
-        return self._wire.pieces("GET", show_target(ref, os.fsencode(path)))
+        return self._wire.stream(show_target(ref, os.fsencode(path)))
 
     def stat(self) -> StoreUsage:
         return decode.store_usage(self._wire.call("GET", "/v1/store"))
@@ -126,6 +126,21 @@ class Store:
                 progress(line["progress"])
         return Collected(**done)
 
+    def scrub(
+        self, *, rate: int = 50 * 1024 * 1024, progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> Scrubbed:
+        """Read and hash every record of the store again, at ``rate`` bytes a second. ``progress``: as for imports.
+
+        Raises Busy when that is under way already.
+        """
+        done: dict[str, Any] = {}
+        for line in scrub_lines(self._wire, rate):
+            if "progress" not in line:
+                done = line
+            elif progress is not None:
+                progress(line["progress"])
+        return Scrubbed(**{**done, "damage": tuple(done["damage"])})
+
     def daemon(self) -> dict[str, Any]:
         """What ``cowfs daemon status --json`` prints."""
         status: dict[str, Any] = self._wire.call("GET", "/v1/daemon")
@@ -133,7 +148,7 @@ class Store:
 
     def stop_daemon(self, *, force: bool = False) -> None:
         """Stop the daemon cleanly. Raises Busy, naming the processes, while a mount is in use, without ``force``."""
-        self._wire.call("POST", "/v1/daemon/stop", {"force": force})
+        self._wire.call("POST", "/v1/daemon/stop", {"force": force}, again=False)
         self._wire.close()
 
     def events(self) -> Iterator[dict[str, Any]]:
@@ -217,6 +232,11 @@ def show_target(ref: str, path: bytes) -> str:
 def collect_lines(wire: Wire, dry_run: bool) -> Iterator[dict[str, Any]]:
     """Lines ``{"progress": {…}}``, then the fields of a Collected."""
     return wire.lines("POST", "/v1/store/collect", {"dry_run": dry_run})
+
+
+def scrub_lines(wire: Wire, rate: int) -> Iterator[dict[str, Any]]:
+    """Lines ``{"progress": {…}}``, then the fields of a Scrubbed."""
+    return wire.lines("POST", "/v1/store/scrub", {"rate": rate})
 
 
 def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:

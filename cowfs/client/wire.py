@@ -5,13 +5,18 @@ command, half of what a whole one may take. It speaks only what the daemon sends
 body with a length or in chunks.
 
 Thread-safe: each request takes an idle connection from a pool, or opens one.
+
+Every request that may change something carries a fresh idempotency key. When its connection ends before the whole
+answer has come, it is sent again under the same key once the daemon answers again, so that it is carried out once.
 """
 
 import json
+import os
 import select
 import socket
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar
 
 from cowfs.client.place import connect_socket, is_store
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
@@ -22,6 +27,15 @@ _BY_CODE: dict[str, type[CowfsError]] = {
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~@")
 _MAX_LINE_BYTES = 64 * 1024
 _MAX_IDLE = 4
+AGAIN_SECONDS = 60.0
+"""How long a request is sent again, from the first time that its connection was lost."""
+
+_AGAIN_PAUSE_SECONDS = 0.05
+T = TypeVar("T")
+
+
+class LostDaemon(CowfsError):
+    """The connection ended before the whole answer had come: nobody knows whether the request was carried out."""
 
 
 def quote(text: str | bytes) -> str:
@@ -63,8 +77,10 @@ class _Connection:
         """The server has closed it, or sent what nobody asked for."""
         return bool(select.select([self.sock], [], [], 0)[0])
 
-    def send(self, method: str, target: str, body: bytes | None) -> None:
+    def send(self, method: str, target: str, body: bytes | None, key: str | None) -> None:
         head = f"{method} {target} HTTP/1.1\r\nHost: cowfs\r\n"
+        if key is not None:
+            head += f"Idempotency-Key: {key}\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self.clean = False
@@ -163,35 +179,88 @@ class Wire:
         else:
             connection.close()
 
-    def pieces(self, method: str, target: str, body: object = None) -> Iterator[bytes]:
-        """The body of the answer as it comes. Raises the error it carries, or CowfsError when the daemon goes away."""
+    def pieces(self, method: str, target: str, body: object = None, key: str | None = None) -> Iterator[bytes]:
+        """The body of the answer as it comes. Raises the error it carries, or LostDaemon when the daemon goes away."""
         connection = self._connect()
         try:
-            connection.send(method, target, None if body is None else json.dumps(body).encode())
+            connection.send(method, target, None if body is None else json.dumps(body).encode(), key)
             status, headers = connection.response()
             if status >= 400:
                 raise error_from(status, b"".join(connection.body(headers)))
             yield from connection.body(headers)
         except (OSError, ValueError) as error:
-            raise CowfsError(f"lost the daemon of {self.store}: {error}", hint="see `cowfs doctor`") from error
+            raise LostDaemon(f"lost the daemon of {self.store}: {error}", hint="see `cowfs doctor`") from error
         finally:
             self._give_back(connection)
 
-    def call(self, method: str, target: str, body: object = None) -> Any:
-        """The JSON value of the answer (None when it is empty)."""
-        data = b"".join(self.pieces(method, target, body))
+    def call(self, method: str, target: str, body: object = None, *, again: bool = True) -> Any:
+        """The JSON value of the answer (None when it is empty).
+
+        ``again``: send it again when the connection is lost, if this object may start a daemon.
+        """
+        key = None if method == "GET" else os.urandom(16).hex()
+
+        def ask() -> Iterator[bytes]:
+            yield b"".join(self.pieces(method, target, body, key))
+
+        data = b"".join(self._again(ask, lambda: again))
         return json.loads(data) if data else None
+
+    def stream(self, target: str) -> Iterator[bytes]:
+        """The bytes that a GET gives, as they come; asked for again if the connection is lost before the first."""
+        begun = False
+
+        def ask() -> Iterator[bytes]:
+            nonlocal begun
+            for piece in self.pieces("GET", target):
+                begun = True
+                yield piece
+
+        return self._again(ask, lambda: not begun)
 
     def lines(self, method: str, target: str, body: object = None) -> Iterator[Any]:
         """The JSON values of an answer of one value a line (application/x-ndjson), as they come.
 
-        A line ``{"error": …}`` is raised: it is how an answer that has begun reports a failure.
+        A line ``{"error": …}`` is raised: it is how an answer that has begun reports a failure. A request that is sent
+        again, as for :meth:`call`, gives lines from the beginning.
         """
-        rest = b""
-        for piece in self.pieces(method, target, body):
-            *whole, rest = (rest + piece).split(b"\n")
-            for line in whole:
-                value = json.loads(line)
-                if isinstance(value, dict) and "error" in value:
-                    raise error_from(500, line)
-                yield value
+        key = None if method == "GET" else os.urandom(16).hex()
+
+        def ask() -> Iterator[Any]:
+            rest = b""
+            for piece in self.pieces(method, target, body, key):
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    value = json.loads(line)
+                    if isinstance(value, dict) and "error" in value:
+                        raise error_from(500, line)
+                    yield value
+
+        return self._again(ask, lambda: key is not None)
+
+    def _again(self, ask: Callable[[], Iterator[T]], again: Callable[[], bool]) -> Iterator[T]:
+        """What ``ask`` gives, which is asked again while the daemon is lost and ``again()``."""
+        until: float | None = None
+        while True:
+            try:
+                yield from ask()
+            except LostDaemon:
+                now = time.monotonic()
+                until = now + AGAIN_SECONDS if until is None else until
+                if not (self.start and again()) or now > until:
+                    raise
+                self._wait_for_daemon(until)
+            else:
+                return
+
+    def _wait_for_daemon(self, until: float) -> None:
+        """Return when a daemon answers. Raises what its start fails with until then."""
+        while True:
+            try:
+                self._give_back(self._connect())
+            except CowfsError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_AGAIN_PAUSE_SECONDS)
+            else:
+                return

@@ -160,10 +160,15 @@ class Set(NamedTuple):
 
 
 class Idempotency(NamedTuple):
-    """The result of the request that carried ``key``, to be given again until ``expires_at`` (ns)."""
+    """The result of the request that carried ``key``, to be given again until ``expires_at`` (ns).
+
+    ``request``: 32 bytes, the digest of what was asked for; another request under the same key is refused.
+    ``result``: see :mod:`cowfs.remembered`.
+    """
 
     key: str
     expires_at: int
+    request: bytes
     result: bytes
 
 
@@ -244,7 +249,7 @@ _SCHEMA: tuple[tuple[int, type[Any], tuple[Codec, ...]], ...] = (
     (11, SnapshotRemoved, (ID,)),
     (12, LayersDropped, (many(ID),)),
     (13, Set, (ID, TEXT, optional(BYTES))),
-    (14, Idempotency, (TEXT, I64, BYTES)),
+    (14, Idempotency, (TEXT, I64, ROOT, BYTES)),
     (64, WorkspaceEntry,
      (ID, TEXT, I64, ID, ID, OPTIONAL_ID, OPTIONAL_ID, OPTIONAL_ID, U64, U64, optional(POSITION))),
     (65, LayerEntry, (ID, OPTIONAL_ID, OPTIONAL_ID, many(SPAN), U64, optional(ROOT), U64, U64)),

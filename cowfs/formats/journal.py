@@ -216,7 +216,8 @@ class Checkpoint(NamedTuple):
     """The live layer is frozen and becomes a snapshot: this record is its commit point.
 
     ``parent``: snapshot id of the head before, or empty. ``layer`` is the layer frozen, ``live`` the
-    new one. ``labels``: names separated by NUL.
+    new one. ``labels``: names separated by NUL. ``key`` and ``request``: see :class:`cowfs.remembered.Request`,
+    both empty without one.
     """
 
     next_ino: int
@@ -228,6 +229,8 @@ class Checkpoint(NamedTuple):
     message: bytes
     labels: bytes
     creator: bytes
+    key: bytes
+    request: bytes
 
 
 class Freeze(NamedTuple):
@@ -239,12 +242,24 @@ class Freeze(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """The workspace goes back to ``snapshot``, whose layer is ``target``; ``live`` is the new layer."""
+    """The workspace goes back to ``snapshot``, whose layer is ``target``; ``live`` is the new layer.
+
+    ``changed``: inodes that differ. ``undo``: the snapshot that takes it back, or empty. Where ``undo_live`` is not
+    empty, that snapshot is made here: the live layer is frozen for it, with ``message`` and ``creator``, and
+    ``undo_live`` lives for this moment. ``key`` and ``request`` as in :class:`Checkpoint`.
+    """
 
     next_ino: int
+    changed: int
     snapshot: bytes
     target: bytes
     live: bytes
+    undo: bytes
+    undo_live: bytes
+    message: bytes
+    creator: bytes
+    key: bytes
+    request: bytes
 
 
 class Invalidated(NamedTuple):
@@ -293,17 +308,10 @@ class Retention(NamedTuple):
     rule: bytes
 
 
-class Idempotency(NamedTuple):
-    """A verb was done under a key that its caller chose, with this result."""
-
-    key: bytes
-    result: bytes
-
-
 Record = (
     Make | Tmpfile | Link | Unlink | Rename | SetAttributes | Write | Allocate | CloneRange | SetXattr | RemoveXattr
     | Opened | Orphan | OrphanEnd | Writers | Create | Checkpoint | Freeze | Restore | Invalidated | Pending | Stale
-    | Quota | Retention | Idempotency
+    | Quota | Retention
 )  # fmt: skip
 
 KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
@@ -323,15 +331,14 @@ KINDS: Final[dict[int, tuple[type[Record], str, int]]] = {
     14: (OrphanEnd, "Q", 0),
     15: (Writers, "", 1),
     16: (Create, "QQIII", 2),
-    32: (Checkpoint, "QB", 7),
+    32: (Checkpoint, "QB", 9),
     33: (Freeze, "Q", 2),
-    34: (Restore, "Q", 3),
+    34: (Restore, "QQ", 9),
     35: (Invalidated, "", 1),
     36: (Pending, "QQBQQ", 0),
     37: (Stale, "QB", 1),
     40: (Quota, "QQ", 0),
     41: (Retention, "", 1),
-    42: (Idempotency, "", 2),
 }
 """Kind -> (class, struct codes of its integers, number of strings), in the order of its fields."""
 _BY_KIND: Final = {

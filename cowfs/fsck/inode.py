@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Generator, Iterator, MutableMapping
 
-from cowfs.blocks.api import BlockSource
 from cowfs.errors import CowfsError
 from cowfs.formats.inode import (
     BLOCK,
@@ -21,6 +20,7 @@ from cowfs.formats.inode import (
     encode_links,
     encode_xattrs,
 )
+from cowfs.fsck.watched import DamagedBlock, Lost, Watched, scan_around
 from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, PAGE, ROOT_INO, SECTOR, Geometry
 from cowfs.tree import radix
 from cowfs.tree.content import LIST_PART, list_blocks, record_links, record_xattrs
@@ -35,9 +35,12 @@ Seen = MutableMapping[tuple[bytes, int], None]
 
 
 def check_inode(
-    blocks: BlockSource, geometry: Geometry, ino: int, value: bytes, record: InodeRecord, seen: Seen | None
+    blocks: Watched, geometry: Geometry, ino: int, value: bytes, record: InodeRecord, seen: Seen | None
 ) -> Iterator[str]:
-    """Everything that is wrong with an inode's record. ``seen`` None: data blocks are not read."""
+    """Everything that is wrong with an inode's record, but for damaged blocks, which ``blocks`` notes.
+
+    ``seen`` None: data blocks are not read, only missed.
+    """
     kind = stat.S_IFMT(record.mode)
     if kind not in _TYPES or record.mode >> 16:
         yield f"impossible mode {record.mode:#o}"
@@ -60,9 +63,11 @@ def check_inode(
         yield "a special file with content, size or blocks"
 
 
-def _check_xattrs(blocks: BlockSource, record: InodeRecord) -> Iterator[str]:
+def _check_xattrs(blocks: Watched, record: InodeRecord) -> Iterator[str]:
     try:
         xattrs = record_xattrs(blocks, record)
+    except DamagedBlock:
+        return
     except CowfsError as error:
         yield f"extended attributes: {error.message}"
         return
@@ -74,10 +79,12 @@ def _check_xattrs(blocks: BlockSource, record: InodeRecord) -> Iterator[str]:
             yield "an impossible extended attribute name"
 
 
-def _check_links_place(blocks: BlockSource, record: InodeRecord) -> Iterator[str]:
+def _check_links_place(blocks: Watched, record: InodeRecord) -> Iterator[str]:
     try:
         size = len(encode_links(record_links(blocks, record)))
         parts = len(list_blocks(blocks, record)) - bool(record.xattrs_block) - bool(record.links_block)
+    except DamagedBlock:
+        return
     except CowfsError as error:
         yield f"links: {error.message}"
         return
@@ -90,7 +97,7 @@ def _check_links_place(blocks: BlockSource, record: InodeRecord) -> Iterator[str
 # ---- regular files
 
 
-def _check_file(blocks: BlockSource, geometry: Geometry, record: InodeRecord, seen: Seen | None) -> Iterator[str]:
+def _check_file(blocks: Watched, geometry: Geometry, record: InodeRecord, seen: Seen | None) -> Iterator[str]:
     content, size, block_size = record.content, record.size, 1 << record.block_log2
     allocated = 0
     if content.kind == TREE:
@@ -105,20 +112,21 @@ def _check_file(blocks: BlockSource, geometry: Geometry, record: InodeRecord, se
         right = TREE if size > block_size else INLINE if size <= geometry.inline_limit else BLOCK
     if content.kind != right:
         yield f"a file of {size} bytes with {_KINDS[content.kind]}, not {_KINDS[right]}"
-    if record.blocks != allocated * (PAGE // SECTOR):
+    if allocated >= 0 and record.blocks != allocated * (PAGE // SECTOR):
         yield f"{record.blocks} blocks, but {allocated} pages are allocated"
 
 
 def _check_map(
-    blocks: BlockSource, geometry: Geometry, record: InodeRecord, seen: Seen | None
+    blocks: Watched, geometry: Geometry, record: InodeRecord, seen: Seen | None
 ) -> Generator[str, None, int]:
-    """Checks the file map; returns how many pages are allocated."""
+    """Checks the file map; returns how many pages are allocated, or -1 when not all of it can be read."""
     allocated, block_size = 0, 1 << record.block_log2
-    yield from radix.check(blocks, record.content.data, geometry, inline=True)
+    lost: list[Lost] = []
+    yield from blocks.check_tree(record.content.data, geometry, inline=True)
     try:
         if not radix.count(record.content.data):
             yield "an empty file map"
-        for number, value in radix.scan(blocks, record.content.data):
+        for number, value in scan_around(blocks, record.content.data, lost):
             mask, block_id = decode_file_block(value)
             allocated += mask.bit_count()
             length = min(block_size, record.size - number * block_size)
@@ -128,11 +136,11 @@ def _check_map(
             yield from _check_block(blocks, number, mask, block_id, None, length, seen)
     except CowfsError as error:
         yield f"file map: {error.message}"
-    return allocated
+    return -1 if lost else allocated
 
 
 def _check_block(
-    blocks: BlockSource, number: int, mask: int, block_id: bytes, data: bytes | None, length: int, seen: Seen | None
+    blocks: Watched, number: int, mask: int, block_id: bytes, data: bytes | None, length: int, seen: Seen | None
 ) -> Iterator[str]:
     """One block of a file: its mask lies within ``length`` bytes, it is as long, and holes are zero.
 
@@ -142,12 +150,14 @@ def _check_block(
     if not mask or mask >> pages:
         yield f"block {number}: impossible page mask {mask:#x} for {length} bytes"
     if data is None:
-        if seen is None or (block_id, mask | length << 32) in seen:
+        if seen is None:
+            blocks.probe(block_id)
+            return
+        if (block_id, mask | length << 32) in seen:
             return
         try:
             data = blocks.get(block_id)
-        except CowfsError as error:
-            yield f"block {number}: {error.message}"
+        except DamagedBlock:
             return
         seen[block_id, mask | length << 32] = None
     if len(data) != length:
@@ -160,7 +170,7 @@ def _check_block(
 # ---- directories and symbolic links
 
 
-def _check_directory(blocks: BlockSource, geometry: Geometry, record: InodeRecord) -> Iterator[str]:
+def _check_directory(blocks: Watched, geometry: Geometry, record: InodeRecord) -> Iterator[str]:
     if (record.size, record.blocks) != (DIRECTORY_SIZE, DIRECTORY_BLOCKS):
         yield f"a directory of {record.size} bytes and {record.blocks} blocks"
     if record.content.kind == NONE:
@@ -168,12 +178,12 @@ def _check_directory(blocks: BlockSource, geometry: Geometry, record: InodeRecor
     if record.content.kind != TREE or record.content.mask:
         yield f"a directory with {_KINDS[record.content.kind]} or a page mask"
         return
-    yield from radix.check(blocks, record.content.data, geometry, inline=True)
+    yield from blocks.check_tree(record.content.data, geometry, inline=True)
     if record.content.data == b"":
         yield "an empty directory with a tree"
 
 
-def _check_symlink(blocks: BlockSource, geometry: Geometry, record: InodeRecord) -> Iterator[str]:
+def _check_symlink(blocks: Watched, geometry: Geometry, record: InodeRecord) -> Iterator[str]:
     content = record.content
     right = INLINE if record.size <= geometry.inline_limit else BLOCK
     if content.kind != right or content.mask or record.blocks:
@@ -181,8 +191,7 @@ def _check_symlink(blocks: BlockSource, geometry: Geometry, record: InodeRecord)
         return
     try:
         target = content.data if content.kind == INLINE else blocks.get(content.data)
-    except CowfsError as error:
-        yield f"link target: {error.message}"
+    except DamagedBlock:
         return
     if len(target) != record.size or not 0 < len(target) <= _TARGET_MAX or b"\0" in target:
         yield f"an impossible link target of {len(target)} bytes, size {record.size}"

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from cowfs.durable import sync_directory
 from cowfs.errors import Corrupt
 from cowfs.formats import journal as fmt
 from cowfs.formats.journal import Envelope, FileHeader, Record
@@ -204,8 +205,8 @@ class Journal:
                 for file in files:
                     os.fdatasync(file.fd)
                 if rotations != self._named:
-                    _sync_directory(self.directory / self.workspace)
-                    _sync_directory(self.directory)
+                    sync_directory(self.directory / self.workspace)
+                    sync_directory(self.directory)
             except OSError:
                 self._sync_failed = True
                 raise
@@ -247,7 +248,7 @@ class Journal:
                 file_path(self.directory, self.workspace, number).unlink()
                 cut = True
         if cut:
-            _sync_directory(self.directory / self.workspace)
+            sync_directory(self.directory / self.workspace)
 
     def _ready(self) -> JournalFile:
         file = self._file
@@ -314,14 +315,6 @@ def _write_out_pool() -> ThreadPoolExecutor:
 
 def _start_writing(file: JournalFile, start: int, size: int) -> None:
     _libc.sync_file_range(file.fd, ctypes.c_int64(start), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def file_numbers(directory: Path, workspace: str) -> list[int]:

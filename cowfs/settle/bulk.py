@@ -178,12 +178,13 @@ def unseal(kind: int, data: bytes) -> bytes:
 
 def write_file(path: Path, kind: int, payload: bytes) -> None:
     """Write a whole file that does not exist yet. It need not survive a power loss, so it is not synced."""
-    with open(path, "xb", opener=_private) as file:
-        file.write(seal(kind, payload))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        data = memoryview(seal(kind, payload))
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 def take_file(path: Path, kind: int) -> bytes:

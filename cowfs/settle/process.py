@@ -68,11 +68,72 @@ class SettlerStatistics:
     failed: int
 
 
+class Child:
+    """A running settler process."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        arguments = [
+            sys.executable,
+            "-P",
+            "-s",
+            "-X",
+            "utf8",
+            "-m",
+            "cowfs.settle",
+            str(os.getpid()),
+            str(idle_seconds),
+        ]
+        # The same cowfs as here, wherever it was found; nothing else of the environment matters to the child.
+        environment = {"PYTHONPATH": str(Path(cowfs.__file__).parent.parent), "LC_ALL": "C.UTF-8"}
+        to_child, from_child = os.pipe(), os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=to_child[0],
+                stdout=from_child[1],
+                cwd="/",
+                env=environment,
+                close_fds=True,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(to_child[1])
+            os.close(from_child[0])
+            raise
+        finally:
+            os.close(to_child[0])
+            os.close(from_child[1])
+        self.channel = Channel(from_child[0], to_child[1])
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def kill(self) -> None:
+        """Kill it; it is still to be reaped."""
+        self.process.kill()
+
+    def end(self, kill: bool) -> int:
+        """Close the pipes (or kill) and reap; its return code."""
+        if kill:
+            self.process.kill()
+        self.channel.close()
+        try:
+            return self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
 class Settler:
     """One settler process of a store.
 
     ``index``, ``tmp``: directories of the store (segments: the pool's); ``commit`` is called in this object's thread.
     """
+
+    child: type[Child] = Child
+    """What runs the jobs."""
 
     def __init__(
         self,
@@ -83,9 +144,9 @@ class Settler:
         commit: Commit,
         *,
         idle_seconds: float = IDLE_SECONDS,
-        reaped: Callable[[], object] = lambda: None,
+        reaped: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """``reaped`` is called after each child's end (``BlockIndex.clear_readers``)."""
+        """``reaped`` is called after each child's end, with its return code (``BlockIndex.clear_readers``)."""
         self._pool = pool
         self._tmp = tmp
         self._commit = commit
@@ -98,7 +159,7 @@ class Settler:
             "geometry": asdict(geometry),
         }
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cowfs-settler")
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._segments: list[int] = []
         self._starts = self._done = self._failed = 0
 
@@ -164,13 +225,13 @@ class Settler:
     def statistics(self) -> SettlerStatistics:
         """What the settler has done so far."""
         child = self._child
-        return SettlerStatistics(child.process.pid if child else None, self._starts, self._done, self._failed)
+        return SettlerStatistics(child.pid if child else None, self._starts, self._done, self._failed)
 
     def kill(self) -> None:
         """Kill the child, if one is running; a job under way fails with :class:`SettlerDied`. Any thread."""
         child = self._child
         if child:
-            child.process.kill()
+            child.kill()
 
     def close(self) -> None:
         """Wait for jobs under way, then end the child. Nothing can be asked of it afterwards."""
@@ -209,11 +270,11 @@ class Settler:
             for path in self._tmp.glob(f"{bulk.PREFIX}{job}-*"):
                 path.unlink(missing_ok=True)
 
-    def _accepted(self, kind: str, params: Message) -> _Child:
+    def _accepted(self, kind: str, params: Message) -> Child:
         """A child that has accepted the job. One that ended before is replaced: it did nothing of it."""
         for _ in range(STARTS):
             if self._child is None:
-                self._child = _Child(self._idle_seconds)
+                self._child = self.child(self._idle_seconds)
                 self._starts += 1
             with suppress(BrokenPipeError):
                 self._child.channel.send("job", kind=kind, params=params)
@@ -227,7 +288,7 @@ class Settler:
             self._end()
         raise SettlerDied("the settler cannot be started", hint="see the log of the daemon")
 
-    def _converse(self, child: _Child, job: int, progress: Progress | None) -> Message:
+    def _converse(self, child: Child, job: int, progress: Progress | None) -> Message:
         """Answer the child until the job is done."""
         while True:
             try:
@@ -283,9 +344,9 @@ class Settler:
         child, self._child = self._child, None
         if child is None:
             return "none running"
-        how = child.end(kill)
-        self._reaped()
-        return how
+        code = child.end(kill)
+        self._reaped(code)
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 class _JobFailed(Exception):
@@ -294,58 +355,6 @@ class _JobFailed(Exception):
     def __init__(self, error: CowfsError) -> None:
         super().__init__(error.message)
         self.error = error
-
-
-class _Child:
-    """A running settler process."""
-
-    def __init__(self, idle_seconds: float) -> None:
-        arguments = [
-            sys.executable,
-            "-P",
-            "-s",
-            "-X",
-            "utf8",
-            "-m",
-            "cowfs.settle",
-            str(os.getpid()),
-            str(idle_seconds),
-        ]
-        # The same cowfs as here, wherever it was found; nothing else of the environment matters to the child.
-        environment = {"PYTHONPATH": str(Path(cowfs.__file__).parent.parent), "LC_ALL": "C.UTF-8"}
-        to_child, from_child = os.pipe(), os.pipe()
-        try:
-            self.process = subprocess.Popen(
-                arguments,
-                stdin=to_child[0],
-                stdout=from_child[1],
-                cwd="/",
-                env=environment,
-                close_fds=True,
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(to_child[1])
-            os.close(from_child[0])
-            raise
-        finally:
-            os.close(to_child[0])
-            os.close(from_child[1])
-        self.channel = Channel(from_child[0], to_child[1])
-
-    def end(self, kill: bool) -> str:
-        """Close the pipes (or kill) and reap; says how it ended."""
-        if kill:
-            self.process.kill()
-        self.channel.close()
-        try:
-            code = self.process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        if code < 0:
-            return f"signal {signal.Signals(-code).name}"
-        return f"exit code {code}"
 
 
 def _numbers(done: Message, *names: str) -> list[Any]:

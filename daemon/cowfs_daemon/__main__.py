@@ -1,8 +1,8 @@
-"""``python -m cowfs_daemon run|supervise|init|fsck --store DIR``: what the CLI starts, so that it need not import the
-engine.
+"""``python -m cowfs_daemon run|supervise|init|fsck|repair --store DIR``: what the CLI starts, so that it need not
+import the engine.
 
-``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init`` and ``fsck`` need no daemon and
-print one JSON object.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck`` and ``repair`` need no
+daemon and print one JSON object.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The options of a command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("run", "supervise", "init", "fsck"):
+    for name in ("run", "supervise", "init", "fsck", "repair"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
@@ -88,9 +88,11 @@ def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
 
 
 def tool(verb: str, store: str, *, deep: bool) -> dict[str, Any]:
-    """The result of ``init`` or ``fsck``."""
+    """The result of ``init``, ``fsck`` or ``repair``."""
     from cowfs_daemon import offline
 
+    if verb == "repair":
+        return offline.repair_store(store)
     return offline.create_store(store) if verb == "init" else offline.check_store(store, deep)
 
 

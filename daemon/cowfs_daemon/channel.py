@@ -11,9 +11,11 @@ from typing import Any
 
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
 from cowfs_daemon.codec import decode, encode
+from cowfs_daemon.ports import WorkerGone
 
 MAX_MESSAGE_BYTES = 256 << 20
 _LENGTH = struct.Struct(">I")
+_GONE = "worker_gone"  # between owner and worker only: to everyone else it is Busy
 _KINDS: dict[str, type[CowfsError]] = {
     kind.code: kind for kind in (CowfsError, Invalid, NotFound, Conflict, Busy, Corrupt, NoSpace)
 }
@@ -64,6 +66,8 @@ class Channel:
 
 def pack_error(error: BaseException) -> tuple[str, str, str, int]:
     """(code, message, hint, errno) of an error; errno is 0 unless it is an OSError."""
+    if isinstance(error, WorkerGone):
+        return (_GONE, error.message, error.hint, 0)
     if isinstance(error, CowfsError):
         return (error.code, error.message, error.hint, 0)
     if isinstance(error, OSError) and error.errno:
@@ -76,4 +80,6 @@ def unpack_error(packed: tuple[str, str, str, int]) -> Exception:
     code, message, hint, number = packed
     if number:
         return OSError(number, os.strerror(number))
+    if code == _GONE:
+        return WorkerGone(message, hint=hint)
     return _KINDS.get(code, CowfsError)(message, hint=hint)

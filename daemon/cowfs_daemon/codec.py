@@ -17,6 +17,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Done, LayerSpec, Point
 from cowfs.layers.journal import JournalStatistics
 from cowfs.pressure import Backlog
+from cowfs.remembered import Request
 from cowfs.results import Change, Handle
 from cowfs.view.inode import ViewStatistics
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
@@ -50,6 +51,7 @@ _RECORDS: tuple[type, ...] = (
     JournalStatistics,
     LayerSpec,
     Point,
+    Request,
     ViewStatistics,
     WorkspaceStatistics,
     Handed,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
@@ -22,7 +23,9 @@ from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import Parts
+from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
+from cowfs_daemon.scrubs import Scrubs
 from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
@@ -51,10 +54,15 @@ class Owner:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._losses: Counter[RemoteHost] = Counter()
         self._running = False
+        index = Path(store) / "index"
+        self._deaths, self.watch = Deaths(index), IndexWatch(index)
         self.engine = self._open()
+        if self.engine.reindexed is not None:
+            log.warning("%s", self.engine.reindexed)
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector)
+        self.scrubs = Scrubs(self.engine.scrubber, time.time_ns)
         directory = runtime_dir(self.engine.store.superblock.store_id.hex(), dict(os.environ), os.geteuid())
         state = os.path.join(daemon_dir(store), "mounts.json")
         self.mounts = Mounts(self.serving, directory, state, self._resolve)
@@ -83,7 +91,9 @@ class Owner:
 
     def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
-        log.error("worker %s ended by itself", worker.pid)
+        log.error("worker %s ended by itself, with code %s", worker.pid, worker.code)
+        self._deaths.died("worker", worker.code)
+        self.watch.look()
         if worker.failed:
             # It has said why: the start of the daemon fails, and says so too.
             self.pool.give_up()
@@ -182,6 +192,8 @@ class Owner:
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
+            "scrub": self.scrubs.status(),
+            "index_rebuilt": None if self.engine.reindexed is None else str(self.engine.reindexed),
             **self._picture.summary(),
         }
 
@@ -194,6 +206,7 @@ class Owner:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(self._store),
             changed=self.settling.nudge,
+            scrub=self.scrubs.scrub,
             samples=self._picture.samples,
         )
 
@@ -209,8 +222,10 @@ class Owner:
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the workers end, and unmount what is left."""
+        self.watch.stop()
         self.engine.jobs.copier.kill()
         self.collecting.stop()
+        self.scrubs.stop()
         self.settling.stop()
         try:
             self.engine.close()
@@ -233,11 +248,13 @@ def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None
 
         from cowfs_daemon.supervisor import supervise
 
+        owner.watch.start()
         owner.wait_started()
         with listen(store) as sock:
             owner.restore_mounts()
             owner.settling.start()
             owner.collecting.start()
+            owner.scrubs.start()
             trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
     finally:
         unlisten(store)

@@ -26,10 +26,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir, is_store
 from cowfs.errors import Busy, CowfsError, NotFound
+from cowfs_daemon.reindexing import EXIT_REINDEX
 from cowfs_daemon.start import Ready, answers
 
 PACKET_BYTES = 8192
@@ -165,6 +168,7 @@ class Keeper:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("-900")
         fast = silent = 0
+        deaths = Deaths(Path(self._store) / "index")
         served = False
         while True:
             began = time.monotonic()
@@ -174,7 +178,11 @@ class Keeper:
             self._end_children()
             answered = self._table.answered
             served = served or answered
-            if code == 0 or self._stopping or not served:
+            deaths.died("supervisor", code)
+            index_damaged = code in (EXIT_REINDEX, -signal.SIGBUS)
+            if not index_damaged:
+                self._ready.close()
+            if code == 0 or self._stopping or not (served or index_damaged):
                 return max(code, 1) if code else 0
             print(f"keeper: supervisor {self._supervisor} ended with {code}", file=sys.stderr, flush=True)
             fast = fast + 1 if time.monotonic() - began < FAST_SECONDS else 0
@@ -202,7 +210,6 @@ class Keeper:
         self._supervisor = os.posix_spawn(sys.executable, words, os.environ, setsigdef=defaults)
         for fd in inherited:
             os.set_inheritable(fd, False)
-        self._ready.close()
         if self._stopping:
             os.kill(self._supervisor, signal.SIGTERM)
         while True:
@@ -212,6 +219,8 @@ class Keeper:
                         os.read(self._wake, 4096)
                 else:
                     self._table.handle(*receive(self._sock))
+                    if self._table.answered:
+                        self._ready.close()
             ended = self._reap()
             if ended is not None:
                 return ended

@@ -109,8 +109,11 @@ def rotate(path: str, limit_bytes: int) -> None:
     lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.stat(path).st_size <= limit_bytes:
-            return  # another process has done it
+        try:
+            if os.stat(path).st_size <= limit_bytes:
+                return  # another process has done it
+        except FileNotFoundError:
+            return  # and nobody has written since
         for number in range(KEPT - 1, 0, -1):
             with suppress(FileNotFoundError):
                 os.rename(f"{path}.{number}", f"{path}.{number + 1}")

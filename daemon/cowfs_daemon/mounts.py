@@ -2,7 +2,8 @@
 
 The owner's side: it chooses paths, remembers, and knows who uses a mount; a ``Server`` (the worker) mounts and
 serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes only by mount and umount, so a daemon
-that was stopped or killed mounts the same again.
+that was stopped or killed mounts the same again. The idempotency key of an unmount is written with the list that lacks
+the mount.
 
 Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken
 before it, is held while something is being mounted.
@@ -18,12 +19,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from cowfs.errors import Busy, CowfsError, Invalid, NotFound
-from cowfs_daemon.ports import Mounted
+from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
+from cowfs.remembered import Request
+from cowfs_daemon.ports import Mounted, WorkerGone
 from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
 _MAX_NAMED = 8
+KEYS_MAX = 1_000
+"""Idempotency keys of the last unmounts that are kept, with the list of mounts."""
+
 BLAMED_MAX = 5
 """A workspace during whose mounting so many workers in a row have ended is left alone until somebody mounts it."""
 
@@ -68,25 +73,29 @@ class Mounts:
         self._lock = threading.Lock()
         self._mounting = threading.Lock()
         self._table: dict[str, Mounted] = {}
-        self._wanted = set(self._load())
+        self._wanted, self._unmounted = self._load()
         self._blamed: Counter[str] = Counter()
         self._stopping = False
 
     def mount(self, ref: str) -> Mounted:
         ref, point, read_only = self._resolve(ref)
         with self._lock:
-            if self._stopping:
-                raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
+            self._refuse_stopping()
             known = self._table.get(ref)
         if known is not None and mounted_at(known.path) is not None:
             return known
         mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
         with self._mounting:
             with self._lock:
+                self._refuse_stopping()
                 known = self._table.get(ref)
             if known is None or mounted_at(known.path) is None:
                 self._mount(mounted)
         return mounted
+
+    def _refuse_stopping(self) -> None:
+        if self._stopping:
+            raise Busy("the daemon is stopping", hint="try again: the next command starts a new one")
 
     def _mount(self, mounted: Mounted) -> None:
         self._make_private(self._directory)
@@ -103,19 +112,27 @@ class Mounts:
             for ref in refs:
                 self._table.pop(ref, None)
 
-    def umount(self, ref: str, force: bool = False) -> None:
+    def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
+        if request is not None and (digest := self._unmounted.get(request.key)) is not None:
+            if digest != request.digest.hex():
+                raise Conflict("this idempotency key was used for another request", hint="Use a new one.")
+            return
         ref, _, _ = self._resolve(ref)
         with self._lock:
             mounted = self._table.get(ref)
             coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
         if coming:
-            raise Busy(f"{ref} is just being mounted again", hint="try again")
+            raise WorkerGone(f"{ref} is just being mounted again", hint="try again")
         if mounted is None:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
         self._detach(mounted, force)
         with self._lock:
             self._table.pop(ref, None)
             self._wanted.discard(ref)
+            if request is not None:
+                self._unmounted[request.key] = request.digest.hex()
+                for key in list(self._unmounted)[:-KEYS_MAX]:
+                    del self._unmounted[key]
             self._save()
 
     def mounted(self) -> list[Mounted]:
@@ -164,6 +181,8 @@ class Mounts:
         with self._lock:
             self._stopping = True
         try:
+            with self._mounting:  # what is just being mounted, after a worker's end, is detached too
+                mounts = self.mounted()
             for mounted in mounts:
                 self._detach(mounted, force)
         except BaseException:
@@ -211,27 +230,30 @@ class Mounts:
         new = self._state_path + ".new"
         try:
             with open(new, "w", encoding="utf-8") as file:
-                json.dump({"mounts": sorted(self._wanted)}, file)
+                json.dump({"mounts": sorted(self._wanted), "unmounted": self._unmounted}, file)
                 file.flush()
                 os.fdatasync(file.fileno())
             os.replace(new, self._state_path)
         except OSError as error:
             log.error("the next start will not know what is mounted: %s", error)
 
-    def _load(self) -> list[str]:
+    def _load(self) -> tuple[set[str], dict[str, str]]:
+        """References of what should be mounted, and digests of unmount requests by their keys, oldest first."""
         try:
             with open(self._state_path, encoding="utf-8") as file:
                 value = json.load(file)
-            refs = value["mounts"]
+            refs, keys = value["mounts"], value.get("unmounted", {})
             if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):
                 raise ValueError("not a list of references")
+            if not isinstance(keys, dict) or not all(isinstance(digest, str) for digest in keys.values()):
+                raise ValueError("not a table of keys")
         except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, TypeError) as error:
+            return set(), {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             # Only a convenience is lost: everything can be mounted again by hand.
             log.error("ignoring %s: %s", self._state_path, error)
-            return []
-        return refs
+            return set(), {}
+        return set(refs), keys
 
 
 def clear_place(path: str) -> None:

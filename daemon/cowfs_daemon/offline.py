@@ -1,4 +1,4 @@
-"""What is done to a store that no daemon has: making it, checking it."""
+"""What is done to a store that no daemon has: making it, checking it, mending it."""
 
 import secrets
 import time
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cowfs.engine import Engine
+from cowfs.repair import repair_store as repair
 
 
 def new_id(prefix: str) -> str:
@@ -23,7 +24,16 @@ def check_store(store: str, deep: bool) -> dict[str, Any]:
     """Check a store that no daemon has; the shape of ``/v1/store/check``."""
     engine = Engine.open(Path(store), time.time_ns, new_id)
     try:
-        findings = [str(each) for each in engine.fsck(deep)]
+        findings = [each.shape() for each in engine.fsck(deep)]
     finally:
         engine.close()
     return {"clean": not findings, "findings": findings}
+
+
+def repair_store(store: str) -> dict[str, Any]:
+    """Mend a store that no daemon has, then check it; the shape of ``/v1/store/check``, with what was done.
+
+    Raises Busy while a daemon has it, Corrupt when it cannot be mended at all.
+    """
+    repaired = [each.shape() for each in repair(Path(store))]
+    return {"repaired": repaired, **check_store(store, deep=True)}

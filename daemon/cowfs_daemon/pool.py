@@ -16,6 +16,7 @@ from cowfs.errors import Busy
 from cowfs.formats import control
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
+from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
@@ -226,11 +227,12 @@ class WorkerPool(Host):
         return self._made(worker, worker.freeze(workspace, live))
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Done:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Done:  # fmt: skip
         """See Host.restore."""
         worker = self._of(workspace)
-        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force))
+        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force, request))
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff. Live points must be :meth:`together`."""

@@ -7,35 +7,68 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cowfs.results import Change, Checkpointed, Collected, Restored, Snapshot, StoreUsage, Workspace
+from cowfs.errors import Busy
+from cowfs.remembered import Request, Result
+from cowfs.results import Change, Checkpointed, Collected, Restored, Scrubbed, Snapshot, StoreUsage, Workspace
 from cowfs_daemon.metrics import Sample
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
 
 
+class Finding(Protocol):
+    """A cowfs.fsck.Problem."""
+
+    def shape(self) -> dict[str, Any]: ...
+
+
+class WorkerGone(Busy):
+    """A worker ended, or its successor has not taken all over yet. What was acknowledged is there; try again soon."""
+
+
+class KeysLike(Protocol):
+    """cowfs.keys.Keys."""
+
+    def find(self, request: Request | None) -> Result | None: ...
+
+
 class EngineLike(Protocol):
     """The verbs of cowfs.engine.Engine."""
 
-    def create(self, name: str) -> Workspace: ...
-    def import_tree(self, source: bytes, name: str, exclude: Sequence[str], progress: Progress) -> Workspace: ...
+    @property
+    def keys(self) -> KeysLike: ...
+    def create(self, name: str, request: Request | None = None) -> Workspace: ...
+    def import_tree(
+        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None
+    ) -> Workspace: ...
     def checkpoint(
-        self, ws: str, message: str, label: str | None = None, allow_empty: bool = False, creator: str = ""
+        self,
+        ws: str,
+        message: str,
+        label: str | None = None,
+        allow_empty: bool = False,
+        creator: str = "",
+        *,
+        request: Request | None = None,
     ) -> Checkpointed: ...
-    def restore(self, ws: str, ref: str, discard: bool = False, force: bool = False) -> Restored: ...
-    def undo(self, ws: str) -> Restored: ...
-    def fork(self, ref: str, name: str, count: int | None = None) -> list[Workspace]: ...
+    def restore(
+        self, ws: str, ref: str, discard: bool = False, force: bool = False, request: Request | None = None
+    ) -> Restored: ...
+    def undo(self, ws: str, request: Request | None = None) -> Restored: ...
+    def fork(
+        self, ref: str, name: str, count: int | None = None, request: Request | None = None
+    ) -> list[Workspace]: ...
     def diff(self, a: str, b: str) -> list[Change]: ...
     def log(self, ws: str) -> list[Snapshot]: ...
     def list(self) -> list[Workspace]: ...
     def snapshot(self, ref: str) -> Snapshot: ...
-    def label(self, ref: str, label: str, move: bool = False) -> Snapshot: ...
-    def rename(self, ws: str, name: str) -> Workspace: ...
-    def remove(self, ref: str, force: bool = False) -> None: ...
+    def label(self, ref: str, label: str, move: bool = False, request: Request | None = None) -> Snapshot: ...
+    def rename(self, ws: str, name: str, request: Request | None = None) -> Workspace: ...
+    def remove(self, ref: str, force: bool = False, request: Request | None = None) -> None: ...
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
     def collect(self, dry_run: bool, progress: Progress) -> Collected: ...
-    def fsck(self, deep: bool = False) -> Sequence[object]: ...
+    def fsck(self, deep: bool = False) -> Sequence[Finding]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +87,11 @@ class MountsLike(Protocol):
         """Mount a workspace, or a snapshot read-only; a no-op when it is mounted."""
         ...
 
-    def umount(self, ref: str, force: bool = False) -> None:
-        """Raises NotFound when it is not mounted, Busy (naming processes) while in use and not ``force``."""
+    def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
+        """Raises NotFound when it is not mounted, Busy (naming processes) while in use and not ``force``.
+
+        A ``request`` that was carried out before is done.
+        """
         ...
 
     def mounted(self) -> list[Mounted]: ...
@@ -76,13 +112,17 @@ class Control(Protocol):
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
 
+    def scrub(self, rate: int, progress: Progress) -> Scrubbed:
+        """Read and hash every record of the store again, at ``rate`` bytes a second. Raises Busy."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer. ``samples`` gives figures for ``/metrics``."""
+    every verb that may have frozen a layer. ``scrub``: see Control. ``samples`` gives figures for ``/metrics``."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -90,4 +130,5 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    scrub: Callable[[int, Progress], Scrubbed]
     samples: Callable[[], Iterable[Sample]]

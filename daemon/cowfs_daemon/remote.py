@@ -21,10 +21,12 @@ from typing import Any
 from cowfs.errors import Busy, CowfsError
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
+from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.channel import Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
+from cowfs_daemon.ports import WorkerGone
 
 log = logging.getLogger("cowfs.remote")
 CONTENTS_PER_MESSAGE = 1000
@@ -91,6 +93,11 @@ class WorkerProcess:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """How it ended, as ``Popen.returncode``; None before it was reaped."""
+        return self._process.returncode
+
     def call(self, name: str, *arguments: object) -> Any:
         """Ask for one call and wait for its result. Raises what it raised, Busy when the worker is gone."""
         self._started.result()
@@ -146,8 +153,8 @@ class WorkerProcess:
         return code
 
 
-def _gone() -> Busy:
-    return Busy("the worker that serves the workspace has ended", hint="try again: a new one is started")
+def _gone() -> WorkerGone:
+    return WorkerGone("the worker that serves the workspace has ended", hint="try again: a new one is started")
 
 
 def _live(*points: Point) -> list[str]:
@@ -195,6 +202,12 @@ class RemoteHost(Host):
         if worker is not None:
             worker.wait_started()
 
+    @property
+    def code(self) -> int | None:
+        """How the worker ended, as ``Popen.returncode``; None while it has not."""
+        worker = self._worker
+        return None if worker is None else worker.code
+
     def _ended(self) -> None:
         with self._changed:
             self._opened.clear()
@@ -235,6 +248,8 @@ class RemoteHost(Host):
         with self._changed:
             live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
             worker = self._worker
+            if self._closed:
+                raise Busy("no worker serves the store any more", hint="see the log of the daemon, then start it anew")
             if not live or worker is None or not self._opened.issuperset(workspaces):
                 raise _gone()
         return worker.call(name, *arguments)
@@ -297,10 +312,13 @@ class RemoteHost(Host):
         return done
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Done:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Done:  # fmt: skip
         """See Host.restore."""
-        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, workspaces=(workspace,))
+        done: Done = self.call(
+            "restore", workspace, snapshot, chain, live, undo, force, request, workspaces=(workspace,)
+        )
         return done
 
     def wants_freeze(self) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon.pool import WorkerPool
+from cowfs_daemon.ports import WorkerGone
 from cowfs_daemon.remote import RemoteHost
 
 log = logging.getLogger("cowfs.serving")
@@ -45,7 +46,7 @@ class Serving:
                 if ref in self._served:
                     raise
                 # Its worker has ended meanwhile, and the one that was started has not taken it over yet.
-                raise Busy(f"{ref} is just being mounted again", hint="try again") from None
+                raise WorkerGone(f"{ref} is just being mounted again", hint="try again") from None
             self._served.pop(ref, None)
             if not self._pool.is_open(served):
                 self._pool.unplace(served)

@@ -17,10 +17,11 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 import cowfs
+from cowfs.results import Scrubbed
 from cowfs_daemon.api.app import create_app
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.api.verbs import Verbs
-from cowfs_daemon.ports import Parts
+from cowfs_daemon.ports import Parts, Progress
 
 log = logging.getLogger("cowfs.supervisor")
 IDLE_SECONDS = 600
@@ -43,6 +44,9 @@ class Daemon:
         self._parts.detach_all(force)
         self._parts.unlisten()
         trio.from_thread.run_sync(self._stopping.set)
+
+    def scrub(self, rate: int, progress: Progress) -> Scrubbed:
+        return self._parts.scrub(rate, progress)
 
     async def wait_stopping(self) -> None:
         await self._stopping.wait()

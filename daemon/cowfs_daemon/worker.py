@@ -28,6 +28,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
+from cowfs.remembered import Request
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon import logs
@@ -43,6 +44,7 @@ from cowfs_daemon.fuse.transport import Transport
 from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
+from cowfs_daemon.ports import WorkerGone
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
@@ -114,18 +116,19 @@ class Worker:
         return self.host.checkpoint(workspace, order)
 
     def restore(
-        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool
-    ) -> Any:
+        self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
+        request: Request | None = None,
+    ) -> Any:  # fmt: skip
         """See Host.restore."""
         self._refuse_awaited(workspace)
-        return self.host.restore(workspace, snapshot, chain, live, undo, force)
+        return self.host.restore(workspace, snapshot, chain, live, undo, force, request)
 
     def _refuse_awaited(self, workspace: str) -> None:
         """A mount that outlived its worker must be taken over first: until then its mappings cannot be flushed, and
         the kernel cannot be told what a restore has changed."""
         if workspace in self._awaited:
             if self._kept.has(workspace):
-                raise Busy("programs still wait for the worker that is to serve the workspace", hint="try again")
+                raise WorkerGone("programs still wait for the worker that is to serve the workspace", hint="try again")
             self._awaited.discard(workspace)
 
     def contents(self, layer: str, pairs: tuple[tuple[int, Content], ...]) -> None:
@@ -152,6 +155,7 @@ class Worker:
             elif taken is not None:
                 mine = transport.session.served
                 mine.opens, mine.writers = served.view.taken_over()
+                mine.listings = None
                 writers = len(mine.writers)
                 log.info(
                     "took over %s, %d inodes open for writing",

@@ -1,103 +1,110 @@
-"""Power is lost before each system call: what was synced is there, the rest is a prefix of what was done."""
+"""Power is lost after each operation of recorded runs; ``python -m tests.fault.power`` is the long version."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from random import Random
 
+import lmdb
 import pytest
 
-from tests.support.faults import Call, Moment, intercepted, new_lab, prove_usable, script, snapshot_tree, tree
-from tests.support.lab import Lab
-from tests.support.power import VARIANTS, Disk
+from tests.fault.power import FIRST, Run, in_memory, killed_first, mounted
+from tests.support.disk import CORNERS, Disk, Image, digest, read_log, write_image
+from tests.support.losses import History, Judge
+from tests.support.recordfs import Recorded
 
-GROUPS = 4
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
+]
 
-
-class Loss(NamedTuple):
-    """A store as it was left: which call came next, after how many steps."""
-
-    path: Path
-    number: int
-    call: str
-    done: int
-
-
-class History:
-    """Per workspace id the trees after each step, and the last step that made it durable."""
-
-    def __init__(self) -> None:
-        self.live: list[dict[str, str]] = []
-        self.durable: list[dict[str, int]] = []
-
-    def add(self, lab: Lab, synced: bool, everything: bool) -> None:
-        """The state after one more step. ``synced``: it made workspace a durable, ``everything``: all of them."""
-        now = {each.id: tree(lab.workspace(each.name).view) for each in lab.engine.list()}
-        before = self.durable[-1] if self.durable else {}
-        at = len(self.live)
-        changed = {ws for ws in now if self.live and self.live[-1].get(ws) != now[ws]}
-        fresh = now.keys() - before.keys()
-        self.durable.append(
-            {ws: at if everything or ws in fresh or (synced and ws in changed) else before[ws] for ws in now}
-        )
-        self.live.append(now)
+PROCESSES = 2
+ALL_VERBS = (
+    "create", *["operate"] * 9, "checkpoint", "operate", "settle", "operate", "fork", "operate", "restore", "operate",
+    "settle", "import", "operate", "freeze", "operate", "remove_one", "undo", "compact", "collect",
+)  # fmt: skip
 
 
-def lose(folder: Path, variant: str) -> tuple[list[Loss], History]:
-    """Run the script once; a copy of the disk from before each of its calls."""
-    lab = new_lab(folder / "store")
-    disk = Disk(lab.path)
-    losses: list[Loss] = []
-    history = History()
-    history.add(lab, False, True)
-
-    def action(number: int, name: str, real: Call, args: tuple[object, ...], named: dict[str, object]) -> object:
-        if recording:
-            loss = Loss(folder / str(number), number, name, len(history.live) - 1)
-            disk.lose_power(loss.path, variant)
-            losses.append(loss)
-        return disk.done(name, real, args, named)
-
-    recording = True
-    with intercepted(action):
-        for step in script():
-            step.run(lab)
-            recording = False
-            history.add(lab, step.kind == "verb", step.kind == "sync")
-            recording = True
-    lab.close()
-    return losses, history
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where that can be had."""
+    with in_memory("cowfs-test-") as path:
+        yield path
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_power_is_lost_before_every_call(fast_path: Path, undisturbed: list[Moment], variant: str) -> None:
-    losses, history = lose(fast_path, variant)
-    assert len(losses) > 100
-    for loss in losses:
-        lab = Lab.existing(loss.path)
-        try:
-            look(lab, loss, history, undisturbed)
-            if loss.number % 7 == 0:
-                prove_usable(lab)
-            else:
-                lab.check()
-        except BaseException as error:
-            error.add_note(f"before call {loss.number} ({loss.call}), after {loss.done} steps; {loss.path}")
-            raise
-        finally:
-            lab.engine.close()
+def test_a_run_with_every_verb(folder: Path) -> None:
+    run = Run(folder, 1)
+    try:
+        run.begin()
+        run.session(len(ALL_VERBS), inline=False, kinds=ALL_VERBS)
+        run.session(8, inline=True, kill_at=30)
+        run.session(1, inline=True)
+    finally:
+        run.close()
+    verdict = Judge(run.log, History(run.moments), folder, seed=1, randoms=1, usable_every=10).run(PROCESSES)
+    assert verdict.findings == []
+    assert verdict.different > 300
 
 
-def look(lab: Lab, loss: Loss, history: History, undisturbed: list[Moment]) -> None:
-    """Compare a store after a power loss with what had been answered by then."""
-    done = loss.done
-    later = history.live[min(done + 1, len(history.live) - 1)]
-    live = {each.id: tree(lab.workspace(each.name).view) for each in lab.engine.list()}
-    assert live.keys() in (history.live[done].keys(), later.keys()), "a workspace is missing, or one too many"
-    for workspace, seen in live.items():
-        since = history.durable[done].get(workspace, done)
-        allowed = [states[workspace] for states in [*history.live[since : done + 1], later] if workspace in states]
-        assert seen in allowed, f"{workspace} is no state since step {since}"
-    before, after = undisturbed[done], undisturbed[min(done + 1, len(undisturbed) - 1)]
-    snapshots = {each: snapshot_tree(lab, each) for each in lab.engine.catalog.snapshots}
-    known = {**before.snapshots, **after.snapshots}
-    assert all(known[snapshot] == seen for snapshot, seen in snapshots.items())
-    assert before.snapshots.keys() & after.snapshots.keys() <= snapshots.keys(), "a snapshot is gone"
+@pytest.mark.parametrize("kind", [FIRST, "compact"])
+def test_what_a_killed_process_has_left_unsynced(folder: Path, kind: str) -> None:
+    verdict = killed_first(folder, kind, everywhere=False, processes=PROCESSES)
+    assert verdict.findings == []
+    assert verdict.different > 50
+
+
+def test_a_run_through_the_daemon(folder: Path) -> None:
+    verdict = mounted(folder, 3, 40, randoms=0.3, processes=PROCESSES, daemons=1)
+    assert verdict.findings == []
+    assert verdict.different > 100
+
+
+def values(image: Image, place: Path) -> dict[bytes, bytes]:
+    """All that an LMDB database shows."""
+    write_image(image, place)
+    with lmdb.open(str(place / "index"), map_size=1 << 30, max_dbs=2) as env, env.begin(env.open_db(b"x")) as txn:
+        return dict(txn.cursor())
+
+
+def test_lmdb_keeps_every_commit_by_itself(folder: Path) -> None:
+    recorded = Recorded(folder / "disk")
+    states, counts = [], []
+    content: dict[bytes, bytes] = {}
+    try:
+        with lmdb.open(str(recorded.path / "index"), map_size=1 << 30, max_dbs=2, readahead=False) as env:
+            database = env.open_db(b"x")
+            folder_fd = os.open(recorded.path / "index", os.O_RDONLY)
+            os.fsync(folder_fd)
+            os.close(folder_fd)
+            root_fd = os.open(recorded.path, os.O_RDONLY)
+            os.fsync(root_fd)
+            os.close(root_fd)
+            for number in range(30):
+                states.append(dict(content))
+                counts.append(recorded.operations)
+                random = Random(number)
+                with env.begin(database, write=True) as txn:
+                    for _ in range(20):
+                        key, value = b"%03d" % random.randrange(200), random.randbytes(random.randrange(900))
+                        content[key] = value
+                        txn.put(key, value)
+            states.append(dict(content))
+            counts.append(recorded.operations)
+    finally:
+        recorded.close()
+    disk = Disk()
+    seen: dict[bytes, dict[bytes, bytes]] = {}
+    for count, entry in enumerate(read_log(recorded.log), 1):
+        disk.apply(entry)
+        if count < counts[0]:
+            continue
+        done = max(at for at, each in enumerate(counts) if each <= count)
+        images = [disk.corner(corner) for corner in CORNERS]
+        images += [disk.random(Random(f"{count} {number}")) for number in range(3)]
+        for image in images:
+            name = digest(image)
+            if name not in seen:
+                seen[name] = values(image, folder / f"{len(seen)}")
+            assert seen[name] in states[done : done + 2], f"after operation {count}"
+    assert len(seen) > 100

@@ -52,7 +52,7 @@ class Store:
             GEOMETRY,
             self._commit,
             idle_seconds=idle_seconds,
-            reaped=self.index.clear_readers,
+            reaped=lambda _: self.index.clear_readers(),
         )
 
     def _commit(self, records: Sequence[tuple[bytes, Location]], relied_on: Sequence[bytes]) -> list[bytes]:
@@ -298,7 +298,7 @@ def test_it_dies_with_its_owner(tmp_path: Path, source: Path) -> None:
     assert owner.returncode == -signal.SIGKILL
     wait_for_end(int(owner.stdout))
     # what the dead left is swept, and the next owner goes on in the same segment
-    bulk.write_file(tmp_path / "store" / "tmp" / f"{bulk.PREFIX}1-1", bulk.IDS, b"")
+    bulk.write_file(tmp_path / "store" / "tmp" / f"{bulk.PREFIX}9-9", bulk.IDS, b"")
     assert bulk.sweep(tmp_path / "store" / "tmp") >= 1
     assert SegmentPool(tmp_path / "store" / "segments").take()[0] == 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
 
@@ -202,3 +204,36 @@ def test_a_change_or_look_that_was_answered(
         )  # fmt: skip
         assert agent("(os.write(a, b'end'), os.pread(w, 20_000, 0) == b'old' * 3000 + b'end')") == (3, True)
         assert (root / "f").stat().st_size == 9003
+
+
+def test_a_listing_that_was_answered(
+    mounted: Mounted, processors: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel keeps of a listing goes, although it does not know the name that comes back, and the directory's
+    time is the same."""
+    view, lock = mounted.workspace.view, mounted.workspace.lock
+    with lock:
+        directory = view.mkdir(1, b"d", 0o755, Caller()).ino
+        for name in (b"a", b"b", b"c"):
+            view.mknod(directory, name, stat.S_IFREG | 0o644, 0, Caller())
+        view.setattr(directory, SetAttr(mtime=1), Caller())
+    snapshot = mounted.checkpoint()
+    with lock:
+        view.unlink(directory, b"b", Caller())
+        view.setattr(directory, SetAttr(mtime=1), Caller())
+    with Agent() as agent, Hog(processors[1]) as hog:
+        agent(f"os.sched_setaffinity(0, {{{processors[1]}}}); os.chdir({os.fspath(mounted.path)!r})")
+        agent("d = os.open('d', os.O_RDONLY)")
+        move_to({processors[0]})
+        stalled = stall_after(monkeypatch, protocol.READDIRPLUS, hog)
+        agent.start("len(os.listdir(d))")
+        assert stalled.wait(10)
+        restorer = threading.Thread(target=mounted.restore, args=(snapshot,))
+        restorer.start()
+        restorer.join(0.1)
+        hog.end()
+        restorer.join(30)
+        assert not restorer.is_alive()
+        agent.result()
+        assert agent("sorted(os.listdir(d))") == ["a", "b", "c"]
+        assert agent("sorted(os.listdir('d'))") == ["a", "b", "c"]

@@ -49,7 +49,7 @@ OPERATIONS: dict[str, c.Operation | c.Row] = {
     "layers_dropped": c.LayersDropped((LAY, "lay-1")),
     "set": c.Set(WSP, "quota", b"\x00\x01"),
     "set_none": c.Set("store", "quota", None),
-    "idempotency": c.Idempotency("key", 10**18, b"{}"),
+    "idempotency": c.Idempotency("key", 10**18, ROOT, b"{}"),
     "workspace_entry": c.WorkspaceEntry(WSP, "ws-1", 5, "lay-2", LAY, SNAP, "wsp-1", SNAP, 9, 77, (3, 64, 12)),
     "layer_entry_frozen": c.LayerEntry(LAY, "lay-1", WSP, SPANS, 77, None, 0, 0),
     "layer_entry_settled": c.LayerEntry(LAY, None, None, (), 77, ROOT, 1 << 33, 76),

@@ -42,7 +42,7 @@ def test_a_forged_journal_record(sample: Sample, tmp_path: Path) -> None:
     assert [each for number in range(FORGED) for each in forge(sample, tmp_path, f"ci {number}")] == []
 
 
-@pytest.mark.parametrize("lost", ["control/log", "index/data.mdb", "segments", "journals", "superblock"])
+@pytest.mark.parametrize("lost", ["control/log", "segments", "journals", "superblock"])
 def test_a_missing_part(sample: Sample, tmp_path: Path, lost: str) -> None:
     store = tmp_path / "store"
     shutil.copytree(sample.path, store)

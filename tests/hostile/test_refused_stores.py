@@ -50,21 +50,12 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda store: (store / name).unlink()
 
 
-def garble(store: Path) -> None:
-    """Every page of the index but the two first is nonsense."""
-    index = store / "index" / "data.mdb"
-    data = index.read_bytes()
-    index.write_bytes(data[:8192] + b"\xa5" * (len(data) - 8192))
-
-
 REFUSED: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "newer version": (newer, CORRUPT, "needs format version 9"),
     "superblock": (flip("superblock", 20), CORRUPT, "superblock"),
     "no superblock": (remove("superblock"), NOT_FOUND, "store at"),
     "control log": (flip("control/log", 300), CORRUPT, "control log"),
     "no control log": (remove("control/log"), CORRUPT, "control/log"),
-    "no index": (remove("index/data.mdb"), CORRUPT, "index"),
-    "index": (garble, CORRUPT, "index"),
 }
 
 

@@ -189,9 +189,6 @@ class CatalogMachine(RuleBasedStateMachine):
             SnapshotMade(snap, space.id, space.head, space.live, "m", tuple(sorted(labels)), "me", 1, automatic),
             Position(space.id, 1, self.number, self.number),
         )
-        if labels & space.labels.keys():
-            self.refused(Conflict, *ops)
-            return
         self.catalog.commit(*ops, sync=sync)
         self.model.layers[space.live] = [space.below, False]
         self.model.born += 1

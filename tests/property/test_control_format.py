@@ -35,6 +35,8 @@ def field(cls: type[Any], name: str, annotation: str) -> st.SearchStrategy[Any]:
         return st.integers(-(2**63), 2**63 - 1)
     if name == "root":
         return ROOTS if annotation == "bytes" else st.none() | ROOTS
+    if name == "request":
+        return ROOTS
     if name == "layers":
         return st.lists(IDS, max_size=3).map(tuple)
     if annotation == "str" and not (name in FREE_TEXT and not (cls is control.Idempotency and name != "key")):

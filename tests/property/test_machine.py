@@ -120,6 +120,9 @@ class EngineMachine(FilesystemMachine):
             assert not allow_empty
             assert same(self.snapshots[taken.snapshot.id], now), "a changed workspace was called unchanged"
         world.compare()
+        if len(world.line) > 1:
+            old, new = world.line[-2:]
+            check_diff(self.store.engine.diff(old, new), self.snapshots[old], self.snapshots[new])
 
     def remember(self, world: EngineWorld, snapshot: str, state: dict[int, Node]) -> None:
         """A snapshot was made of the workspace's present state."""
@@ -323,25 +326,46 @@ def paths(nodes: dict[int, Node]) -> dict[bytes, Node]:
 
 
 def check_diff(changes: Any, before: dict[int, Node], after: dict[int, Node]) -> None:
-    """The listed changes turn the set of paths of one state into that of the other, and name every changed file."""
-    old, new = paths(before), paths(after)
-    got: dict[bytes, Node] = dict(old)
-    listed = set()
+    """Exactly what differs is listed: each path that is new, gone or elsewhere, and each file that is not the same.
+
+    What lies below a directory that is elsewhere moved with it, unless it is listed itself.
+    """
+    old, new = {b"": before[1], **paths(before)}, {b"": after[1], **paths(after)}
+    listed: dict[bytes, set[str]] = {}
+    origin: dict[bytes, bytes | None] = {b"": b""}
+    gone: set[bytes] = set()
     for change in changes:
-        if change.change in ("removed", "renamed"):
-            del got[change.old_path if change.change == "renamed" else change.path]
-    for change in changes:
-        listed.add(change.path)
-        if change.change in ("added", "renamed"):
-            assert change.path not in got, f"{change} where something is left"
-            got[change.path] = new[change.path]
-        elif change.change in ("modified", "metadata"):
-            assert change.path in new or change.path in (b"", b"."), change  # by the name that it has now
-    assert got.keys() == new.keys(), (changes, sorted(old), sorted(new))
-    for path in old.keys() & new.keys():
-        a, b = old[path], new[path]
-        if a.ino == b.ino and content(a) != content(b):
-            assert path in listed, f"{path!r} changed and is not listed"
+        assert change.change not in listed.setdefault(change.path, set()), f"{change} is listed twice"
+        listed[change.path].add(change.change)
+        if change.change == "removed":
+            gone.add(change.path)
+        elif change.change in ("added", "renamed"):
+            assert change.path not in origin, f"{change} where something is already"
+            origin[change.path] = change.old_path if change.change == "renamed" else None
+            assert change.old_path != change.path, change
+    came: list[bytes] = []
+    for path in sorted(new):
+        if path not in origin:
+            above, _, name = path.rpartition(b"/")
+            from_above = origin[above]
+            assert from_above is not None, f"{path!r} is in a directory that is new, and is not listed"
+            origin[path] = from_above + b"/" + name if from_above else name
+        source = origin[path]
+        differs = set() if source is None else kind_of_change(old[source], new[path])
+        assert listed.get(path, set()) - {"added", "renamed", "removed"} == differs, (path, source, changes)
+        if source is not None:
+            came.append(source)
+    assert sorted([*came, *gone]) == sorted(old), (changes, sorted(old), sorted(new))
+
+
+def kind_of_change(a: Node, b: Node) -> set[str]:
+    """How a path that is in both states is to be listed. Of a directory, times are not; of none, ctime, link count and
+    blocks are: a page of zeros is what a hole is to everybody who reads it."""
+    if stat.S_IFMT(a.mode) != stat.S_IFMT(b.mode) or content(a) != content(b):
+        return {"modified"}
+    attributes = [(node.mode, node.uid, node.gid, node.rdev, node.xattrs) for node in (a, b)]
+    times = [(node.atime, node.mtime, node.btime) for node in (a, b)]
+    return {"metadata"} if attributes[0] != attributes[1] or (times[0] != times[1] and not a.is_dir) else set()
 
 
 def content(node: Node) -> tuple[int, dict[int, bytearray], bytes]:

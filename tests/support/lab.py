@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cowfs.blocks.segments import SegmentWriter
+from cowfs.blocks.segments import SEGMENT_TARGET, SegmentWriter
 from cowfs.blocks.writer import BlockWriter
 from cowfs.engine import Engine
 from cowfs.errors import Conflict, Corrupt
@@ -142,8 +142,9 @@ class Files:
 class InlineSettler(Settler):
     """The settler's work in this process: a child takes a second to start on a busy machine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, segment_bytes: int = SEGMENT_TARGET) -> None:
         self._engine = engine
+        self._segment_bytes = segment_bytes
 
     def make_root(self, mode: int, uid: int, gid: int, time: int) -> bytes:
         """As :meth:`Settler.make_root`."""
@@ -163,6 +164,8 @@ class InlineSettler(Settler):
             writer.sync()
             assert not self._engine.jobs.leases.commit(*writer.batch())
             writer.committed()
+            if writer.segment.full:
+                writer.segment.seal()
         finally:
             writer.close()
             writer.segment.close()
@@ -173,7 +176,7 @@ class InlineSettler(Settler):
         while True:
             segment_id, path = self._engine.jobs.segments.take()
             try:
-                return segment_id, SegmentWriter(path, segment_id)
+                return segment_id, SegmentWriter(path, segment_id, target_bytes=self._segment_bytes)
             except (Corrupt, Conflict):
                 self._engine.jobs.segments.refuse(segment_id)
 
@@ -192,7 +195,12 @@ class EagerHost(Host):
 
 
 class Lab:
-    """A store and its open engine. Nothing runs in the background; call ``engine.settle()``."""
+    """A store and its open engine. Nothing runs in the background; call ``engine.settle()``.
+
+    ``inline``: settle in this process, in segments that are full at ``segment_bytes``.
+    """
+
+    segment_bytes = SEGMENT_TARGET
 
     def __init__(
         self, path: Path, geometry: Geometry | None = None, limits: Limits | None = None, inline: bool = True
@@ -209,10 +217,19 @@ class Lab:
         self.limits = limits or Limits()
 
     @classmethod
-    def existing(cls, path: Path, limits: Limits | None = None) -> Lab:
-        """A store that another process left; new ids are far from those it gave."""
+    def existing(
+        cls,
+        path: Path,
+        limits: Limits | None = None,
+        *,
+        inline: bool = True,
+        first_id: int = 500_000,
+        segment_bytes: int = SEGMENT_TARGET,
+    ) -> Lab:
+        """A store that another process left; new ids begin with ``first_id``, far from those it gave."""
         lab = cls.__new__(cls)
-        lab._set(path, limits, True, 500_000)
+        lab._set(path, limits, inline, first_id)
+        lab.segment_bytes = segment_bytes
         lab.engine = lab.open()
         return lab
 
@@ -221,7 +238,7 @@ class Lab:
         engine = Engine.open(self.path, self.clock, self.ids, self._host)
         if self.inline:
             engine.settler.close()
-            engine.settler = InlineSettler(engine)
+            engine.settler = InlineSettler(engine, self.segment_bytes)
         return engine
 
     def _host(self, env: Env) -> Host:

@@ -15,6 +15,7 @@ import trio
 from cowfs.client.store import Store, connect
 from cowfs.engine import Engine
 from cowfs.errors import Busy, NotFound
+from cowfs.remembered import Request
 from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.ports import Mounted, Parts
 from cowfs_daemon.start import listen, unlisten
@@ -32,7 +33,7 @@ class MemoryMounts:
         """Pretend to mount."""
         return self.table.setdefault(ref, Mounted(ref, f"/mounts/{ref}", "@" in ref))
 
-    def umount(self, ref: str, force: bool = False) -> None:
+    def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """Pretend to unmount. Raises NotFound, Busy."""
         if self.busy and not force:
             raise Busy(f"{ref} is in use by 12 (bash)", hint="--force")
@@ -73,6 +74,7 @@ class ServedStore:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
+            scrub=lambda rate, progress: self.engine.scrubber.scrub(rate, lambda _: True, progress),
             samples=lambda: (),
         )
         with listen(str(self.path)) as sock:

@@ -48,6 +48,10 @@ class TestStore:
     def reopen(self) -> None:
         """Close the engine and open the store again."""
         self.engine.close()
+        self.open()
+
+    def open(self) -> None:
+        """Open the store again after :meth:`close`."""
         self.engine = Engine.open(self.path, self.clock, self.ids)
 
     def kill(self) -> None:

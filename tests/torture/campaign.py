@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from cowfs.client import connect
-from cowfs.errors import Busy, Conflict, CowfsError, NotFound
+from cowfs.errors import Busy
 from tests.cli.live import Live
 from tests.torture.killer import Killer
 from tests.torture.program import EXIT_GONE, Model, look, unlike
@@ -129,32 +129,19 @@ class Campaign:
     def _remember(self, workspace: Workspace, snapshot: str) -> None:
         workspace.snapshots[snapshot] = workspace.histories()
 
-    def verb(self, name: str, call: Callable[[], T], gone: type[CowfsError] | None = None) -> T | None:
-        """Ask until it is answered: a daemon that is being replaced says Busy, or is lost. ``gone``: done already."""
+    def verb(self, name: str, call: Callable[[], T]) -> T:
+        """Ask until it is answered: a daemon that is being replaced says Busy. The client asks a lost one again."""
         until = time.monotonic() + PATIENCE_SECONDS
-        tries = 0
         while True:
             try:
                 done = call()
-            except CowfsError as error:
-                tries += 1
-                if gone is not None and isinstance(error, gone) and tries > 1:
-                    done = None
-                elif isinstance(error, Busy) or error.code == "internal":
-                    if time.monotonic() > until:
-                        raise
-                    threading.Event().wait(0.05)
-                    continue
-                else:
+            except Busy:
+                if time.monotonic() > until:
                     raise
+                threading.Event().wait(0.05)
+                continue
             self.report.verbs[name] += 1
             return done
-
-    def must(self, name: str, call: Callable[[], T]) -> T:
-        """The same for verbs that give something."""
-        done = self.verb(name, call)
-        assert done is not None
-        return done
 
     # ---- a round ---------------------------------------------------------------------------------
 
@@ -184,12 +171,12 @@ class Campaign:
         self.report.rounds += 1
 
     def _root(self, name: str) -> Path:
-        return Path(self.must("mount", lambda: self.client.mount(name)))
+        return Path(self.verb("mount", lambda: self.client.mount(name)))
 
     def _live_verb(self, workspace: Workspace) -> None:
         """Something while its programs go on: a snapshot must hold what was acknowledged before."""
         before = workspace.histories()
-        done = self.must("checkpoint", lambda: self.client.workspace(workspace.name).checkpoint("under way"))
+        done = self.verb("checkpoint", lambda: self.client.workspace(workspace.name).checkpoint("under way"))
         after = workspace.histories()
         if self._random.randrange(3) == 0:
             root = self._root(done.snapshot.id)
@@ -198,11 +185,11 @@ class Campaign:
             ]
             if None not in found:
                 workspace.snapshots[done.snapshot.id] = [each for each in found if each is not None]
-            self.verb("umount", lambda: self.client.umount(done.snapshot.id), NotFound)
+            self.verb("umount", lambda: self.client.umount(done.snapshot.id))
         elif self._random.randrange(3) == 0:
             name = f"fork-{done.snapshot.id[-8:]}"
-            self.verb("fork", lambda: self.client.fork(done.snapshot.id, name), Conflict)
-            self.verb("remove", lambda: self.client.remove(name, force=True), NotFound)
+            self.verb("fork", lambda: self.client.fork(done.snapshot.id, name))
+            self.verb("remove", lambda: self.client.remove(name, force=True))
 
     def _position(self, directory: Path, before: History, after: History) -> History | None:
         """How far the program was whose directory this is: from ``before`` up to one step beyond ``after``."""
@@ -233,24 +220,24 @@ class Campaign:
         """What needs the programs to stand still: everything is where it was, also after a restore."""
         name = workspace.name
         self._settle_positions(workspace)
-        snapshot = self.must("checkpoint", lambda: self.client.workspace(name).checkpoint("still")).snapshot.id
+        snapshot = self.verb("checkpoint", lambda: self.client.workspace(name).checkpoint("still")).snapshot.id
         self._remember(workspace, snapshot)
-        if changes := self.must("diff", lambda: self.client.diff(snapshot, name)):
+        if changes := self.verb("diff", lambda: self.client.diff(snapshot, name)):
             self._lose(f"{name} differs from the snapshot {snapshot} just made: {changes[:5]}")
         target = self._random.choice(list(workspace.snapshots))
-        self.must("restore", lambda: self.client.workspace(name).restore(target))
+        self.verb("restore", lambda: self.client.workspace(name).restore(target))
         self._compare(workspace, target, self._root(name), "after the restore to")
         if self._random.randrange(2):
             fork = f"fork-{snapshot[-8:]}"
-            self.verb("fork", lambda: self.client.fork(snapshot, fork), Conflict)
+            self.verb("fork", lambda: self.client.fork(snapshot, fork))
             self._compare(workspace, snapshot, self._root(fork), "in a fork of")
-            self.verb("remove", lambda: self.client.remove(fork, force=True), NotFound)
+            self.verb("remove", lambda: self.client.remove(fork, force=True))
         for program, history in zip(workspace.programs, workspace.snapshots[target], strict=True):
             program.history = [*map(list, history), [next(self._seeds), 0]]
             program.set_steps(0)
         for old in list(workspace.snapshots)[: max(len(workspace.snapshots) - SNAPSHOTS_MAX, 0)]:
             if old != target:
-                self.verb("remove", lambda old=old: self.client.remove(old), NotFound)  # type: ignore[misc]
+                self.verb("remove", lambda old=old: self.client.remove(old))  # type: ignore[misc]
                 del workspace.snapshots[old]
 
     def _settle_positions(self, workspace: Workspace) -> None:
@@ -276,7 +263,7 @@ class Campaign:
 
     def _judge(self) -> None:
         """Nothing is killed any more: the store must be clean."""
-        self.must("list", self.client.workspaces)
+        self.verb("list", self.client.workspaces)
         checked = self.live.run("fsck")
         if (checked.code, checked.out.strip()) != (0, "clean"):
             self._lose(f"fsck: {checked.out}{checked.err}")

@@ -38,7 +38,7 @@ def test_what_waited_in_a_killed_worker_is_carried_out_once(
     for _ in range(3):
         eventually(lambda: waiting(owned) > 0, "a request that waits")
         owned.kill(owned.worker_of("ws"))
-        eventually(lambda: owned.pool.is_open(owned.engine.workspace("ws").id), "the workspace to be served again")
+        eventually(lambda: owned.pool.serving(owned.engine.workspace("ws").id), "the workspace to be served again")
         owned.engine.checkpoint("ws", "")
         owned.engine.settle()
     assert program.end() > 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,31 @@ def test_programs_in_both_workers_outlive_every_process_of_the_daemon(live: Live
 def _workers(live: Live) -> list[Any]:
     found: list[Any] = live.json("daemon", "status")["workers"]
     return found
+
+
+_LOCKS = """
+import fcntl, sys
+held, other = open("file", "w"), open("file", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+held.write("still mine")
+held.flush()
+try:
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    fcntl.flock(held, fcntl.LOCK_UN)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("kept", flush=True)
+"""
+
+
+def test_locks_outlive_a_worker(owned: Owned) -> None:
+    path = owned.make("one")
+    command = [sys.executable, "-c", _LOCKS]
+    with subprocess.Popen(command, cwd=path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "locked\n"
+        owned.kill(owned.worker_of("one"))
+        assert program.communicate(timeout=60)[0] == "kept\n"
+    assert (path / "file").read_text() == "still mine"

@@ -87,7 +87,7 @@ def stop(session: Session, force: bool) -> None:
         session.out({"stopped": False}, lambda: ["no daemon is running"])
         return
     keeper = status["keeper"] or status["supervisor"]  # the keeper ends last
-    wait_stopped(keeper["pid"], lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}))
+    wait_stopped(keeper["pid"], lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}, again=False))
     session.out({"stopped": True}, lambda: ["stopped"])
 
 

@@ -32,7 +32,7 @@ def command(session: Session, target: str) -> None:
         found = session.call("GET", f"/v1/snapshots/{segment(ref)}")
         session.out(found, lambda: [f"{key}: {_plain(value)}" for key, value in found.items()])
         return
-    for piece in session.wire().pieces("GET", show_target(ref, os.fsencode(path))):
+    for piece in session.wire().stream(show_target(ref, os.fsencode(path))):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 

@@ -43,6 +43,12 @@ class Collect(Body):
     dry_run: bool = False
 
 
+class Scrub(Body):
+    """``rate``: bytes read in a second at most."""
+
+    rate: Annotated[int, Field(ge=1, le=1 << 40)] = 50 * 1024 * 1024
+
+
 class Checkpoint(Body):
     """``label`` is added also when nothing has changed."""
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from cowfs_daemon.api import bodies, shapes
-from cowfs_daemon.api.routes_workspaces import NDJSON, RefQuery, workspace_of
+from cowfs_daemon.api.routes_workspaces import NDJSON, Keyed, RefQuery, workspace_of
 from cowfs_daemon.api.verbs import Verbs
 from cowfs_daemon.metrics import CONTENT_TYPE
 from cowfs_daemon.ports import Progress
@@ -24,7 +24,7 @@ def router(verbs: Verbs) -> APIRouter:
 
     @routes.post("/store/check", response_model=shapes.CheckShape)
     async def check(body: bodies.Check) -> JSONResponse:
-        findings = [str(each) for each in await verbs.run(verbs.engine.fsck, body.deep)]
+        findings = [each.shape() for each in await verbs.run(verbs.engine.fsck, body.deep)]
         return JSONResponse({"clean": not findings, "findings": findings})
 
     @routes.post("/store/collect")
@@ -33,6 +33,15 @@ def router(verbs: Verbs) -> APIRouter:
 
         def work(progress: Progress) -> dict[str, Any]:
             return asdict(verbs.engine.collect(body.dry_run, progress))
+
+        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
+
+    @routes.post("/store/scrub")
+    async def scrub(body: bodies.Scrub) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then what was read and found, or `{"error": {…}}`."""
+
+        def work(progress: Progress) -> dict[str, Any]:
+            return asdict(verbs.control.scrub(body.rate, progress))
 
         return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 
@@ -70,13 +79,13 @@ def _mounts(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse([shapes.mounted(each) for each in await verbs.run(verbs.mounts.mounted)])
 
     @routes.post("/mounts", response_model=shapes.MountShape)
-    async def mount(body: bodies.Mount) -> JSONResponse:
+    async def mount(body: bodies.Mount, asked: Keyed) -> JSONResponse:
         """Mount a workspace, or a snapshot read-only, if it is not mounted."""
-        mounted = await verbs.run(verbs.mounts.mount, body.ref, locks=(workspace_of(body.ref),))
+        mounted = await verbs.run(verbs.mounts.mount, body.ref, locks=(workspace_of(body.ref),), asked=asked)
         verbs.emit("mounted", ref=mounted.ref, path=mounted.path)
         return JSONResponse(shapes.mounted(mounted))
 
     @routes.delete("/mounts", status_code=204)
-    async def umount(ref: RefQuery, force: bool = False) -> None:
-        await verbs.run(verbs.mounts.umount, ref, force, locks=(workspace_of(ref),))
+    async def umount(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
+        await verbs.run(verbs.mounts.umount, ref, force, asked, locks=(workspace_of(ref),), asked=asked)
         verbs.emit("unmounted", ref=ref)

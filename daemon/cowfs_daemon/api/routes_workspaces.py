@@ -6,16 +6,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from cowfs.errors import Busy, Invalid, NotFound
-from cowfs.results import Snapshot, Workspace
+from cowfs.remembered import Imported
+from cowfs.remembered import Request as Asked
+from cowfs.results import Restored, Snapshot, Workspace
 from cowfs_daemon.api import bodies, shapes
+from cowfs_daemon.api.limits import ASKED
 from cowfs_daemon.api.verbs import Verbs
 
 RefQuery = Annotated[str, Query(min_length=1, max_length=1024)]
 NDJSON = "application/x-ndjson"
+
+
+async def _asked(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Asked | None:
+    found: Asked | None = request.scope.get(ASKED)  # made from the header and all the rest, see limits.py
+    return found
+
+
+Keyed = Annotated[Asked | None, Depends(_asked)]
+"""The request's idempotency key with its digest; None without one."""
 
 
 def workspace_of(ref: str) -> str:
@@ -78,13 +90,14 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse([_shape(verbs, each) for each in workspaces])
 
     @routes.post("/workspaces", response_model=shapes.WorkspaceShape, status_code=201)
-    async def create(body: bodies.Create) -> JSONResponse:
-        made = await verbs.run(verbs.engine.create, body.name, locks=(body.name,))
-        verbs.emit("created", workspace=made.name)
-        return JSONResponse(_shape(verbs, made), status_code=201)
+    async def create(body: bodies.Create, asked: Keyed) -> JSONResponse:
+        made, fresh = await verbs.once("create", asked, lambda: verbs.engine.create(body.name, asked), (body.name,))
+        if fresh:
+            verbs.emit("created", workspace=made.name)
+        return JSONResponse(shapes.workspace(made, None), status_code=201)
 
     @routes.post("/imports")
-    async def import_tree(body: bodies.Import) -> StreamingResponse:
+    async def import_tree(body: bodies.Import, asked: Keyed) -> StreamingResponse:
         """Lines `{"progress": {…}}`, then `{"workspace": {…}, "problems": […]}` or `{"error": {…}}`."""
         source = decode_path(body.source_b64) if body.source_b64 is not None else os.fsencode(body.source or "")
         if not source.startswith(b"/") or b"\0" in source:
@@ -92,15 +105,18 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 
         def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             problems: list[str] = []
+            known = verbs.engine.keys.find(asked)
+            if isinstance(known, Imported):
+                return {"workspace": shapes.workspace(known.workspace, None), "problems": list(known.problems)}
 
             def report(counts: dict[str, Any]) -> None:
                 problems.extend(counts.pop("problems", ()))
                 progress(counts)
 
-            made = verbs.engine.import_tree(source, body.name, body.exclude, report)
-            return {"workspace": _shape(verbs, made), "problems": problems}
+            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked)
+            return {"workspace": shapes.workspace(made, None), "problems": problems}
 
-        return StreamingResponse(verbs.lines(work, body.name), media_type=NDJSON)
+        return StreamingResponse(verbs.lines(work, body.name, asked=asked), media_type=NDJSON)
 
     @routes.get("/tree", response_model=shapes.TreeShape)
     async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> JSONResponse:
@@ -127,43 +143,56 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse(_shape(verbs, await verbs.run(_find, verbs, name)))
 
     @routes.post("/workspaces/{name}/rename", response_model=shapes.WorkspaceShape)
-    async def rename(name: str, body: bodies.Rename) -> JSONResponse:
+    async def rename(name: str, body: bodies.Rename, asked: Keyed) -> JSONResponse:
 
         def work() -> Workspace:
             if verbs.mounts.path_of(name) is not None:
                 raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
-            return verbs.engine.rename(name, body.name)
+            return verbs.engine.rename(name, body.name, asked)
 
-        renamed = await verbs.run(work, locks=(name, body.name))
-        verbs.emit("renamed", workspace=renamed.name, old_name=name)
-        return JSONResponse(_shape(verbs, renamed))
+        renamed, fresh = await verbs.once("rename", asked, work, (name, body.name))
+        if fresh:
+            verbs.emit("renamed", workspace=renamed.name, old_name=name)
+        return JSONResponse(shapes.workspace(renamed, None))
 
 
 def _branches(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/workspaces/{name}/checkpoint", response_model=shapes.CheckpointShape)
-    async def checkpoint(name: str, body: bodies.Checkpoint) -> JSONResponse:
-        done = await verbs.run(
-            verbs.engine.checkpoint, name, body.message, body.label, body.allow_empty, body.creator, locks=(name,)
+    async def checkpoint(name: str, body: bodies.Checkpoint, asked: Keyed) -> JSONResponse:
+        done, fresh = await verbs.once(
+            "checkpoint",
+            asked,
+            lambda: verbs.engine.checkpoint(
+                name, body.message, body.label, body.allow_empty, body.creator, request=asked
+            ),
+            (name,),
         )
-        verbs.emit("checkpointed", workspace=name, snapshot=done.snapshot.id, changed=done.changed)
+        if fresh:
+            verbs.emit("checkpointed", workspace=name, snapshot=done.snapshot.id, changed=done.changed)
         return JSONResponse(shapes.checkpointed(done))
 
     @routes.post("/workspaces/{name}/restore", response_model=shapes.RestoreShape)
-    async def restore(name: str, body: bodies.Restore) -> JSONResponse:
-        if body.ref is None:
-            done = await verbs.run(verbs.engine.undo, name, locks=(name,))
-        else:
+    async def restore(name: str, body: bodies.Restore, asked: Keyed) -> JSONResponse:
+        def work() -> Restored:
+            if body.ref is None:
+                return verbs.engine.undo(name, asked)
             ref = name + body.ref if body.ref.startswith("@") else body.ref
-            done = await verbs.run(verbs.engine.restore, name, ref, body.discard, body.force, locks=(name,))
-        verbs.emit("restored", workspace=name, snapshot=done.snapshot.id)
+            return verbs.engine.restore(name, ref, body.discard, body.force, asked)
+
+        done, fresh = await verbs.once("undo" if body.ref is None else "restore", asked, work, (name,))
+        if fresh:
+            verbs.emit("restored", workspace=name, snapshot=done.snapshot.id)
         return JSONResponse(shapes.restored(done))
 
     @routes.post("/forks", response_model=list[shapes.WorkspaceShape], status_code=201)
-    async def fork(body: bodies.Fork) -> JSONResponse:
+    async def fork(body: bodies.Fork, asked: Keyed) -> JSONResponse:
         locks = (workspace_of(body.ref), body.name)
-        made = await verbs.run(verbs.engine.fork, body.ref, body.name, body.count, locks=locks)
-        verbs.emit("forked", ref=body.ref, workspaces=[each.name for each in made])
-        return JSONResponse([_shape(verbs, each) for each in made], status_code=201)
+        made, fresh = await verbs.once(
+            "fork", asked, lambda: verbs.engine.fork(body.ref, body.name, body.count, asked), locks
+        )
+        if fresh:
+            verbs.emit("forked", ref=body.ref, workspaces=[each.name for each in made])
+        return JSONResponse([shapes.workspace(each, None) for each in made], status_code=201)
 
     @routes.get("/workspaces/{name}/log", response_model=list[shapes.SnapshotShape])
     async def log(name: str) -> JSONResponse:
@@ -181,22 +210,26 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse(shapes.snapshot(await verbs.run(verbs.engine.snapshot, ref)))
 
     @routes.post("/snapshots/{ref}/labels", response_model=shapes.SnapshotShape)
-    async def label(ref: str, body: bodies.Label) -> JSONResponse:
-        labelled = await verbs.run(verbs.engine.label, ref, body.label, body.move, locks=(workspace_of(ref),))
-        verbs.emit("labelled", snapshot=labelled.id, label=body.label)
+    async def label(ref: str, body: bodies.Label, asked: Keyed) -> JSONResponse:
+        labelled, fresh = await verbs.once(
+            "label", asked, lambda: verbs.engine.label(ref, body.label, body.move, asked), (workspace_of(ref),)
+        )
+        if fresh:
+            verbs.emit("labelled", snapshot=labelled.id, label=body.label)
         return JSONResponse(shapes.snapshot(labelled))
 
     @routes.delete("/refs", status_code=204)
-    async def remove(ref: RefQuery, force: bool = False) -> None:
+    async def remove(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
             with suppress(NotFound):  # not mounted
                 verbs.mounts.umount(ref, force)
-            verbs.engine.remove(ref, force)
+            verbs.engine.remove(ref, force, asked)
 
-        await verbs.run(work, locks=(workspace_of(ref),))
-        verbs.emit("removed", ref=ref)
+        _, fresh = await verbs.once("remove", asked, work, (workspace_of(ref),))
+        if fresh:
+            verbs.emit("removed", ref=ref)
 
     @routes.get("/files")
     async def show(

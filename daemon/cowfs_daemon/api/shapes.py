@@ -101,11 +101,22 @@ class MountShape(TypedDict):
     read_only: bool
 
 
+class FindingShape(TypedDict):
+    """``kind`` is stable; ``affected`` lists the first of ``affected_count``: ``ws-1@good: usr/bin/git``."""
+
+    where: str
+    what: str
+    kind: str
+    affected: list[str]
+    affected_count: int
+    advice: str
+
+
 class CheckShape(TypedDict):
     """What fsck found."""
 
     clean: bool
-    findings: list[str]
+    findings: list[FindingShape]
 
 
 def rfc3339(at_ns: int) -> str:

@@ -12,15 +12,21 @@ from typing import Any, TypeVar
 import trio
 
 from cowfs.errors import CowfsError
+from cowfs.remembered import Request
+from cowfs.settle.process import SettlerDied
 from cowfs_daemon.api.failures import as_cowfs_error, error_line
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.metrics import Sample, VerbTimes, render
-from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress
+from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress, WorkerGone
 
 T = TypeVar("T")
 MAX_THREADS = 16
 MAX_IMPORTS = 4
 MAX_UNREAD_EVENTS = 1000
+AGAIN_SECONDS = 30.0
+"""How long a request with a key is tried again, from its first failure on, while processes are replaced."""
+
+_AGAIN_PAUSE_SECONDS = 0.05
 
 
 class Verbs:
@@ -57,11 +63,44 @@ class Verbs:
         *arguments: Any,
         locks: tuple[str, ...] = (),
         limiter: trio.CapacityLimiter | None = None,
+        asked: Request | None = None,
     ) -> T:
         """Call ``work`` in a thread while holding the locks of the workspaces ``locks``.
 
-        Raises CowfsError only.
+        With ``asked``, whatever has the same key takes its turn, and ``work`` is called again when a process that it
+        needs died meanwhile: it must be one that can be. Raises CowfsError only.
         """
+        if asked is None:
+            return await self._run(work, *arguments, locks=locks, limiter=limiter)
+        until = None
+        while True:
+            try:
+                return await self._run(work, *arguments, locks=(*locks, "\0" + asked.key), limiter=limiter)
+            except (WorkerGone, SettlerDied):
+                now = trio.current_time()
+                until = now + AGAIN_SECONDS if until is None else until
+                if now > until:
+                    raise
+                await trio.sleep(_AGAIN_PAUSE_SECONDS)
+
+    async def once(
+        self, verb: str, asked: Request | None, work: Callable[[], Any], locks: tuple[str, ...]
+    ) -> tuple[Any, bool]:
+        """(result of ``work``, True), or (its result when it was done before for the same request, False).
+
+        ``work`` is a verb that keeps its result under ``asked``. Raises Conflict when the key was used for another.
+        """
+
+        def attempt() -> tuple[Any, bool]:
+            known = self.engine.keys.find(asked)
+            return (work(), True) if known is None else (known, False)
+
+        attempt.__name__ = verb  # by which its times are counted
+        return await self.run(attempt, locks=locks, asked=asked)
+
+    async def _run(
+        self, work: Callable[..., T], *arguments: Any, locks: tuple[str, ...], limiter: trio.CapacityLimiter | None
+    ) -> T:
         held: list[str] = []
         try:
             for name in sorted(set(locks)):
@@ -135,8 +174,10 @@ class Verbs:
             yield piece
             piece = await self.run(next, rest, None)
 
-    async def lines(self, work: Callable[[Progress], dict[str, Any]], *locks: str) -> AsyncIterator[bytes]:
-        """Run ``work(progress)`` in a thread, holding the locks of the workspaces ``locks``.
+    async def lines(
+        self, work: Callable[[Progress], dict[str, Any]], *locks: str, asked: Request | None = None
+    ) -> AsyncIterator[bytes]:
+        """Run ``work(progress)`` in a thread, holding the locks of the workspaces ``locks``; ``asked`` as for ``run``.
 
         Lines ``{"progress": …}`` as it calls back, then its result. A failure is the last line, ``{"error": …}``,
         since the answer has begun by then.
@@ -152,7 +193,7 @@ class Verbs:
         async def job() -> None:
             with sender:
                 try:
-                    result = await self.run(work, progress, locks=locks, limiter=self._imports)
+                    result = await self.run(work, progress, locks=locks, limiter=self._imports, asked=asked)
                     line = json.dumps(result).encode() + b"\n"
                 except Exception as error:
                     line = error_line(error)

@@ -46,6 +46,8 @@ _HANDLERS: dict[int, Handler] = {
     protocol.RENAME2: names.rename2,
     protocol.CREATE: names.create,
     protocol.TMPFILE: names.tmpfile,
+    protocol.OPENDIR: names.opendir,
+    protocol.RELEASEDIR: names.releasedir,
     protocol.READDIR: names.readdir,
     protocol.READDIRPLUS: names.readdirplus,
     protocol.GETATTR: attributes.getattr,
@@ -74,4 +76,4 @@ _HANDLERS: dict[int, Handler] = {
 }
 
 HANDLERS: list[Handler] = [_HANDLERS.get(opcode, unsupported) for opcode in range(protocol.OPCODES)]
-"""Indexed by opcode. FLUSH, ACCESS and OPENDIR are among the unsupported: they save a round trip each."""
+"""Indexed by opcode. FLUSH and ACCESS are among the unsupported: they save a round trip each."""

@@ -23,8 +23,10 @@ _LINK = struct.Struct("<Q")
 _RENAME = struct.Struct("<Q")
 _RENAME2 = struct.Struct("<QII")
 _CREATE = struct.Struct("<IIII")
+_RELEASE = struct.Struct("<QIIQ")
 _READDIR = struct.Struct("<QQI")
 _AT = protocol.HEADER_BYTES
+_CACHING = 1
 
 
 def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -169,6 +171,25 @@ def tmpfile(served: Served, view: View, request: bytearray, size: int, unique: i
     who = caller(served, request, unique, umask)
     inode = view.tmpfile(nodeid, stat.S_IFREG | (mode & 0o7777), who)
     return _open(served, view, unique, inode, flags, who, served.valid)
+
+
+def opendir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """A directory is opened. One of its open descriptors at a time may use what the kernel keeps of its listing.
+
+    The kernel fills that from any descriptor that may, and goes on in it with any other without a look at whether the
+    directory has changed since it was begun: with two at once, one misses names that were there before it was opened.
+    """
+    if served.may_cache_listing(nodeid):
+        return protocol.opened_directory(unique, _CACHING, protocol.FOPEN_KEEP_CACHE | protocol.FOPEN_CACHE_DIR)
+    return protocol.opened_directory(unique, 0, protocol.FOPEN_KEEP_CACHE)
+
+
+def releasedir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
+    """An open directory is closed."""
+    handle, _, _, _ = protocol.unpack(_RELEASE, request, size)
+    if handle == _CACHING:
+        served.listing_closed(nodeid)
+    return protocol.error(unique, 0)
 
 
 def readdir(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

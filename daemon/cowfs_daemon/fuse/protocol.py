@@ -36,6 +36,7 @@ UNIQUE_RESEND: Final = 1 << 63
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4, 8, 16, 32
 FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_CTIME, FATTR_KILL_SUIDGID = 128, 256, 1024, 2048
 FOPEN_KEEP_CACHE: Final = 2
+FOPEN_CACHE_DIR: Final = 8
 OPEN_KILL_SUIDGID: Final = 1
 WRITE_CACHE, WRITE_KILL_SUIDGID = 1, 4
 SETXATTR_ACL_KILL_SGID: Final = 1
@@ -190,6 +191,11 @@ def attributes(unique: int, inode: Attributes) -> bytes:
 def opened(unique: int, flags: int) -> bytes:
     """A fuse_open_out reply. File handles are 0: requests carry the inode number and the open flags."""
     return _OUT_OPEN.pack(32, 0, unique, 0, flags, 0)
+
+
+def opened_directory(unique: int, handle: int, flags: int) -> bytes:
+    """The same for OPENDIR: ``handle`` comes back in RELEASEDIR."""
+    return _OUT_OPEN.pack(32, 0, unique, handle, flags, 0)
 
 
 def created(unique: int, inode: Attributes, valid: int, flags: int) -> bytes:

@@ -34,6 +34,7 @@ class Handed(NamedTuple):
     appending: tuple[int, ...]
     lookups: dict[int, int] | None
     unsure: bool = False
+    listings: tuple[int, ...] | None = ()
 
 
 class Served:
@@ -49,6 +50,8 @@ class Served:
     ``dead``: directories that the kernel saw removed, and holds for who uses them still.
     ``generations``: of directories that were removed and are back: what tells the kernel to take a new inode for
     them, since it lets nobody list or change a directory that it saw removed. 0 for all others.
+    ``listings``: directories of which an open descriptor may use the kernel's cache of the listing; None: nobody may,
+    since another process has died that alone knew of such.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -56,8 +59,8 @@ class Served:
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "dead", "discarded", "generations", "invalidating", "lookups",
-        "opens", "refresh",
+        "appending", "complete", "connection_id", "dead", "discarded", "generations", "invalidating", "listings",
+        "lookups", "opens", "refresh",
         "setxattr_ext", "stale", "sync_later", "valid", "writers",
     )  # fmt: skip
 
@@ -85,6 +88,7 @@ class Served:
         self.dead: set[int] = set()
         self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
+        self.listings: set[int] | None = set()
 
     def end(self) -> None:
         """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
@@ -94,13 +98,17 @@ class Served:
         """Everything that another process needs to go on; nothing is served any more."""
         known = self.lookups if self.complete and len(self.lookups) <= HANDED_LOOKUPS_MAX else None
         generations = dict(self.generations)
-        return Handed(self.opens, self.writers, tuple(self.dead), generations, tuple(self.appending), known)
+        listings = None if self.listings is None else tuple(self.listings)
+        return Handed(
+            self.opens, self.writers, tuple(self.dead), generations, tuple(self.appending), known, listings=listings
+        )
 
     def hand_over(self, handed: Handed) -> None:
         """Go on where another process stopped."""
         self.opens, self.writers = dict(handed.opens), dict(handed.writers)
         self.dead, self.generations = set(handed.dead), dict(handed.generations)
         self.appending = set(handed.appending)
+        self.listings = None if handed.listings is None else set(handed.listings)
         if handed.lookups is not None:
             self.lookups, self.complete = dict(handed.lookups), True
 
@@ -122,7 +130,20 @@ class Served:
         self.opens.pop(ino, None)
         self.writers.pop(ino, None)
         self.appending.discard(ino)
+        self.listing_closed(ino)
         return True
+
+    def may_cache_listing(self, directory: int) -> bool:
+        """Whether who opens the directory may use the kernel's cache of the listing: if nobody else does."""
+        if self.listings is None or directory in self.listings:
+            return False
+        self.listings.add(directory)
+        return True
+
+    def listing_closed(self, directory: int) -> None:
+        """Who was allowed to use the kernel's cache of the listing has closed the directory."""
+        if self.listings is not None:
+            self.listings.discard(directory)
 
     def removed(self, directory: int) -> None:
         """A directory was removed by the kernel, which lets nobody use that inode for new names ever again."""

@@ -100,6 +100,8 @@ class Transport:
 
     def _open_root(self) -> None:
         self._root_fd = os.open(self.connection.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with self._workspace.lock:
+            self._served.listing_closed(ROOT_INO)  # nobody lists the directory with this one
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -257,9 +259,13 @@ class Transport:
         placed = {(parent, name): None for ino, parent, name in changes.moved if ino in lookups or not complete}
         for parent, name in placed:
             self._look(parent, name)
-        for parent, name in changes.names:
-            if (parent in lookups or not complete) and (parent, name) not in placed:
+        changed = [(parent, name) for parent, name in changes.names if parent in lookups or not complete]
+        for parent, name in changed:
+            if (parent, name) not in placed:
                 self._notify(protocol.invalidate_entry(parent, name))
+        for parent in dict.fromkeys(parent for parent, _ in changed):
+            # Who was taking in a listing of before has it by now: a name's notification waits for the directory's lock.
+            self._notify(protocol.invalidate_inode(parent))
         self._repeat(unheard, changes)
         with lock:
             opens = [ino for ino in self._pending if ino in served.opens]

@@ -59,7 +59,7 @@ def test_malformed_operations(payload: bytes) -> None:
         Renamed("w" * 65, "x"),
         Renamed("w", "x" * 65536),
         Renamed("w", "\ud800"),
-        Idempotency("k", 1 << 63, b""),
+        Idempotency("k", 1 << 63, bytes(32), b""),
         Froze("l", "w", None, (Span(1, 2, 1),), 1, "m"),
         Froze("l", "w", None, (Span(-1, 0, 1),), 1, "m"),
         LayerEntry("l", None, None, (), 1, b"short", 0, 0),

@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from cowfs import workspace as module
+from cowfs.catalog.log import LOG
 from cowfs.engine import Engine
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NotFound
 from cowfs.formats.superblock import decode_superblock
@@ -62,7 +63,7 @@ def test_places_that_are_no_store(tmp_path: Path, lab: Lab) -> None:
         Engine.create_store(tmp_path, Ticks(), bytes(16))
 
 
-@pytest.mark.parametrize("part", ["control", "index", "segments", "journals", "tmp"])
+@pytest.mark.parametrize("part", ["control", "segments", "journals", "tmp"])
 def test_a_store_that_lacks_a_part(tmp_path: Path, part: str) -> None:
     Engine.create_store(tmp_path / "s", Ticks(), bytes(16))
     shutil.rmtree(tmp_path / "s" / part)
@@ -306,3 +307,24 @@ def test_a_full_disk_does_not_keep_snapshots_from_being_removed(lab: Lab, monkey
             lab.engine.checkpoint("ws", "2")
         lab.engine.remove(one)
     assert lab.engine.checkpoint("ws", "2").changed
+
+
+def test_journals_of_a_workspace_that_a_damaged_control_log_forgot_are_put_away(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "store")
+    lab.engine.create("kept")
+    lab.engine.create("forgotten")
+    log = lab.path / "control" / LOG
+    before = log.stat().st_size
+    workspace = lab.workspace("forgotten").id
+    lab.files("forgotten").create("file")
+    lab.workspace("forgotten").sync()
+    lab.engine.close()
+    data = bytearray(log.read_bytes()[:before])
+    data[-1] ^= 1  # in the entry that made it, the last one
+    log.write_bytes(data)
+    for _ in range(2):
+        lab = Lab.existing(lab.path)
+        assert [each.name for each in lab.engine.list()] == ["kept"]
+        lab.engine.close()
+    kept = [path.relative_to(lab.path / "quarantine") for path in (lab.path / "quarantine").rglob("*.journal")]
+    assert [path.parts[:2] for path in kept] == [("journals", workspace)]

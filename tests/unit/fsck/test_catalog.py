@@ -63,7 +63,9 @@ def test_good_tables_are_clean(tables: Tables) -> None:
 
 
 def test_a_missing_root_is_found(tables: Tables) -> None:
-    assert problems(tables, frozenset()) == [f"layer lay-1: its root {ROOT.hex()} is not in the block store"]
+    assert problems(tables, frozenset()) == [
+        f"layer lay-1: its root {ROOT.hex()} is not in the block store; affects ws-1, fork, ws-1@good, ws-1@snap-2"
+    ]
 
 
 @pytest.mark.parametrize(

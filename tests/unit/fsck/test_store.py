@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cowfs.blocks.reader import BlockReader
+from cowfs.blocks.segments import read_segment
 from cowfs.engine import Engine
+from cowfs.formats.segment import RECORD_BYTES
 from cowfs.fsck import check_store
 from cowfs.geometry import ROOT_INO
 from cowfs.view.inode import Caller
@@ -66,4 +68,16 @@ def test_a_flipped_bit_of_file_data_is_named_by_the_deep_check(store: Store) -> 
     segment.write_bytes(data)
     problems = store.problems(deep=True)
     assert problems
-    assert all("'large': block" in problem for problem in problems)
+    assert all(problem.startswith("block ") for problem in problems)
+    assert all(problem.endswith(f"affects ws: large, ws@{store.engine.log('ws')[0].id}: large") for problem in problems)
+
+
+def test_what_was_never_synced_behind_the_last_block_is_no_damage(store: Store) -> None:
+    (path,) = [path for path in store.engine.store.segments.iterdir() if path.stat().st_size > 1000]
+    whole = path.read_bytes()
+    record = next(iter(read_segment(path).records))[1]
+    good = whole[record.offset : record.offset + RECORD_BYTES + record.stored_len]
+    path.write_bytes(whole + b"torn" * 50 + good)
+    assert list(store.engine.fsck(deep=True)) == []
+    path.write_bytes(whole[: record.offset] + bytes(8) + whole[record.offset + 8 :] + good)
+    assert "segment" in {problem.kind for problem in store.engine.fsck()}
