@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -125,11 +126,18 @@ class Cycles:
                 if time.monotonic() > until:
                     raise
 
+    def _settle(self) -> None:
+        """Wait until nothing is left to settle: the settler has the lowest priority, but it must come forward."""
+        least, until = 1 << 30, 0.0
+        while left := self.client.daemon()["queues"]["settle"]:
+            if left < least:
+                least, until = left, time.monotonic() + QUIET_SECONDS
+            assert time.monotonic() < until, f"the settler does not come forward: {left} layers are left"
+            threading.Event().wait(0.02)
+
     def figures(self) -> Figures:
         """What there is when all is settled and collected."""
-        until = time.monotonic() + QUIET_SECONDS
-        while any(self.client.daemon()["queues"].values()):
-            assert time.monotonic() < until, "the settler does not come to an end"
+        self._settle()
         self._patient(self.client.collect)
         found = {
             f"{kind} {number}": process(pid)
