@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from cowfs.client import connect
-from cowfs.errors import Busy
+from cowfs.errors import Busy, CowfsError
 from tests.cli.live import Live
 from tests.torture.killer import Killer
 from tests.torture.program import EXIT_GONE, Model, look, unlike
@@ -130,13 +130,16 @@ class Campaign:
         workspace.snapshots[snapshot] = workspace.histories()
 
     def verb(self, name: str, call: Callable[[], T]) -> T:
-        """Ask until it is answered: a daemon that is being replaced says Busy. The client asks a lost one again."""
+        """Ask until it is answered: a daemon that is being replaced says Busy, one that is killed while it starts says
+        nothing. The client asks a lost one again.
+        """
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 done = call()
-            except Busy:
-                if time.monotonic() > until:
+            except CowfsError as error:
+                young = error.message.startswith("the daemon ended while it started")
+                if not (isinstance(error, Busy) or young) or time.monotonic() > until:
                     raise
                 threading.Event().wait(0.05)
                 continue
