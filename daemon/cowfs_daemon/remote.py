@@ -216,6 +216,11 @@ def _gone() -> WorkerGone:
     return WorkerGone("the worker that serves the workspace has ended", hint="try again: a new one is started")
 
 
+def _live(*points: Point) -> list[str]:
+    """The workspaces whose live state is looked at."""
+    return [point.workspace for point in points if not point.chain]
+
+
 class RemoteHost(Host):
     """A Host whose workspaces live in a worker; see cowfs.host for every method.
 
@@ -299,17 +304,17 @@ class RemoteHost(Host):
         worker = self._worker
         return None if worker is None else worker.pid
 
-    def call(self, name: str, *arguments: object, workspace: str | None = None) -> Any:
+    def call(self, name: str, *arguments: object, workspaces: Iterable[str] = ()) -> Any:
         """A call of the worker, waiting for one to start if need be. Raises Busy when it ends meanwhile.
 
-        ``workspace``: one that must be open; in a new worker it is not.
+        ``workspaces``: those that must be open; in a new worker they are not.
         """
         with self._changed:
             live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
             worker = self._worker
             if self._closed:
                 raise Busy("no worker serves the store any more", hint="see the log of the daemon, then start it anew")
-            if not live or worker is None or (workspace is not None and workspace not in self._opened):
+            if not live or worker is None or not self._opened.issuperset(workspaces):
                 raise _gone()
         return worker.call(name, *arguments)
 
@@ -342,7 +347,7 @@ class RemoteHost(Host):
 
     def release(self, workspace: str) -> Handed | None:
         """Have a workspace closed, its mount left as it is; what another worker needs to go on. Raises Busy."""
-        handed: Handed | None = self.call("release", workspace, workspace=workspace)
+        handed: Handed | None = self.call("release", workspace, workspaces=(workspace,))
         with self._changed:
             self._opened.discard(workspace)
         return handed
@@ -362,12 +367,12 @@ class RemoteHost(Host):
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See Host.checkpoint."""
-        done: Done = self.call("checkpoint", workspace, order, workspace=workspace)
+        done: Done = self.call("checkpoint", workspace, order, workspaces=(workspace,))
         return done
 
     def freeze(self, workspace: str, live: str) -> Done:
         """See Host.freeze."""
-        done: Done = self.call("freeze", workspace, live, workspace=workspace)
+        done: Done = self.call("freeze", workspace, live, workspaces=(workspace,))
         return done
 
     def restore(
@@ -375,7 +380,9 @@ class RemoteHost(Host):
         request: Request | None = None,
     ) -> Done:  # fmt: skip
         """See Host.restore."""
-        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, request, workspace=workspace)
+        done: Done = self.call(
+            "restore", workspace, snapshot, chain, live, undo, force, request, workspaces=(workspace,)
+        )
         return done
 
     def wants_freeze(self) -> list[str]:
@@ -421,11 +428,11 @@ class RemoteHost(Host):
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""
-        return list(self.call("diff", old, new, horizon))
+        return list(self.call("diff", old, new, horizon, workspaces=_live(old, new)))
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """See Host.read."""
-        data, whole = self.call("read", point, path, offset, size)
+        data, whole = self.call("read", point, path, offset, size, workspaces=_live(point))
         return data, whole
 
     def statistics(self) -> dict[str, WorkspaceStatistics]:

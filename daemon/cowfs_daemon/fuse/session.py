@@ -130,6 +130,11 @@ class Session:
         with self._jobs_done:
             self._jobs_done.wait_for(lambda: not self._jobs)
 
+    def close(self) -> None:
+        """After :meth:`stop`, for good: let go of what holds this in turn, so that it goes with its last user."""
+        self.served.end()
+        self.pacing.end()
+
     def settle(self) -> None:
         """Wait for the jobs under way that use the mount."""
         with self._jobs_done:
