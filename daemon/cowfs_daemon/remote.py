@@ -419,11 +419,11 @@ class RemoteHost(Host):
 
     def limit(self, workspace: str, quota: Quota) -> None:
         """See Host.limit."""
-        self.call("limit", workspace, quota, workspace=workspace)
+        self.call("limit", workspace, quota, workspaces=(workspace,))
 
     def usage(self, workspace: str) -> tuple[int, int]:
         """See Host.usage."""
-        used, inodes = self.call("usage", workspace, workspace=workspace)
+        used, inodes = self.call("usage", workspace, workspaces=(workspace,))
         return used, inodes
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
