@@ -12,7 +12,7 @@ from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
 
 SNAPSHOT_KEYS = {
-    "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root",
+    "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root", "settings",
 }  # fmt: skip
 
 

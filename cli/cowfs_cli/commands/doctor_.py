@@ -64,12 +64,12 @@ def _machine() -> Iterator[Finding]:
 
 def _connections(session: Session, fix: bool) -> Iterator[Finding]:
     """The mounts of the store: each is asked for an answer."""
-    from cowfs.client.launch import run_tool
-
     try:
         path = session.path()
         if not os.path.isfile(os.path.join(path, "superblock")):
             return
+        from cowfs.client.launch import run_tool
+
         told = run_tool("connections", "--store", path, *(["--fix"] if fix else []))
     except CowfsError as error:
         yield _finding("connections", False, error.message, error.hint)
