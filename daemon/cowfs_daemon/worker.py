@@ -37,7 +37,7 @@ from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.mount import Connection, abort, mount, unanswered, unmount
+from cowfs_daemon.fuse.mount import Connection, abort, mount, unmount
 from cowfs_daemon.fuse.negotiate import HAS_RESEND
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
@@ -234,12 +234,13 @@ class Worker:
         """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
 
         ``clean``: it has answered all that it read. Else, where the kernel cannot be asked to send requests again, a
-        program may wait for an answer that nobody knows to be owed: if any does, all get an error instead.
+        program may wait for an answer that nobody knows to be owed (the kernel's count of what waits tells no lost
+        one from one that was not read yet): all get an error instead.
         """
         taken = self._kept.take(key)
         if taken is None:
             return None
-        lost = not clean and not taken.init.has(HAS_RESEND) and unanswered(taken.number)
+        lost = not clean and not taken.init.has(HAS_RESEND)
         if lost:
             log.error("%s: this kernel sends no request again: programs that use it get errors", taken.mountpoint)
             abort(taken.number)

@@ -49,16 +49,3 @@ def test_who_waits_gets_an_error_and_nothing_is_lost(unresent: tuple[Owned, Path
         eventually(lambda: owned.engine.host.is_open(owned.engine.workspace("ws").id), "a worker that serves it")
         assert (owned.path("ws") / "file").read_bytes() == b"before, unanswered"
         assert agent("os.write(held, b'!')")[0] == "errno"
-
-
-def test_who_does_not_wait_goes_on(unresent: tuple[Owned, Path]) -> None:
-    owned, _ = unresent
-    path = owned.make("ws")
-    with Agent() as agent:
-        assert agent(f"held = os.open({os.fspath(path / 'file')!r}, os.O_RDWR | os.O_CREAT)") is None
-        assert agent("os.write(held, b'before')") == 6
-        owned.kill(owned.worker_of("ws"))
-        # A call that comes while nobody serves the mount would count as one that waits.
-        eventually(lambda: owned.pool.serving(owned.engine.workspace("ws").id), "a worker that serves it")
-        assert agent("os.write(held, b', after')") == 7
-        assert (path / "file").read_bytes() == b"before, after"

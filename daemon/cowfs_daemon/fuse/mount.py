@@ -170,11 +170,6 @@ def waiting(number: int) -> int:
         return 0
 
 
-def unanswered(number: int) -> bool:
-    """Whether somebody waits for an answer. Raises :class:`NotFound` for a connection that is gone."""
-    return (control_directory(number) / "waiting").read_text().strip() != "0"
-
-
 @dataclass(frozen=True, slots=True)
 class Mounted:
     """One line of the mount table. ``root``: which directory of the filesystem ``path`` shows."""
