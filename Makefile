@@ -12,7 +12,7 @@ help:
 	@echo 'make check   style, types, import rules, tidiness, unit tests (under 3 minutes)'
 	@echo 'make test    make check and every other test'
 	@echo 'make demo    import, wreck, restore and fork real files, with proof'
-	@echo 'make torture a million fuzzed records, 3,000 damaged stores, power losses, 500 kills (45 minutes)'
+	@echo 'make torture fuzzed records, damaged stores, power losses, 500 kills, mirrors, databases, long life (1.5 hours)'
 	@echo 'make bench   every scenario of bench/, figures into build/bench (long)'
 
 venv: $(VENV)/.installed
@@ -40,6 +40,11 @@ torture: venv
 	$(PY) -m tests.fault.power --killed --seeds 15
 	$(PY) -m tests.fault.daemon_kills
 	$(PY) -m tests.torture --seconds 20 --rounds 20 --kills 500 --rate 0.7
+	$(PY) -m tests.torture.real --seconds 240 --copy-mb 1024
+	$(PY) -m tests.mirror --seeds 1 2 3 4 5 --seconds 120
+	$(PY) -m tests.databases.sqlite --forks 20 --seconds 40
+	$(PY) -m tests.endurance --cycles 10000 --every 500
+	$(PY) -m tests.databases.postgres --forks 20 --seconds 60
 
 demo: venv
 	$(PY) -m bench.demo

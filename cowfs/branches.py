@@ -34,9 +34,15 @@ class Branches:
     """
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, host: Host, trimming: Trimming, targets: Targets, keys: Keys,
+        self,
+        catalog: Catalog,
+        lock: threading.RLock,
+        host: Host,
+        trimming: Trimming,
+        targets: Targets,
+        keys: Keys,
         uses: Uses,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._keys = keys
         self._catalog = catalog
         self._lock = lock

@@ -28,7 +28,7 @@ from cowfs.catalog.catalog import Catalog
 from cowfs.errors import Busy, NoSpace
 from cowfs.formats.segment import ENTRY_BYTES, RECORD_BYTES
 from cowfs.host import Host
-from cowfs.jobs import Jobs, commit_bytes
+from cowfs.jobs import INDEX_BYTES, Jobs
 from cowfs.reserve import Reserve
 from cowfs.results import Collected
 from cowfs.store import StoreDirectory
@@ -88,7 +88,7 @@ class Collector:
         done = False
         try:
             shutil.rmtree(marks, ignore_errors=True)
-            self._reserve.ensure(commit_bytes(self._index) + MARK_BYTES * self._index.statistics().blocks)
+            self._reserve.ensure(INDEX_BYTES + MARK_BYTES * self._index.statistics().blocks)
             roots = self._roots()
             garbage, needed = self._copier.mark(
                 roots,
@@ -100,7 +100,7 @@ class Collector:
             if dry_run:
                 return self._weighed(garbage)
             done = True
-            self._reserve.ensure(commit_bytes(self._index))
+            self._reserve.ensure(INDEX_BYTES)
             self._index.commit((), needed)  # condemned by a collection that was cut off
             condemned = self._condemn(garbage, progress)
             later = self._copier.mark(self._roots() - roots, self._host.unnamed(), marks, False, None).needed
@@ -138,7 +138,7 @@ class Collector:
     def _condemn(self, garbage: Sequence[bytes], progress: Progress) -> list[tuple[bytes, Location]]:
         condemned: list[tuple[bytes, Location]] = []
         for ids in _batches(iter(garbage)):
-            self._reserve.ensure(commit_bytes(self._index))
+            self._reserve.ensure(INDEX_BYTES)
             condemned += self._leases.free(ids, self._index.condemn)
             progress({"phase": "condemn", "blocks": len(condemned)})
         return condemned
@@ -146,7 +146,7 @@ class Collector:
     def _sweep(self, condemned: Marked, progress: Progress) -> list[tuple[bytes, Location]]:
         swept: list[tuple[bytes, Location]] = []
         for first in range(0, len(condemned), BATCH):
-            self._reserve.ensure(commit_bytes(self._index))
+            self._reserve.ensure(INDEX_BYTES)
             swept += self._index.sweep(condemned[first : first + BATCH])
             progress({"phase": "sweep", "blocks": len(swept)})
         return swept

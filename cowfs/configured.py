@@ -15,6 +15,8 @@ from cowfs.catalog.refs import Resolved, label_operations, resolve
 from cowfs.errors import CowfsError, Invalid
 from cowfs.formats import control
 from cowfs.host import Host
+from cowfs.keys import Keys
+from cowfs.remembered import Request, Result
 from cowfs.results import SettingValue
 
 LABEL = "label"
@@ -26,17 +28,27 @@ USED = "used"
 class Configured:
     """Reads and changes settings. ``clock`` gives ns since the epoch."""
 
-    def __init__(self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int], keys: Keys
+    ) -> None:
+        self._keys = keys
         self._catalog = catalog
         self._lock = lock
         self._host = host
         self._clock = clock
 
-    def change(self, ref: str, changes: Mapping[str, str | None], move: bool) -> Resolved:
+    def change(
+        self,
+        ref: str,
+        changes: Mapping[str, str | None],
+        move: bool,
+        result: Callable[[Resolved], Result],
+        request: Request | None,
+    ) -> Resolved:
         """Set what is named, unset what is None or empty: all or nothing, durably. Returns what ``ref`` means.
 
         For a snapshot ``label`` gives it one more label (``move``: taken from another), or takes all away.
-        Raises Invalid, NotFound, Conflict.
+        ``result(what ref means)`` is kept for ``request``. Raises Invalid, NotFound, Conflict.
         """
         with self._lock:
             found = resolve(self._catalog, ref)
@@ -47,8 +59,9 @@ class Configured:
                     operations += self._labels(found.snapshot, text, move)
                 else:
                     operations += self._setting(found, settings.find(key, target), text)
-            if operations:
-                self._catalog.commit(*operations, sync=True)
+            kept = self._keys.of(request, lambda: result(found))
+            if operations or kept is not None:
+                self._catalog.commit(*operations, sync=True, then=kept)
             quota = settings.quota(self._catalog.settings(found.workspace.id))
         if found.snapshot is None and any(key.startswith("quota.") for key in changes):
             with suppress(CowfsError, OSError):  # a host that opens it from now on knows

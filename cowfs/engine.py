@@ -24,11 +24,11 @@ from cowfs.branches import Branches
 from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
 from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
-from cowfs.catalog.refs import label_operations, line_of, resolve, resolve_snapshot
+from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.checking import Checking
 from cowfs.collector import THOROUGH_SHARE, Collector
 from cowfs.configured import Configured, as_texts
-from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NotFound
+from cowfs.errors import Conflict, Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
@@ -41,6 +41,7 @@ from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
 from cowfs.quarantine import Quarantine
 from cowfs.remembered import Imported, Removed, Request
+from cowfs.removing import Removing
 from cowfs.reserve import Reserve
 from cowfs.results import Change, Checkpointed, Collected, Restored, SettingValue, Snapshot, StoreUsage, Workspace
 from cowfs.retention import Retention, Uses
@@ -58,6 +59,9 @@ Progress = Callable[[dict[str, Any]], None]
 PROBLEMS_KEPT = 1_000
 """Lines about problems of an import that are given again when it is asked for again."""
 
+STARTING_BYTES = 1 << 20
+"""About what opening a store writes."""
+
 
 class Engine:
     """One open store. ``clock`` gives ns since the epoch, ``ids(prefix)`` a new id never given out before."""
@@ -72,7 +76,7 @@ class Engine:
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._targets, self._uses = Targets(), Uses()
         self.reserve = Reserve(store.path)
-        self.reserve.ensure()
+        self.reserve.ensure(STARTING_BYTES)
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
@@ -96,33 +100,29 @@ class Engine:
         self.host = Host(env) if host is None else host(env)
         self._trimming = Trimming(self.catalog, self._lock, store.journals)
         self.keys = Keys(self.catalog, self._lock, self._clock)
-        targets, uses = self._targets, self._uses
-        self._branches = Branches(self.catalog, self._lock, self.host, self._trimming, targets, self.keys, uses)
+        self._branches = Branches(
+            self.catalog, self._lock, self.host, self._trimming, self._targets, self.keys, self._uses
+        )
         self._settling = Settling(
-            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, self.reserve.fits(spans)),
-            self.host, self._trimming, store.journals, self._clock, self._leases,
+            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
+            self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(
             store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs, self.reserve
         )
-        self._configured = Configured(self.catalog, self._lock, self.host, self._clock)
-        self.retention = Retention(
-            self.catalog,
-            self._lock,
-            self.host,
-            self._clock,
-            self._uses,
-            self._targets,
-            self._branches.commit,
-            self._drop_unneeded,
-            self.remove,
+        self._removing = Removing(
+            self.catalog, self._lock, self.host, self._branches, self._trimming, self._targets, self.collector
         )
         self.scrubber = Scrubber(store.path, store.segments, self._clock)
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
+        self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)
+        self.retention = Retention(
+            self.catalog, self._lock, self.host, self._clock, self._uses, self._removing.snapshots, self.remove
+        )
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals, Quarantine(store.path))
         with suppress(CowfsError, OSError):  # a full disk: the next verb that removes something does it
-            self._drop_unneeded()  # what a removal that was killed had left
+            self._removing.drop_unneeded()  # what a removal that was killed had left
 
     @classmethod
     def create_store(cls, path: Path, clock: Clock, store_id: bytes, geometry: Geometry | None = None) -> None:
@@ -171,13 +171,19 @@ class Engine:
         with self._leases.publishing():
             result = self.settler.import_directory(
                 source, exclude, [(place.st_dev, place.st_ino)],
-                lambda files, size: self.reserve.admit(progress, {"files": files, "bytes": size}),
+                lambda files, size: self._imported(progress, files, size),
             )  # fmt: skip
             problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
             problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
             progress({"files": result.files, "bytes": result.bytes, "problems": problems})
             kept = self.keys.of(request, lambda: Imported(self.workspace(name), tuple(problems[:PROBLEMS_KEPT])))
             return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files, kept)
+
+    def _imported(self, progress: Progress, files: int, size: int) -> None:
+        """Some of an import is done. It may use what writers may. Raises NoSpace, which ends it."""
+        if not self.reserve.space()[0]:
+            raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
+        progress({"files": files, "bytes": size})
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -307,8 +313,10 @@ class Engine:
                 )
                 for each in names
             ]
-            kept = self.keys.of(request, lambda: tuple(map(self.workspace, names)))
-            self._branches.commit(*created, *self._configured.inherit(origin, created), sync=True, then=kept)
+            self._branches.commit(
+                *created, *self._configured.inherit(origin, created), sync=True,
+                then=self.keys.of(request, lambda: tuple(map(self.workspace, names))),
+            )  # fmt: skip
         return [self.workspace(each) for each in names]
 
     def _snapshot_of(self, ref: str) -> tuple[str, str]:
@@ -361,14 +369,22 @@ class Engine:
             self._branches.commit(*added, sync=True, then=kept)
             return snapshot_result(self.catalog, found)
 
-    def set(self, ref: str, changes: Mapping[str, object], move: bool = False) -> Workspace | Snapshot:
+    def set(
+        self, ref: str, changes: Mapping[str, object], move: bool = False, request: Request | None = None
+    ) -> Workspace | Snapshot:
         """Change settings of a workspace or snapshot (:mod:`cowfs.settings`), all or none; None or "" unsets.
 
         ``label`` of a snapshot gives it one more. Raises NotFound, Invalid, Conflict (a taken label, not to ``move``).
         """
-        found = self._configured.change(ref, as_texts(changes), move)
-        self._uses.touch(found.workspace.id)
-        return self._workspace(found.workspace) if found.snapshot is None else self.snapshot(found.snapshot.id)
+        found = self._configured.change(ref, as_texts(changes), move, self._shown, request)
+        if found.snapshot is None:
+            self._uses.touch(found.workspace.id)
+        return self._shown(found)
+
+    def _shown(self, found: Resolved) -> Workspace | Snapshot:
+        if found.snapshot is None:
+            return self._workspace(found.workspace)
+        return snapshot_result(self.catalog, found.snapshot)
 
     def settings(self, ref: str) -> tuple[SettingValue, ...]:
         """Every setting that ``ref`` may have, set or not. Raises NotFound, Invalid."""
@@ -388,37 +404,13 @@ class Engine:
         with self._lock:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
-            with self._lock:
-                self._targets.refuse(self.catalog, [found.snapshot.id])
-                self._branches.commit(control.SnapshotRemoved(found.snapshot.id), sync=True, then=kept)
-            self._drop_unneeded()
+            self._removing.snapshot(found.snapshot.id, kept)
             return
         with self._verbs[found.workspace.id]:
-            if not force and self.host.serving(found.workspace.id):
-                raise Busy(f"{found.workspace.name} is mounted", hint="Unmount it first, or use --force.")
-            with self._lock:
-                going = [snapshot.id for snapshot in self.catalog.snapshots_of(found.workspace.id)]
-                self._targets.refuse(self.catalog, going, found.workspace.id)
-                self._branches.commit(control.WorkspaceRemoved(found.workspace.id), sync=True, then=kept)
-                self._branches.removed(found.workspace.id)
-            with suppress(CowfsError, OSError):  # nobody wants its journal to be durable
-                self.host.close(found.workspace.id)
+            self._removing.workspace(found.workspace, force, kept)
             self._verbs.pop(found.workspace.id, None)
-        self._drop_unneeded()
+        self._removing.drop_unneeded()
         self._trimming.trim(found.workspace.id)
-
-    def _drop_unneeded(self) -> None:
-        """Forget layers that nothing needs any more, and their journals."""
-        with self._lock:
-            dropped = self.catalog.unreachable()
-            if dropped:
-                self.catalog.commit(control.LayersDropped(tuple(layer.id for layer in dropped)), sync=True)
-        if dropped:
-            self.collector.worthwhile = True
-            with suppress(Busy):  # a host that has ended holds nothing
-                self.host.forget([layer.id for layer in dropped])
-        for workspace in {layer.workspace for layer in dropped if layer.workspace is not None}:
-            self._trimming.trim(workspace)
 
     # ---- looking ---------------------------------------------------------------------------------
 

@@ -15,12 +15,7 @@ from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
 
 INDEX_BYTES = 16 << 20
-"""More than one transaction of the index writes, however large it is."""
-
-
-def commit_bytes(index: BlockIndex) -> int:
-    """About what one transaction of the index writes at most: no page more than twice."""
-    return min(INDEX_BYTES, 2 * index.statistics().map_used_bytes)
+"""More than one transaction of the index writes."""
 
 
 class Jobs:
@@ -28,9 +23,13 @@ class Jobs:
 
     def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry, reserve: Reserve) -> None:
         def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
-            reserve.ensure(commit_bytes(index))
+            reserve.ensure(INDEX_BYTES)
             index.move(records)
             return []
+
+        def commit(records: Sequence[tuple[bytes, Location]], relied_on: Sequence[bytes]) -> list[bytes]:
+            reserve.ensure(INDEX_BYTES)
+            return index.commit(records, relied_on)
 
         def reaped(code: int) -> None:
             index.clear_readers()
@@ -38,7 +37,7 @@ class Jobs:
 
         self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
-        self.leases = Leases(index.commit)
+        self.leases = Leases(commit)
         self.settler, self.copier = (
             Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
             for takes in (self.leases.commit, moved)

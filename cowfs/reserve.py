@@ -14,12 +14,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from cowfs.errors import NoSpace
 
 SEGMENTS_BYTES = 256 << 20
 """Two segments."""
@@ -35,9 +31,6 @@ PIECE_BYTES = 1 << 20
 
 LOOK_BYTES = 1 << 20
 """A process looks at the disk again when it has written so much: how far it overshoots at most, and one write."""
-
-LOOK_SHARE = 1024
-"""The same on a small disk: one part in so many of it."""
 
 
 def reserve_bytes(total: int) -> int:
@@ -67,35 +60,19 @@ class Reserve:
         kept = reserve_bytes(total)
         return max(found.f_bavail * found.f_frsize + self.held() - kept, 0), total - kept
 
-    def admit(self, progress: Callable[[dict[str, Any]], None], done: dict[str, Any]) -> None:
-        """Some of an import is done, which may use what writers may. Raises NoSpace, which ends it."""
-        if not self.space()[0]:
-            raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
-        progress(done)
-
     def look(self, size: int) -> None:
         """See Disk.look."""
-        free, total = self.space()
+        free, _ = self.space()
         if free <= size:
             self.left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left = min(LOOK_BYTES, total // LOOK_SHARE, free) - size
-
-    def fits(self, spans: Sequence[tuple[str, int, int]]) -> Sequence[tuple[str, int, int]]:
-        """``spans`` of journals that are to be settled. Raises NoSpace when settling could take what was given up."""
-        found = os.statvfs(self._store)
-        size = sum(end - start for _, start, end in spans)
-        whole = reserve_bytes(found.f_blocks * found.f_frsize) // FILE_SHARE
-        if found.f_bavail * found.f_frsize < size and self.held() < whole:
-            raise NoSpace("no space left to settle a layer", hint="Free some space: it stays in its journal.")
-        return spans
+        self.left = min(LOOK_BYTES, free) - size
 
     def relieve(self, vital: bool) -> bool:
         """See Disk.relieve."""
-        self.left = 0  # what this gives is not for writers
         return self._give_up(PIECE_BYTES, vital)
 
-    def ensure(self, size: int = PIECE_BYTES) -> None:
+    def ensure(self, size: int) -> None:
         """Before a verb that takes about ``size`` bytes: give up as much as it lacks, if there is that much."""
         found = os.statvfs(self._store)
         missing = size - found.f_bavail * found.f_frsize

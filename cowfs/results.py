@@ -97,6 +97,18 @@ class StoreUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """What a scrub has read so far in its pass. ``damage``: a line each. Times in ns, 0: never."""
+
+    blocks: int
+    bytes: int
+    damage: tuple[str, ...]
+    complete: bool
+    began_at: int
+    passed_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class SettingValue:
     """One setting: its value, that and the default as they are written; None when it is not set, or has no default."""
 
@@ -115,18 +127,6 @@ class Pruned:
     id: str
     workspace: str
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scrubbed:
-    """What a scrub has read so far in its pass. ``damage``: a line each. Times in ns, 0: never."""
-
-    blocks: int
-    bytes: int
-    damage: tuple[str, ...]
-    complete: bool
-    began_at: int
-    passed_at: int
 
 
 @dataclass(frozen=True, slots=True)

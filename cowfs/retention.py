@@ -23,9 +23,8 @@ from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
 from cowfs.configured import USED
 from cowfs.errors import Busy, CowfsError, NotFound
-from cowfs.formats.control import Set, SnapshotEntry, SnapshotRemoved, WorkspaceEntry
+from cowfs.formats.control import Set, SnapshotEntry, WorkspaceEntry
 from cowfs.host import Host
-from cowfs.lineage import Targets
 from cowfs.results import Pruned
 
 AT_ONCE = 200
@@ -56,25 +55,18 @@ class Uses:
 
 
 class Retention:
-    """``targets``: snapshots that a journal may name, which stay. ``clock`` gives ns since the epoch.
-
-    The engine's: ``commit`` writes to the control log, ``drop_unneeded`` forgets layers, ``remove_workspace`` takes a
-    name.
-    """
+    """``remove_snapshots(ids)`` and ``remove_workspace(name)`` are the engine's; ``clock`` gives ns since the epoch."""
 
     def __init__(
         self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int], uses: Uses,
-        targets: Targets, commit: Callable[..., None], drop_unneeded: Callable[[], None],
-        remove_workspace: Callable[[str], None],
+        remove_snapshots: Callable[[Sequence[str]], list[str]], remove_workspace: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._lock = lock
         self._host = host
         self._clock = clock
         self._uses = uses
-        self._targets = targets
-        self._commit = commit
-        self._drop_unneeded = drop_unneeded
+        self._remove_snapshots = remove_snapshots
         self._remove_workspace = remove_workspace
 
     def plan(self) -> list[Pruned]:
@@ -108,19 +100,9 @@ class Retention:
             entry = self._catalog.workspaces.get(workspace)
             if entry is None:
                 return []
-            going = list(filter(self._free, self._old(entry, now, None, mounted)))[:AT_ONCE]
-            self._commit(*(SnapshotRemoved(each.id) for each in going), sync=True)
-        if going:
-            self._drop_unneeded()
-        return going
-
-    def _free(self, pruned: Pruned) -> bool:
-        """Whether no journal of another workspace may name the snapshot."""
-        try:
-            self._targets.refuse(self._catalog, [pruned.id])
-        except Busy:
-            return False
-        return True
+            going = self._old(entry, now, None, mounted)[:AT_ONCE]
+            gone = set(self._remove_snapshots([each.id for each in going])) if going else set()
+        return [each for each in going if each.id in gone]
 
     def _spared(self) -> set[str]:
         """Heads and what undo goes back to, of all workspaces."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cowfs.blocks.api import BlockSource
 from cowfs.catalog.apply import UNDO
-from cowfs.compare import Changes, compare
+from cowfs.compare import compare
 from cowfs.errors import Busy, Corrupt
 from cowfs.formats import control
 from cowfs.formats import journal as j
@@ -33,6 +33,7 @@ from cowfs.orders import asked, kept
 from cowfs.pressure import Backlog, Lag, Pressed, backlog
 from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
+from cowfs.transport import Transport
 from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.room import NO_QUOTA, Disk, Quota, Room
@@ -54,25 +55,6 @@ CARRIED_BYTES_MAX = 64 * 1024 * 1024
 
 More would make a checkpoint slow; such files are lost when the process that serves them dies after a checkpoint.
 """
-
-
-class Transport(Protocol):
-    """What serves a workspace to a kernel. Every method but ``begin_restore`` runs without the lock."""
-
-    def flush_writable(self) -> None:
-        """Return when pages dirtied through shared mappings have arrived here. Raises OSError."""
-
-    def mount_points(self) -> list[tuple[str, int]]:
-        """(path, inode) of everything mounted inside the workspace."""
-
-    def restoring(self) -> AbstractContextManager[None]:
-        """Around a whole restore, from before the flush: names and attributes are handed out uncached."""
-
-    def begin_restore(self, changes: Changes) -> None:
-        """Under the lock, at the swap: from now on page-cache writes to changed inodes are discarded."""
-
-    def invalidate(self, changes: Changes) -> list[Handle]:
-        """Make the kernel forget everything old; returns the descriptors that the restore affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +124,7 @@ class Workspace:
         self.unanswered: Answer | None = None
         self.untold = Untold()
         self._carried_bytes = 0
+        self._crossed = False  # replayed a marker
         self._verbs = threading.Lock()
         self._owed: list[control.Operation] = []
         self._owed_layers: list[Layer] = []
@@ -163,6 +146,7 @@ class Workspace:
         replayer.run(branch.position)
         workspace.unanswered = replayer.unanswered()
         if replayer.operations:
+            workspace._crossed = True
             workspace.journal.sync()  # the control log must not know of layers that a power loss can take away
         return workspace, Outcome(tuple(replayer.operations), tuple(replayer.layers))
 
@@ -260,10 +244,14 @@ class Workspace:
     def outlived(self) -> None:
         """Just opened, and a kernel goes on with a mount of before, which the transport to come will tell everything.
 
-        Until then a successor must know what that is.
+        Until then a successor must know what that is. It will not read again what lies before the last marker, and who
+        wrote that one may have died before it carried over what is open.
         """
         with self.lock, suppress(OSError):  # a full disk: only the next death would matter
-            self._journal_untold()
+            if self._crossed:
+                self._carry()
+            else:
+                self._journal_untold()
 
     def told(self) -> None:
         """The kernel knows of every restore, or there is none that has to."""

@@ -26,7 +26,6 @@ KINDS: dict[str, str] = {
     "layer": "Snapshots and workspaces named cannot be read. Restore the journal from a copy of the store, or remove "
     "them (cowfs rm).",
     "catalog-layer": "Report this: layers contradict each other.",
-    "catalog-size": "Report this: quotas count from a wrong size. Copy what is in the workspace into a new one.",
     "catalog-workspace": "Report this: a workspace's entry contradicts others.",
     "catalog-snapshot": "Report this: a snapshot's entry contradicts others.",
     "catalog-label": "Report this: a label is not as cowfs writes it. Give its snapshot another one.",

@@ -110,9 +110,9 @@ class _Check:
         self._next_ino = next_ino
         self._refs = refs
         self._inodes: dict[int, _Inode] = {}
-        self._allocated: int | None = 0  # bytes; None when a record cannot be read
         self._lost: list[Lost] = []  # inode numbers whose records cannot be read
         self._entries_of_lost: dict[int, Link] = {}
+        self._allocated: int | None = 0  # bytes; None when a record cannot be read
 
     def blame(self, ids: set[bytes], path: str) -> None:
         """Damaged blocks are needed by a path of this state."""
@@ -138,7 +138,7 @@ class _Check:
             for size in said:
                 if size != real:
                     what = f"{size.inodes} inodes of {size.logical_bytes} bytes, not {real.inodes} of"
-                    yield Problem(self._name, f"a layer says it has {what} {real.logical_bytes}", "catalog-size")
+                    yield Problem(self._name, f"a layer says it has {what} {real.logical_bytes}", "catalog-layer")
 
     def _record(self, ino: int, value: bytes) -> Iterator[str]:
         if ino < ROOT_INO or (self._next_ino is not None and ino >= self._next_ino):

@@ -7,12 +7,15 @@ owner closes the pipe, and with its owner.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 
 NICENESS = 10
+OOM_SCORE = 300
+"""When memory runs out, a settler goes before what has memory of its own to lose: its job is just done again."""
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -23,6 +26,8 @@ def main(arguments: list[str]) -> int:
     if not die_with(owner):
         return 1
     os.nice(NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE))
     # The protocol has the pipes for itself: what anything else reads or prints cannot get into it.
     read_fd, write_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)

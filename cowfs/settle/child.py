@@ -32,6 +32,9 @@ Result = tuple[bytes, Numbers, int, bytes]
 """What a job gives: root, numbers for the result, kind and payload of its bulk file (kind 0: none)."""
 
 
+RAW_CACHE_BYTES = 16 << 20
+"""Less than a worker has: jobs mostly read tree nodes, which are kept decoded (see cowfs.blocks.reader)."""
+
 NO_ROOT = bytes(32)
 """The root of a job that makes none."""
 
@@ -86,7 +89,7 @@ class Store:
     def __init__(self, index: str, segments: str) -> None:
         self.segments = Path(segments)
         self.index = BlockIndex(Path(index), writable=False)
-        self.reader = BlockReader(self.index, self.segments)
+        self.reader = BlockReader(self.index, self.segments, raw_cache_bytes=RAW_CACHE_BYTES)
 
     def close(self) -> None:
         """Close files and index."""

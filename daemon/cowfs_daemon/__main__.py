@@ -1,8 +1,8 @@
-"""``python -m cowfs_daemon run|supervise|init|fsck|repair --store DIR``: what the CLI starts, so that it need not
-import the engine.
+"""``python -m cowfs_daemon run|supervise|init|fsck|repair|connections --store DIR``: what the CLI starts, so that it
+need not import the engine.
 
-``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck`` and ``repair`` need no
-daemon and print one JSON object.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck``, ``repair`` and
+``connections`` need no daemon and print one JSON object, as does ``version``.
 """
 
 import argparse
@@ -22,19 +22,25 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The options of a command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("run", "supervise", "init", "fsck", "repair"):
+    verbs.add_parser("version")
+    for name in ("run", "supervise", "init", "fsck", "repair", "connections"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
             verb.add_argument("--detach", action="store_true", help="go to the background")
+            verb.add_argument("--resume", type=int, help="what this process left before it executed this program")
         if name == "supervise":
             verb.add_argument("--keeper-fd", type=int, help="the keeper's socket")
+            verb.add_argument("--keeper-protocol", type=int, help="what the keeper speaks")
+            verb.add_argument("--fd-stored", action="store_true", help="a service manager keeps the mounts, too")
         if name in ("run", "supervise"):
             verb.add_argument("--ready-fd", type=int, help="say there when ready, or why not")
             verb.add_argument("--workers", type=int, help="processes that serve files; one per CPU by default")
             verb.add_argument("--json", action="store_true", help="without --ready-fd, say in JSON why not")
         if name == "fsck":
             verb.add_argument("--deep", action="store_true", help="re-hash every block")
+        if name == "connections":
+            verb.add_argument("--fix", action="store_true", help="abort and detach those that nobody serves")
     return parser.parse_args(words)
 
 
@@ -50,25 +56,43 @@ def keep(store: str, *, background: bool, ready: Ready, as_json: bool, workers: 
             sys.exit(error.exit_code)
         detach(store)
         leave_cgroup()
-    from cowfs_daemon.keeper import keep as keep_store
+    from cowfs_daemon import keeper
 
     def work() -> int:
-        return keep_store(store, ready, background=background, as_json=as_json, workers=workers)
+        return keeper.keep(keeper.Options(store, as_json, workers), ready, background=background)
 
     sys.exit(_guarded(work, ready, as_json))
 
 
-def supervise(store: str, keeper: int | None, ready: Ready, as_json: bool, workers: int | None) -> int:
-    """Serve ``store`` until stopped; the exit code. ``keeper``: the descriptor of the keeper's socket."""
-    logs.set_up("supervisor", store)
+def resume(memory: int, as_json: bool) -> int:
+    """Go on as the keeper that this process was; the exit code."""
+    from cowfs_daemon import keeper
+
+    return _guarded(lambda: keeper.resume(memory), Ready(None), as_json)
+
+
+def supervise(options: argparse.Namespace) -> int:
+    """Serve a store until stopped; the exit code."""
+    logs.set_up("supervisor", options.store)
+    ready = Ready(options.ready_fd)
 
     def serve() -> int:
         from cowfs_daemon.compose import serve_store
+        from cowfs_daemon.supervised import Supervised
 
-        serve_store(store, lambda: ready.tell({"pid": os.getpid()}), keeper, workers)
-        return 0
+        supervised = Supervised(options.keeper_fd, options.keeper_protocol, options.fd_stored)
+        return serve_store(options.store, lambda: ready.tell({"pid": os.getpid()}), supervised, options.workers)
 
-    return _guarded(serve, ready, as_json)
+    return _guarded(serve, ready, options.json)
+
+
+def version() -> dict[str, Any]:
+    """What a keeper and a supervisor of another version ask before they give way to this one; it proves that both
+    parts can be started."""
+    import cowfs
+    from cowfs_daemon import compose, packets
+
+    return {"version": cowfs.__version__, "keepers": [packets.PROTOCOL], "parts": [compose.__name__]}
 
 
 def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
@@ -87,13 +111,20 @@ def _guarded(work: Callable[[], int], ready: Ready, as_json: bool) -> int:
     return failure.exit_code
 
 
-def tool(verb: str, store: str, *, deep: bool) -> dict[str, Any]:
-    """The result of ``init``, ``fsck`` or ``repair``."""
+def tool(options: argparse.Namespace) -> dict[str, Any]:
+    """The result of ``init``, ``fsck``, ``repair``, ``connections`` or ``version``."""
+    if options.verb == "version":
+        return version()
+    if options.verb == "connections":
+        from cowfs_daemon import connections
+
+        return connections.report(options.store, options.fix)
     from cowfs_daemon import offline
 
-    if verb == "repair":
+    store: str = options.store
+    if options.verb == "repair":
         return offline.repair_store(store)
-    return offline.create_store(store) if verb == "init" else offline.check_store(store, deep)
+    return offline.create_store(store) if options.verb == "init" else offline.check_store(store, options.deep)
 
 
 def _shape(error: CowfsError) -> dict[str, Any]:
@@ -106,14 +137,16 @@ def main() -> int:
     if options.verb in ("run", "supervise"):
         raise_limits()
     if options.verb == "run":
+        if options.resume is not None:
+            return resume(options.resume, options.json)
         ready = Ready(options.ready_fd)
         keep(
             options.store, background=options.detach, ready=ready, as_json=options.json, workers=options.workers
         )  # fmt: skip
     if options.verb == "supervise":
-        return supervise(options.store, options.keeper_fd, Ready(options.ready_fd), options.json, options.workers)
+        return supervise(options)
     try:
-        result = tool(options.verb, options.store, deep=getattr(options, "deep", False))
+        result = tool(options)
         code = 0
     except CowfsError as error:
         result, code = _shape(error), error.exit_code

@@ -4,6 +4,7 @@ Requests ``(number, call, arguments)`` go one way; answers ``(number, result, er
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -12,6 +13,12 @@ from typing import Any
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
 from cowfs_daemon.codec import decode, encode
 from cowfs_daemon.ports import WorkerGone
+
+PROTOCOL = 1
+"""Of the messages between owner and worker; a worker says it first, and an owner of another one refuses it."""
+
+PULSE = "pulse"
+"""The call that asks how a worker is; see cowfs_daemon.pulse."""
 
 MAX_MESSAGE_BYTES = 256 << 20
 _LENGTH = struct.Struct(">I")
@@ -36,6 +43,21 @@ class Channel:
             raise Invalid(f"a message of {len(data)} bytes between owner and worker")
         with self._lock:
             self._sock.sendall(_LENGTH.pack(len(data)) + data)
+
+    def try_send(self, message: object) -> bool:
+        """Send a small message if that needs no waiting; whether it was sent. Raises OSError as :meth:`send`."""
+        data = encode(message)
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            poller = select.poll()
+            poller.register(self._sock, select.POLLOUT)
+            if not poller.poll(0):
+                return False
+            self._sock.sendall(_LENGTH.pack(len(data)) + data)
+            return True
+        finally:
+            self._lock.release()
 
     def receive(self) -> Any:
         """The next message; None when the other end is gone. Raises Corrupt for a malformed one."""

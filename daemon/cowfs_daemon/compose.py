@@ -2,8 +2,6 @@
 
 import logging
 import os
-import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -16,9 +14,10 @@ from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
+from cowfs_daemon import orphans
 from cowfs_daemon.collecting import Collecting
 from cowfs_daemon.gauges import Picture
-from cowfs_daemon.keeper import die_with_parent, send
+from cowfs_daemon.keeper import RESTART_CODE
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
@@ -29,6 +28,9 @@ from cowfs_daemon.scrubs import Scrubs
 from cowfs_daemon.serving import Serving
 from cowfs_daemon.settling import Settling
 from cowfs_daemon.start import answers, listen, unlisten
+from cowfs_daemon.supervised import Supervised
+from cowfs_daemon.surroundings import SUPERVISOR_OOM, set_oom_score
+from cowfs_daemon.watchdog import BEAT_SECONDS, Watchdog
 
 log = logging.getLogger("cowfs.daemon")
 OWNER_WAIT_SECONDS = 10.0
@@ -44,21 +46,24 @@ _OWNER_POLL_SECONDS = 0.05
 class Owner:
     """An open store with its workers, its mounts and its settling thread."""
 
-    def __init__(self, store: str, keeper: int | None = None, workers: int | None = None) -> None:
-        """``keeper``: the descriptor of the keeper's socket. ``workers``: how many at most; one per CPU by default.
+    def __init__(self, store: str, supervised: Supervised | None = None, workers: int | None = None) -> None:
+        """``supervised``: what there is of a keeper. ``workers``: how many at most; one per CPU by default.
 
         Raises what Engine.open does, and what the worker's start fails with.
         """
         self._store = store
-        self._keeper = keeper
+        self._supervised = supervised or Supervised()
         self._workers = workers or len(os.sched_getaffinity(0))
         self._losses: Counter[RemoteHost] = Counter()
         self._running = False
+        self._outdated = False
         index = Path(store) / "index"
         self._deaths, self.watch = Deaths(index), IndexWatch(index)
         self.engine = self._open()
         if self.engine.reindexed is not None:
             log.warning("%s", self.engine.reindexed)
+        self.watchdog = Watchdog(self._watched, beat_seconds=BEAT_SECONDS)
+        self.watchdog.start()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector, self.engine.retention, self.engine.reserve)
@@ -82,18 +87,26 @@ class Owner:
 
     def _start_host(self, env: Env) -> WorkerPool:
         store = Path(self._store)
+        orphans.wait_none(self._store)
 
         def start(on_end: Callable[[], None]) -> WorkerProcess:
-            return WorkerProcess(store, self._keeper, on_end)
+            return WorkerProcess(store, self._supervised.descriptor, on_end)
 
         self.pool = WorkerPool(env, self._workers, start, self._worker_lost)
         return self.pool
+
+    def _watched(self) -> list[WorkerProcess]:
+        processes = (worker.process for worker in self.pool.workers)
+        return [each for each in processes if each is not None and each.live and not each.closing]
 
     def _worker_lost(self, worker: RemoteHost, served: frozenset[str]) -> None:
         """In the thread that read its answers: let another one start the next."""
         log.error("worker %s ended by itself, with code %s", worker.pid, worker.code)
         self._deaths.died("worker", worker.code)
         self.watch.look()
+        if worker.process is not None and worker.process.outdated and self._running:
+            self._outdated = True  # the supervisor gives way; its successor's workers serve
+            return
         if worker.failed:
             # It has said why: the start of the daemon fails, and says so too.
             self.pool.give_up()
@@ -188,7 +201,7 @@ class Owner:
         ]
         settler = self.engine.settler.statistics().pid
         return {
-            "keeper": None if self._keeper is None else {"pid": os.getppid()},
+            "keeper": None if self._supervised.descriptor is None else {"pid": os.getppid()},
             "workers": workers,
             "settlers": [] if settler is None else [{"pid": settler}],
             "queues": {"settle": len(self.engine.unsettled())},
@@ -206,6 +219,8 @@ class Owner:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(self._store),
             changed=self.settling.nudge,
+            supervised=self._supervised,
+            outdated=lambda: self._outdated,
             scrub=self.scrubs.scrub,
             samples=self._picture.samples,
         )
@@ -217,31 +232,38 @@ class Owner:
         """(role, pid) of each."""
         settler = self.engine.settler.statistics().pid
         found = [("supervisor", os.getpid()), *(("worker", pid) for pid in self.pool.pids)]
-        found += [("keeper", os.getppid())] if self._keeper is not None else []
+        found += [("keeper", os.getppid())] if self._supervised.descriptor is not None else []
         return found + ([("settler", settler)] if settler is not None else [])
 
     def close(self) -> None:
-        """Make everything durable and let go of the store; the workers end, and unmount what is left."""
+        """Make everything durable and let go of the store; the workers end, and unmount what is left.
+
+        With a keeper, what is mounted stays, for the workers of the next supervisor.
+        """
+        self.watchdog.stop()
         self.watch.stop()
         self.engine.jobs.copier.kill()
         self.collecting.stop()
         self.scrubs.stop()
         self.settling.stop()
         try:
-            self.engine.close()
-        finally:
             self.pool.shut()
+        finally:
+            self.engine.close()
 
 
-def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None, workers: int | None = None) -> None:
-    """Own ``store`` and serve it until stopped. ``ready`` is called when the API answers.
+def serve_store(
+    store: str, ready: Callable[[], None], supervised: Supervised | None = None, workers: int | None = None
+) -> int:
+    """Own ``store`` and serve it until stopped; the exit code. ``ready`` is called when the API answers.
 
-    ``keeper``: the descriptor of the socket to the keeper, who is the parent process; when it ends, so does this.
-    ``workers``: how many at most.
+    ``supervised``: what there is of a keeper. ``workers``: how many at most.
     """
-    if keeper is not None:
-        die_with_parent(signal.SIGTERM)
+    set_oom_score(SUPERVISOR_OOM)
+    keeper = supervised or Supervised()
+    keeper.begin()
     owner = Owner(store, keeper, workers)
+    renewing = False
     try:
         # The slowest imports, while the first worker starts.
         import trio
@@ -255,14 +277,14 @@ def serve_store(store: str, ready: Callable[[], None], keeper: int | None = None
             owner.settling.start()
             owner.collecting.start()
             owner.scrubs.start()
-            trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
+            renewing = trio.run(supervise, sock, owner.parts(), lambda: _ready(ready, keeper))
+        keeper.serving_ends(stopping=not renewing)
     finally:
         unlisten(store)
         owner.close()
+    return RESTART_CODE if renewing else 0
 
 
-def _ready(ready: Callable[[], None], keeper: int | None) -> None:
-    if keeper is not None:
-        with socket.socket(fileno=os.dup(keeper)) as sock:
-            send(sock, {"op": "ready"})
+def _ready(ready: Callable[[], None], keeper: Supervised) -> None:
+    keeper.ready()
     ready()

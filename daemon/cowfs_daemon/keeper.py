@@ -1,42 +1,36 @@
-"""The keeper: starts the supervisor, starts another when it dies, and holds the mounts' descriptors meanwhile.
+"""The keeper: starts the supervisor, starts another when it dies or hangs, and holds the mounts' descriptors meanwhile.
 
 A FUSE connection lives as long as any process has its descriptor open. The keeper has a copy of each, and does so
 little that it does not fail: while supervisor and worker are replaced, programs in a workspace wait, and go on.
 
-One thread, standard library only. Packets on a SOCK_SEQPACKET pair, whose other end is inherited by every supervisor
-and worker: a JSON object of at most 8 KiB, and at most one descriptor. Answers go to a socket that comes with the
-question, since many share the pair.
-
-    {"op": "keep", "key", "fields"} + fd    remember a mount; ``fields`` is the worker's business
-    {"op": "drop", "key"}                   forget it
-    {"op": "get", "key"} + socket           answered by {"key", "fields"} + fd, or {"end": true} when it is unknown
-    {"op": "list"} + socket                 answered by {"key"} for each, then {"end": true}
-    {"op": "ready"}                         the supervisor answers requests
+One thread, standard library only; it listens to ``cowfs_daemon.packets``.
 """
 
-import array
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cowfs.blocks.suspect import Deaths
 from cowfs.client.place import daemon_dir, is_store
 from cowfs.errors import Busy, CowfsError, NotFound
+from cowfs_daemon import lingering, succession
+from cowfs_daemon.activity import Limits, Silence
+from cowfs_daemon.packets import PROTOCOL, receive
 from cowfs_daemon.reindexing import EXIT_REINDEX
 from cowfs_daemon.start import Ready, answers
+from cowfs_daemon.storing import FdStore, handed_in, manager_address
+from cowfs_daemon.succession import Legacy
+from cowfs_daemon.surroundings import KEEPER_OOM, set_oom_score
+from cowfs_daemon.table import Table
 
-PACKET_BYTES = 8192
-ANSWER_SECONDS = 2.0
 LOCK_NAME = "keeper.lock"
 OTHER_KEEPER_SECONDS = 30.0
 CHILDREN_SECONDS = 15.0
@@ -48,41 +42,14 @@ FAST_SECONDS, PAUSE_MAX_SECONDS = 10.0, 5.0
 STARTS_MAX = 20
 """So many supervisors in a row may end before they ever answered; then the keeper gives up."""
 
+RESTART_CODE = 76
+"""With which a supervisor ends that wants to be replaced by the installed code, mounts kept."""
+
+BEAT_SECONDS, LIMITS = 5.0, Limits(idle_beats=12, busy_beats=60)
+"""A supervisor that says nothing for a minute (five, when it is at work) hangs."""
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def send(sock: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
-    """Send one packet. Raises OSError when the other end is gone."""
-    rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-    sock.sendmsg([json.dumps(message).encode()], rights)
-
-
-def receive(sock: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
-    """(message, descriptor) of one packet; (None, None) when the other end is gone or speaks nonsense."""
-    data, rights, _, _ = sock.recvmsg(PACKET_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-    descriptors = array.array("i")
-    for level, kind, payload in rights:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(payload[: len(payload) // 4 * 4])
-    descriptor = descriptors[0] if descriptors else None
-    try:
-        message = json.loads(data)
-        if isinstance(message, dict):
-            return message, descriptor
-    except ValueError:
-        pass
-    if descriptor is not None:
-        os.close(descriptor)
-    return None, None
-
-
-@contextlib.contextmanager
-def _answering(descriptor: int) -> Iterator[socket.socket]:
-    """The socket to answer on. Who does not listen loses the answer; the keeper waits for nobody."""
-    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
-        sock.settimeout(ANSWER_SECONDS)
-        yield sock
 
 
 def die_with_parent(number: int) -> None:
@@ -93,68 +60,50 @@ def die_with_parent(number: int) -> None:
         os.kill(os.getpid(), number)
 
 
-class Table:
-    """The mounts that are kept: key -> (fields, descriptor). ``answered``: a supervisor has said that it is ready."""
+class Options(NamedTuple):
+    """How a keeper was started. ``as_json``: how failures are said when nobody waits; ``workers``: how many at most."""
 
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[Any, int]] = {}
-        self.answered = False
-
-    def handle(self, message: dict[str, Any] | None, descriptor: int | None) -> None:
-        """Do what a packet says."""
-        match message:
-            case {"op": "keep", "key": str(key), "fields": fields} if descriptor is not None:
-                self._drop(key)
-                self._kept[key] = (fields, descriptor)
-                return
-            case {"op": "drop", "key": str(key)}:
-                self._drop(key)
-            case {"op": "get", "key": str(key)} if descriptor is not None:
-                with _answering(descriptor) as sock:
-                    known = self._kept.get(key)
-                    if known is None:
-                        send(sock, {"end": True})
-                    else:
-                        send(sock, {"key": key, "fields": known[0]}, known[1])
-                return
-            case {"op": "list"} if descriptor is not None:
-                with _answering(descriptor) as sock:
-                    for key in self._kept:
-                        send(sock, {"key": key})
-                    send(sock, {"end": True})
-                return
-            case {"op": "ready"}:
-                self.answered = True
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def _drop(self, key: str) -> None:
-        known = self._kept.pop(key, None)
-        if known is not None:
-            os.close(known[1])
+    store: str
+    as_json: bool = False
+    workers: int | None = None
 
 
 class Keeper:
-    """``run`` is the whole life."""
+    """``run`` is the whole life. ``lock``: the descriptor that makes this the keeper."""
 
-    def __init__(self, store: str, ready: Ready, as_json: bool, workers: int | None) -> None:
-        self._store = store
-        self._workers = workers
-        self._as_json = as_json
+    def __init__(
+        self, options: Options, ready: Ready, lock: int, notify: str = "", legacy: Legacy | None = None
+    ) -> None:
+        self._options = options
         self._ready = ready
-        self._table = Table()
+        self._lock = lock
+        self._notify = notify
+        self._table = Table(FdStore(notify) if notify else None, self._renew)
+        self._renewing = False
         self._supervisor = 0
         self._stopping = False
-        self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if legacy is None:
+            self._sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        else:
+            self._sock, self._theirs = (socket.socket(fileno=fd) for fd in (legacy.ours, legacy.theirs))
+            self._supervisor = legacy.supervisor
+            self._table.answered = legacy.answered
+            for key, fields, fd in legacy.kept:
+                self._table.adopt(key, fields, fd)
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_term)
         # The supervisor gets a terminal's Ctrl-C, too, and stops.
         signal.signal(signal.SIGINT, lambda *_: None)
+        succession.unblock_signals()
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+
+    def adopt(self, key: str, fields: Any, descriptor: int) -> None:
+        """Keep a mount that a service manager kept."""
+        self._table.adopt(key, fields, descriptor)
 
     def _on_term(self, *_: object) -> None:
         self._stopping = True
@@ -165,26 +114,30 @@ class Keeper:
     def run(self) -> int:
         """Keep a supervisor running until one ends in good order; the exit code."""
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("-900")
+        set_oom_score(KEEPER_OOM)
         fast = silent = 0
-        deaths = Deaths(Path(self._store) / "index")
-        served = False
+        deaths = Deaths(Path(self._options.store) / "index")
+        served = self._table.answered
         while True:
             began = time.monotonic()
-            self._table.answered = False
-            status = self._supervise()
-            code = os.waitstatus_to_exitcode(status)
+            if not self._supervisor:
+                self._table.answered = self._table.ending = False
+                self._start()
+            code = os.waitstatus_to_exitcode(self._serve())
+            ended, self._supervisor = self._supervisor, 0
             self._end_children()
             answered = self._table.answered
             served = served or answered
+            if code == RESTART_CODE and answered and not self._stopping:
+                fast = silent = 0
+                continue
             deaths.died("supervisor", code)
             index_damaged = code in (EXIT_REINDEX, -signal.SIGBUS)
             if not index_damaged:
                 self._ready.close()
-            if code == 0 or self._stopping or not (served or index_damaged):
+            if code == 0 or self._stopping or self._table.ending or not (served or index_damaged):
                 return max(code, 1) if code else 0
-            print(f"keeper: supervisor {self._supervisor} ended with {code}", file=sys.stderr, flush=True)
+            print(f"keeper: supervisor {ended} ended with {code}", file=sys.stderr, flush=True)
             fast = fast + 1 if time.monotonic() - began < FAST_SECONDS else 0
             silent = 0 if answered else silent + 1
             if silent >= STARTS_MAX:
@@ -194,12 +147,14 @@ class Keeper:
             if self._stopping:
                 return 0
 
-    def _supervise(self) -> int:
-        """Start a supervisor and serve it until it ends; its wait status."""
-        words = [sys.executable, "-P", "-m", "cowfs_daemon", "supervise", "--store", self._store]
-        words += ["--keeper-fd", str(self._theirs.fileno()), *(["--json"] if self._as_json else [])]
-        if self._workers is not None:
-            words += ["--workers", str(self._workers)]
+    def _start(self) -> None:
+        """Start a supervisor."""
+        words = [sys.executable, "-P", "-m", "cowfs_daemon", "supervise", "--store", self._options.store]
+        words += ["--keeper-fd", str(self._theirs.fileno()), "--keeper-protocol", str(PROTOCOL)]
+        words += ["--json"] if self._options.as_json else []
+        words += ["--fd-stored"] if self._notify else []
+        if self._options.workers is not None:
+            words += ["--workers", str(self._options.workers)]
         inherited = [self._theirs.fileno()]
         if self._ready.fd is not None:
             words += ["--ready-fd", str(self._ready.fd)]
@@ -212,18 +167,61 @@ class Keeper:
             os.set_inheritable(fd, False)
         if self._stopping:
             os.kill(self._supervisor, signal.SIGTERM)
-        while True:
-            for fd, _ in self._poll.poll():
-                if fd == self._wake:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-                else:
-                    self._table.handle(*receive(self._sock))
-                    if self._table.answered:
-                        self._ready.close()
+
+    def _serve(self) -> int:
+        """Serve the supervisor until it ends, or hangs and is killed; its wait status."""
+        silence = Silence(self._supervisor, BEAT_SECONDS, LIMITS)
+        beats = self._table.beats
+        next_beat = time.monotonic() + BEAT_SECONDS
+        ended = self._reap()
+        while ended is None:
+            self._handle(max(int((next_beat - time.monotonic()) * 1000), 0) + 1)
             ended = self._reap()
-            if ended is not None:
-                return ended
+            if self._renewing and ended is None:
+                self._go_on_as_installed()
+            if time.monotonic() < next_beat or ended is not None:
+                continue
+            next_beat = time.monotonic() + BEAT_SECONDS
+            if self._table.beats != beats:
+                beats = self._table.beats
+                silence.progress()
+            elif silence.missed():
+                print(f"keeper: supervisor {self._supervisor} hangs: killing it", file=sys.stderr, flush=True)
+                os.kill(self._supervisor, signal.SIGKILL)
+                silence.progress()
+        return ended
+
+    def _handle(self, wait_ms: int) -> None:
+        """Do what packets say, those that are there or the first to come."""
+        for fd, _ in self._poll.poll(wait_ms):
+            if fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            else:
+                self._table.handle(*receive(self._sock))
+                if self._table.answered:
+                    self._ready.close()
+
+    def _renew(self) -> dict[str, Any]:
+        """Whether this process can go on as the installed code, which it does once that is answered."""
+        try:
+            found = succession.check_installed()
+        except CowfsError as error:
+            return {"error": error.message, "hint": error.hint}
+        self._renewing = True
+        return {"pid": os.getpid(), "version": found.get("version")}
+
+    def _go_on_as_installed(self) -> None:
+        self._renewing = False
+        kept = [(key, fields, fd) for key, (fields, fd) in self._table.kept.items()]
+        legacy = Legacy(
+            PROTOCOL, self._options.store, self._lock, self._sock.fileno(), self._theirs.fileno(), self._supervisor,
+            self._options.workers, self._options.as_json, self._table.answered, self._notify, kept,
+        )  # fmt: skip
+        try:
+            succession.become_installed(legacy)
+        except OSError as error:
+            print(f"keeper: cannot go on as the installed code: {error}", file=sys.stderr, flush=True)
 
     def _reap(self) -> int | None:
         """Reap every child that has ended; the supervisor's wait status if it is among them."""
@@ -235,7 +233,7 @@ class Keeper:
         return ended
 
     def _end_children(self) -> None:
-        """Return when nothing of the last supervisor runs any more: journals have one writer at a time.
+        """Return when nothing of the last supervisor can write any more: journals have one writer at a time.
 
         The worker ends by itself when its supervisor does; what does not is killed.
         """
@@ -243,18 +241,13 @@ class Keeper:
         while True:
             self._reap()
             children = _children()
-            if not children:
+            if all(lingering.harmless(pid) for pid in children):
                 return
             if time.monotonic() > until:
                 for pid in children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-            for fd, _ in self._poll.poll(200):
-                if fd == self._wake:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-                else:
-                    self._table.handle(*receive(self._sock))
+            self._handle(200)
 
 
 def _children() -> list[int]:
@@ -289,11 +282,9 @@ def lock(store: str, wait: bool) -> int | None:
         return fd
 
 
-def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False, workers: int | None = None) -> int:
-    """Be the keeper of ``store``; the exit code. ``as_json``: how failures are said when nobody waits for ``ready``.
-
-    ``workers``: how many there may be; one per CPU by default.
-    """
+def keep(options: Options, ready: Ready, *, background: bool) -> int:
+    """Be the keeper of a store; the exit code."""
+    store = options.store
     if not is_store(store):
         raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
     try:
@@ -304,6 +295,22 @@ def keep(store: str, ready: Ready, *, background: bool, as_json: bool = False, w
     except OSError as error:
         raise CowfsError(f"cannot keep {store}: {error}") from error
     try:
-        return Keeper(store, ready, as_json, workers).run()
+        notify = manager_address(os.environ)
+        keeper = Keeper(options, ready, held, notify)
+        for key, fields, descriptor in handed_in(os.environ):
+            keeper.adopt(key, fields, descriptor)
+        return keeper.run()
     finally:
         os.close(held)
+
+
+def resume(memory: int) -> int:
+    """Go on as the keeper that this process was before it executed the installed code; the exit code."""
+    legacy = succession.take_legacy(memory)
+    options = Options(legacy.store, legacy.as_json, legacy.workers)
+    keeper = Keeper(options, Ready(None), legacy.lock, legacy.notify, legacy)
+    print(f"keeper: goes on as the installed code, keeping {len(legacy.kept)} mounts", file=sys.stderr, flush=True)
+    try:
+        return keeper.run()
+    finally:
+        os.close(legacy.lock)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import Negotiated
-from cowfs_daemon.keeper import receive, send
+from cowfs_daemon.packets import receive, send
 
 ANSWER_SECONDS = 30.0
 

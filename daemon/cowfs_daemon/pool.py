@@ -168,9 +168,12 @@ class WorkerPool(Host):
 
     # ---- calls of one worker ---------------------------------------------------------------------
 
-    def ask(self, key: str, name: str, *arguments: object) -> Any:
-        """A call of the worker that serves ``key``. Raises Busy when none does."""
-        return self._of(key).call(name, *arguments)
+    def ask(self, key: str, name: str, *arguments: object, workspace: bool = False) -> Any:
+        """A call of the worker that serves ``key``. Raises Busy when none does.
+
+        ``workspace``: it is one, and must be open: it is not in a worker that was started meanwhile.
+        """
+        return self._of(key).call(name, *arguments, workspaces=(key,) if workspace else ())
 
     def is_open(self, workspace: str) -> bool:
         """See Host.is_open."""

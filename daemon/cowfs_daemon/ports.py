@@ -19,8 +19,9 @@ from cowfs.results import (
     Snapshot,
     StoreUsage,
     Workspace,
-)
+)  # fmt: skip
 from cowfs_daemon.metrics import Sample
+from cowfs_daemon.supervised import Supervised
 
 Progress = Callable[[dict[str, Any]], None]
 """Called with counts (``files``, ``bytes``) now and then, and at the end with ``problems``, a list of lines, too."""
@@ -78,7 +79,9 @@ class EngineLike(Protocol):
     def show(self, ref: str, path: bytes) -> Iterator[bytes]: ...
     def stat(self) -> StoreUsage: ...
     def collect(self, dry_run: bool, progress: Progress, prune: bool = False) -> Collected: ...
-    def set(self, ref: str, changes: Mapping[str, object], move: bool = False) -> object: ...
+    def set(
+        self, ref: str, changes: Mapping[str, object], move: bool = False, request: Request | None = None
+    ) -> Workspace | Snapshot: ...
     def settings(self, ref: str) -> Sequence[SettingValue]: ...
     def fsck(self, deep: bool = False) -> Sequence[Finding]: ...
 
@@ -124,6 +127,11 @@ class Control(Protocol):
         """Unmount everything and let the daemon end once the answer is out. Raises Busy as ``umount`` does."""
         ...
 
+    def restart(self, keeper: bool) -> dict[str, Any]:
+        """Give way to the installed code, mounts kept, once the answer is out: its ``version``, and the ``keeper``'s
+        when that does, too. Raises Conflict when the installed code cannot go on."""
+        ...
+
     def scrub(self, rate: int, progress: Progress) -> Scrubbed:
         """Read and hash every record of the store again, at ``rate`` bytes a second. Raises Busy."""
         ...
@@ -134,7 +142,9 @@ class Parts:
     """What a supervisor runs. ``details`` gives the parts of the status that are theirs: workers, settlers, queues,
     keeper. ``detach_all(force)`` unmounts everything, remembering it for the next start; raises Busy. ``unlisten``
     takes the socket's name away, so that whoever comes from then on starts a new daemon. ``changed`` is called after
-    every verb that may have frozen a layer. ``scrub``: see Control. ``samples`` gives figures for ``/metrics``."""
+    every verb that may have frozen a layer. ``supervised``: what shows life to the keeper. ``outdated()``: the
+    installed code is another one, whose workers this process cannot use. ``scrub``: see Control. ``samples`` gives
+    figures for ``/metrics``."""
 
     engine: EngineLike
     mounts: MountsLike
@@ -142,5 +152,7 @@ class Parts:
     detach_all: Callable[[bool], None]
     unlisten: Callable[[], None]
     changed: Callable[[], None]
+    supervised: Supervised
+    outdated: Callable[[], bool]
     scrub: Callable[[int, Progress], Scrubbed]
     samples: Callable[[], Iterable[Sample]]

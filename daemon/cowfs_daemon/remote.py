@@ -6,9 +6,11 @@ Threads: any thread may call; one thread per worker reads answers and hands each
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +20,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from cowfs.errors import Busy, CowfsError
+from cowfs.errors import Busy, Conflict, CowfsError
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
-from cowfs_daemon.channel import Channel, unpack_error
+from cowfs_daemon import lingering
+from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, unpack_error
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.ports import WorkerGone
 
@@ -35,8 +38,16 @@ END_SECONDS = 30.0
 START_SECONDS = 30.0
 
 
+class OtherVersion(Conflict):
+    """A worker of a version that this one cannot talk to: the installed code has changed. ``said``: its greeting."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__(f"the installed worker says {said!r}, not protocol {PROTOCOL}", hint="cowfs daemon restart")
+
+
 class WorkerProcess:
-    """One worker. ``on_end`` is called once, in the reading thread, when it is gone and reaped."""
+    """One worker. ``on_end`` is called once, in the reading thread, when it is gone: reaped, or unable to do anything
+    any more but to wait for its own mount (see ``cowfs_daemon.lingering``)."""
 
     MODULE = "cowfs_daemon.worker"
 
@@ -56,7 +67,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=inherited)
         self._channel = Channel(ours)
         self._on_end = on_end
-        self._closing = False
+        self._closing = self._lingers = False
         self._numbers = itertools.count(1)
         self._started: Future[None] = Future()
         # The worker's first message, number 0, says how its start went.
@@ -83,6 +94,38 @@ class WorkerProcess:
     def failed(self) -> bool:
         """Whether it has said that it cannot open the store, and why."""
         return self._started.done() and self._started.exception() is not None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it is of another version than this process."""
+        return self.failed and isinstance(self._started.exception(), OtherVersion)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it has been told to end."""
+        return self._closing
+
+    def ask_pulse(self) -> Future[Any] | None:
+        """See cowfs_daemon.watchdog.Watched."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        with self._lock:
+            if self._waiting is None:
+                return None
+            self._waiting[number] = future
+        try:
+            sent = self._channel.try_send((number, PULSE, ()))
+        except OSError:
+            sent = False
+        if sent:
+            return future
+        with self._lock:
+            (self._waiting or {}).pop(number, None)
+        return None
+
+    def kill(self) -> None:
+        """End it by force; that is noticed as any other end."""
+        self._process.kill()
 
     def hang_up(self) -> None:
         """Let it begin to end."""
@@ -124,6 +167,8 @@ class WorkerProcess:
                     log.error("an answer that nobody waits for: %r", number)
                 elif failure is not None:
                     future.set_exception(unpack_error(failure))
+                elif number == 0 and (result is None or result[0] != PROTOCOL):
+                    future.set_exception(OtherVersion(result))
                 else:
                     future.set_result(result)
         except CowfsError:
@@ -132,22 +177,35 @@ class WorkerProcess:
             waiting, self._waiting = self._waiting, None
         if not self._closing:
             # Whoever goes on with its journals must find nobody writing there.
-            self._process.kill()
-            self._process.wait()
+            self._kill_and_reap()
         # Before anyone is told: who sees the failure must find no workspace open.
         self._on_end()
         for future in (waiting or {}).values():
             future.set_exception(_gone())
 
+    def notice_end(self) -> None:
+        """Find out whether its main thread has ended: one that lingers keeps its end of the channel open."""
+        if lingering.main_thread_ended(self.pid):
+            self._channel.shut()
+
+    def _kill_and_reap(self) -> None:
+        if not self._lingers and not lingering.wait_harmless(self.pid, lambda: self._process.poll() is not None):
+            log.warning("worker %d is dead, and waits for a mount that its successor is to serve", self.pid)
+            self._lingers = True
+            threading.Thread(target=self._process.wait, name="cowfs-reaper", daemon=True).start()
+
     def close(self) -> int:
         """Let it end cleanly (killing it after 30 s), and reap it; its exit code."""
         self.hang_up()
-        try:
-            code = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._lingers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        if self._process.returncode is None and not self._lingers:
             log.error("worker %d does not end: killing it", self.pid)
-            self._process.kill()
-            code = self._process.wait()
+            self._kill_and_reap()
+        code = self._process.returncode
+        if code is None:
+            code = -signal.SIGKILL
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._channel.close()
@@ -156,6 +214,11 @@ class WorkerProcess:
 
 def _gone() -> WorkerGone:
     return WorkerGone("the worker that serves the workspace has ended", hint="try again: a new one is started")
+
+
+def _live(*points: Point) -> list[str]:
+    """The workspaces whose live state is looked at."""
+    return [point.workspace for point in points if not point.chain]
 
 
 class RemoteHost(Host):
@@ -212,6 +275,11 @@ class RemoteHost(Host):
             self._on_loss(self)
 
     @property
+    def process(self) -> WorkerProcess | None:
+        """The worker; None while there is none."""
+        return self._worker
+
+    @property
     def failed(self) -> bool:
         """Whether the worker has said why it cannot serve."""
         worker = self._worker
@@ -236,17 +304,17 @@ class RemoteHost(Host):
         worker = self._worker
         return None if worker is None else worker.pid
 
-    def call(self, name: str, *arguments: object, workspace: str | None = None) -> Any:
+    def call(self, name: str, *arguments: object, workspaces: Iterable[str] = ()) -> Any:
         """A call of the worker, waiting for one to start if need be. Raises Busy when it ends meanwhile.
 
-        ``workspace``: one that must be open; in a new worker it is not.
+        ``workspaces``: those that must be open; in a new worker they are not.
         """
         with self._changed:
             live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
             worker = self._worker
             if self._closed:
                 raise Busy("no worker serves the store any more", hint="see the log of the daemon, then start it anew")
-            if not live or worker is None or (workspace is not None and workspace not in self._opened):
+            if not live or worker is None or not self._opened.issuperset(workspaces):
                 raise _gone()
         return worker.call(name, *arguments)
 
@@ -279,7 +347,7 @@ class RemoteHost(Host):
 
     def release(self, workspace: str) -> Handed | None:
         """Have a workspace closed, its mount left as it is; what another worker needs to go on. Raises Busy."""
-        handed: Handed | None = self.call("release", workspace, workspace=workspace)
+        handed: Handed | None = self.call("release", workspace, workspaces=(workspace,))
         with self._changed:
             self._opened.discard(workspace)
         return handed
@@ -299,12 +367,12 @@ class RemoteHost(Host):
 
     def checkpoint(self, workspace: str, order: CheckpointOrder) -> Done:
         """See Host.checkpoint."""
-        done: Done = self.call("checkpoint", workspace, order, workspace=workspace)
+        done: Done = self.call("checkpoint", workspace, order, workspaces=(workspace,))
         return done
 
     def freeze(self, workspace: str, live: str) -> Done:
         """See Host.freeze."""
-        done: Done = self.call("freeze", workspace, live, workspace=workspace)
+        done: Done = self.call("freeze", workspace, live, workspaces=(workspace,))
         return done
 
     def restore(
@@ -312,7 +380,9 @@ class RemoteHost(Host):
         request: Request | None = None,
     ) -> Done:  # fmt: skip
         """See Host.restore."""
-        done: Done = self.call("restore", workspace, snapshot, chain, live, undo, force, request, workspace=workspace)
+        done: Done = self.call(
+            "restore", workspace, snapshot, chain, live, undo, force, request, workspaces=(workspace,)
+        )
         return done
 
     def wants_freeze(self) -> list[str]:
@@ -349,20 +419,20 @@ class RemoteHost(Host):
 
     def limit(self, workspace: str, quota: Quota) -> None:
         """See Host.limit."""
-        self.call("limit", workspace, quota, workspace=workspace)
+        self.call("limit", workspace, quota, workspaces=(workspace,))
 
     def usage(self, workspace: str) -> tuple[int, int]:
         """See Host.usage."""
-        used, inodes = self.call("usage", workspace, workspace=workspace)
+        used, inodes = self.call("usage", workspace, workspaces=(workspace,))
         return used, inodes
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff."""
-        return list(self.call("diff", old, new, horizon))
+        return list(self.call("diff", old, new, horizon, workspaces=_live(old, new)))
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """See Host.read."""
-        data, whole = self.call("read", point, path, offset, size)
+        data, whole = self.call("read", point, path, offset, size, workspaces=_live(point))
         return data, whole
 
     def statistics(self) -> dict[str, WorkspaceStatistics]:

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Collection
 
 from cowfs.engine import Engine
-from cowfs.errors import Busy, CowfsError
+from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon.pool import WorkerPool
+from cowfs_daemon.ports import WorkerGone
 from cowfs_daemon.remote import RemoteHost
 
 log = logging.getLogger("cowfs.serving")
@@ -30,7 +31,7 @@ class Serving:
                 worker = self._pool.place(served, point.chain)
                 worker.call("mount_frozen", served, point.chain, path, _connection_id())
             else:
-                self._pool.ask(served, "mount", served, path, _connection_id())
+                self._pool.ask(served, "mount", served, path, _connection_id(), workspace=True)
             self._served[ref] = (served, path)
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
@@ -39,8 +40,14 @@ class Serving:
             if ref not in self._served:
                 return
             served, _ = self._served[ref]
-            self._pool.ask(served, "unmount", served, force)
-            del self._served[ref]
+            try:
+                self._pool.ask(served, "unmount", served, force)
+            except NotFound:
+                if ref in self._served:
+                    raise
+                # Its worker has ended meanwhile, and the one that was started has not taken it over yet.
+                raise WorkerGone(f"{ref} is just being mounted again", hint="try again") from None
+            self._served.pop(ref, None)
             if not self._pool.is_open(served):
                 self._pool.unplace(served)
 
@@ -93,7 +100,7 @@ class Serving:
                 if not self._engine.move(workspace, release):
                     return False
                 for _, path in mounted:
-                    self._pool.ask(workspace, "mount", workspace, path, _connection_id(), handed)
+                    self._pool.ask(workspace, "mount", workspace, path, _connection_id(), handed, workspace=True)
             except Busy as error:
                 log.info("%s stays where it is: %s", workspace, error)
             except (CowfsError, OSError) as error:

@@ -17,11 +17,14 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 import cowfs
+from cowfs.errors import Conflict
 from cowfs.results import Scrubbed
 from cowfs_daemon.api.app import create_app
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.api.verbs import Verbs
+from cowfs_daemon.keeper import BEAT_SECONDS
 from cowfs_daemon.ports import Parts, Progress
+from cowfs_daemon.succession import check_installed
 
 log = logging.getLogger("cowfs.supervisor")
 IDLE_SECONDS = 600
@@ -35,6 +38,7 @@ class Daemon:
         self._parts = parts
         self._started_at = rfc3339(started_at_ns)
         self._stopping = trio.Event()
+        self.renewing = False
 
     def status(self) -> dict[str, Any]:
         supervisor = {"pid": os.getpid(), "version": cowfs.__version__, "started_at": self._started_at}
@@ -45,6 +49,23 @@ class Daemon:
         self._parts.unlisten()
         trio.from_thread.run_sync(self._stopping.set)
 
+    def restart(self, keeper: bool) -> dict[str, Any]:
+        if self._parts.supervised.descriptor is None:
+            raise Conflict("without a keeper, mounts cannot outlive this process")
+        found = check_installed()
+        told = self._parts.supervised.renew() if keeper else None
+        self.renewing = True
+        self._parts.unlisten()
+        trio.from_thread.run_sync(self._stopping.set)
+        return {"version": found["version"], "keeper": told}
+
+    def give_way(self) -> None:
+        """Be replaced by the installed code, since its workers do not understand this one. In the trio thread."""
+        log.warning("the installed cowfs is another one than this, %s: giving way to it", cowfs.__version__)
+        self.renewing = True
+        self._parts.unlisten()
+        self._stopping.set()
+
     def scrub(self, rate: int, progress: Progress) -> Scrubbed:
         return self._parts.scrub(rate, progress)
 
@@ -52,10 +73,10 @@ class Daemon:
         await self._stopping.wait()
 
 
-async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None], signals: bool = True) -> None:
+async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None], signals: bool = True) -> bool:
     """Serve the API on the listening socket ``sock`` until stopped; ``ready`` is called when it answers.
 
-    ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread.
+    ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread. True: to be replaced, not stopped.
     """
     daemon = Daemon(parts, time.time_ns())
     verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed, parts.samples)
@@ -73,13 +94,22 @@ async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None]
         await daemon.wait_stopping()
         verbs.close_events()
 
+    async def beating() -> None:
+        while True:
+            parts.supervised.beat()
+            if parts.outdated() and not daemon.renewing:
+                daemon.give_way()
+            await trio.sleep(BEAT_SECONDS)
+
     async with trio.open_nursery() as nursery:
         if signals:
             nursery.start_soon(_stop_on_signal, daemon)
+        nursery.start_soon(beating)
         # Hypercorn's own types for ASGI messages are narrower than the protocol's.
         app: Any = create_app(verbs, cowfs.__version__)
         await serve(app, config, shutdown_trigger=stopping, task_status=Started(ready))
         nursery.cancel_scope.cancel()
+    return daemon.renewing
 
 
 class Started(trio.TaskStatus[Any]):

@@ -12,7 +12,16 @@ from cowfs.errors import Invalid
 log = logging.getLogger("cowfs.surroundings")
 CGROUPS = Path("/sys/fs/cgroup")
 GROUP = "cowfs"
+KEEPER_OOM, SUPERVISOR_OOM, WORKER_OOM = -900, -500, -500
+"""How the kernel chooses when memory runs out (-1000 never, 1000 first): see docs/concurrency.md."""
+
 _HINT = "start the daemon outside of the sandbox first: cowfs daemon start"
+
+
+def set_oom_score(score: int) -> None:
+    """Set the chance of this process to be killed when memory runs out; only the superuser may lower it."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(score))
 
 
 def refuse_sandbox(mounts: str = "/proc/self/mountinfo", proc: str = "/proc") -> None:

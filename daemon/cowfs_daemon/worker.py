@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cowfs
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
@@ -32,11 +33,11 @@ from cowfs.remembered import Request
 from cowfs.reserve import Reserve
 from cowfs.store import StoreDirectory
 from cowfs.workspace import CheckpointOrder, Env
-from cowfs_daemon import logs
-from cowfs_daemon.channel import Channel, pack_error
+from cowfs_daemon import logs, orphans
+from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.mount import Connection, mount, unmount
+from cowfs_daemon.fuse.mount import Connection, abort, mount, unmount
 from cowfs_daemon.fuse.negotiate import HAS_RESEND
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
@@ -46,6 +47,8 @@ from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
 from cowfs_daemon.ports import WorkerGone
+from cowfs_daemon.pulse import Pulse, Pulses
+from cowfs_daemon.surroundings import WORKER_OOM, set_oom_score
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
@@ -68,6 +71,11 @@ class Worker:
         self._tally = Tally()
         self._contents: dict[str, list[tuple[int, Content]]] = {}
         self._awaited: set[str] = set()  # open workspaces whose mounts are to be taken over
+        self._pulses = Pulses()
+
+    def pulse(self) -> Pulse:
+        """How the mounts get on. Answered by the main thread, at once, so that no lock of a workspace is waited for."""
+        return self._pulses.take((key, transport.session) for key, transport in list(self._transports.items()))
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Every call by name."""
@@ -86,10 +94,11 @@ class Worker:
             host.limit,
             host.usage,
         )
-        data = (self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled)
-        looks = (self.figures, self.shown)
+        data = (
+            self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures, self.shown,
+        )  # fmt: skip
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
-        return {call.__name__: call for call in (*plain, *data, *looks, *mounts)}
+        return {call.__name__: call for call in (*plain, *data, *mounts)}
 
     def figures(self) -> dict[str, Any]:
         """What this process counts, for ``cowfs_daemon.gauges``."""
@@ -152,7 +161,7 @@ class Worker:
         with self._mounting:
             self._refuse_mounted(workspace)
             served = self.host.workspace(workspace)
-            taken = self._take(workspace, path)
+            taken = self._take(workspace, path, clean=handed is not None)
             transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
             if handed is not None and taken is not None:
                 transport.session.served.hand_over(handed)
@@ -221,10 +230,21 @@ class Worker:
         self._transports[key] = transport
         return transport
 
-    def _take(self, key: str, path: str) -> Connection | None:
-        """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes."""
+    def _take(self, key: str, path: str, *, clean: bool = False) -> Connection | None:
+        """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
+
+        ``clean``: it has answered all that it read. Else, where the kernel cannot be asked to send requests again, a
+        program may wait for an answer that nobody knows to be owed (the kernel's count of what waits tells no lost
+        one from one that was not read yet): all get an error instead.
+        """
         taken = self._kept.take(key)
-        if taken is not None and taken.mountpoint != path:
+        if taken is None:
+            return None
+        lost = not clean and not taken.init.has(HAS_RESEND)
+        if lost:
+            log.error("%s: this kernel sends no request again: programs that use it get errors", taken.mountpoint)
+            abort(taken.number)
+        if lost or taken.mountpoint != path:
             self._abandon(key, taken)
             return None
         return taken
@@ -307,8 +327,9 @@ class Worker:
         self._index.close()
 
 
-def serve(channel: Channel, calls: dict[str, Callable[..., Any]]) -> None:
-    """Answer requests until the other end is gone and all answers are given."""
+def serve(channel: Channel, calls: dict[str, Callable[..., Any]], pulse: Callable[[], Pulse]) -> None:
+    """Answer requests until the other end is gone and all answers are given. ``pulse`` answers the call of that name,
+    between two requests, since all threads may be at work."""
 
     def answer(number: int, name: str, arguments: tuple[Any, ...]) -> None:
         result, failure = None, None
@@ -326,7 +347,11 @@ def serve(channel: Channel, calls: dict[str, Callable[..., Any]]) -> None:
 
     with ThreadPoolExecutor(THREADS, "cowfs-call") as pool:
         while (request := channel.receive()) is not None:
-            pool.submit(answer, *request)
+            if request[1] == PULSE:
+                with contextlib.suppress(OSError):  # the next line finds out that the owner is gone
+                    channel.send((request[0], tuple(pulse()), None))
+            else:
+                pool.submit(answer, *request)
 
 
 def main() -> int:
@@ -343,6 +368,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.set_up("worker", os.fspath(options.store))
     channel = Channel(socket.socket(fileno=options.socket))
+    set_oom_score(WORKER_OOM)
+    alive = orphans.hold(os.fspath(options.store))
     try:
         worker = Worker(options.store, options.keeper)
     except (CowfsError, OSError) as error:
@@ -350,9 +377,10 @@ def main() -> int:
             channel.send((0, None, pack_error(error)))
         return 1
     with contextlib.suppress(OSError):  # an owner that is gone already is found out by the next line
-        channel.send((0, None, None))
-    serve(channel, worker.calls())
+        channel.send((0, (PROTOCOL, cowfs.__version__), None))
+    serve(channel, worker.calls(), worker.pulse)
     worker.end()
+    os.close(alive)
     return 0
 
 

@@ -16,6 +16,7 @@ from cowfs.results import Change, Handle
 from cowfs.workspace import CheckpointOrder
 from cowfs_daemon.channel import MAX_MESSAGE_BYTES, Channel, pack_error, unpack_error
 from cowfs_daemon.codec import decode, encode
+from cowfs_daemon.pulse import Pulse
 from cowfs_daemon.worker import serve
 
 LAYER = LayerSpec("lay-1", "wsp-1", None, (control.Span(16, 64, 200),), 9, b"\x00\xff" * 16)
@@ -88,7 +89,7 @@ def test_calls_run_side_by_side_and_end_with_the_other_side() -> None:
         raise Busy("no")
 
     calls = {"slow": slow, "fast": gate.set, "failing": failing}
-    worker = threading.Thread(target=serve, args=(Channel(theirs), calls))
+    worker = threading.Thread(target=serve, args=(Channel(theirs), calls, lambda: Pulse(0, 0, "")))
     worker.start()
     channel = Channel(ours)
     for number, name in enumerate(("slow", "failing", "fast", "unknown")):

@@ -12,8 +12,7 @@ from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
 
 SNAPSHOT_KEYS = {
-    "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root",
-    "settings",
+    "id", "workspace", "parent", "message", "labels", "creator", "created_at", "automatic", "state", "root", "settings",
 }  # fmt: skip
 
 

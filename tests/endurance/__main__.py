@@ -28,6 +28,9 @@ def main() -> int:
                 cycles.run(options.every)
                 figures.append(cycles.figures().as_json())
                 print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
+        except BaseException:
+            print(cycles.live.log()[-10_000:], json.dumps(cycles.client.daemon(), indent=2), file=sys.stderr)
+            raise
         finally:
             checked = cycles.close()
     print(json.dumps({"figures": figures, "fsck": checked}, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,7 +38,8 @@ class Process:
 class Figures:
     """After ``cycles`` cycles, with nothing under way. ``files``: number by folder of the store; ``disk`` in bytes.
 
-    ``latency``: median milliseconds of each verb since the figures before.
+    ``caches``: bytes in the workers' bounded caches. ``latency``: median milliseconds of each verb since the figures
+    before.
     """
 
     cycles: int
@@ -45,6 +47,7 @@ class Figures:
     disk: int
     files: dict[str, int]
     control_bytes: int
+    caches: dict[str, int]
     latency: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -123,11 +126,18 @@ class Cycles:
                 if time.monotonic() > until:
                     raise
 
+    def _settle(self) -> None:
+        """Wait until nothing is left to settle: the settler has the lowest priority, but it must come forward."""
+        least, until = 1 << 30, 0.0
+        while left := self.client.daemon()["queues"]["settle"]:
+            if left < least:
+                least, until = left, time.monotonic() + QUIET_SECONDS
+            assert time.monotonic() < until, f"the settler does not come forward: {left} layers are left"
+            threading.Event().wait(0.02)
+
     def figures(self) -> Figures:
         """What there is when all is settled and collected."""
-        until = time.monotonic() + QUIET_SECONDS
-        while any(self.client.daemon()["queues"].values()):
-            assert time.monotonic() < until, "the settler does not come to an end"
+        self._settle()
         self._patient(self.client.collect)
         found = {
             f"{kind} {number}": process(pid)
@@ -141,8 +151,9 @@ class Cycles:
         disk = sum(path.lstat().st_blocks * 512 for path in self.live.store.rglob("*") if path.is_file())
         latency = {verb: round(statistics.median(took) * 1000, 3) for verb, took in self._took.items()}
         self._took.clear()
+        caches = {name: counts["bytes"] for name, counts in self.client.daemon()["cache"].items()}
         control = (self.live.store / "control" / "log").stat().st_size
-        return Figures(self._done, found, disk, files, control, latency)
+        return Figures(self._done, found, disk, files, control, caches, latency)
 
     def close(self) -> str:
         """Stop the daemon; what fsck says."""

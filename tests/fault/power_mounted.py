@@ -25,7 +25,7 @@ from tests.cli.live import Live
 from tests.support.lab import Files, Lab
 from tests.support.losses import STORE, Moment
 from tests.support.recordfs import Recorded
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 from tests.torture.killer import kill, processes
 from tests.torture.program import Model, Seen, look, perform, unlike
 

@@ -29,7 +29,7 @@ from cowfs_daemon.fuse import session
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 
 HANG_S = 60.0
 

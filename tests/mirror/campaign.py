@@ -190,14 +190,15 @@ class Campaign:
         self._kill_soon()
         if self._by_command():
             made = self._cli("checkpoint", workspace.name, "-m", "now")["snapshot"]
-            id_, automatic = made["id"], made["automatic"]
+            id_, owner, automatic = made["id"], made["workspace"], made["automatic"]
         else:
             snapshot = self._must("checkpoint", lambda: self.client.workspace(workspace.name).checkpoint()).snapshot
-            id_, automatic = snapshot.id, snapshot.automatic
+            id_, owner, automatic = snapshot.id, snapshot.workspace, snapshot.automatic
         self._note(f"{workspace.name}: checkpoint {id_}")
         if id_ in self._points:  # nothing had changed
             self._check(self._points[id_].state, workspace.state, f"{workspace.name} is said to be {id_}")
-        self._remember(id_, workspace, workspace.state, automatic)
+        if owner == workspace.name:  # the head of a fork that has not changed is its parent's, and goes with that
+            self._remember(id_, workspace, workspace.state, automatic)
 
     def _restore(self) -> None:
         workspace = self._random.choice(self._workspaces)
@@ -240,7 +241,7 @@ class Campaign:
             self._remove_workspace()
             return
         parent, number = self._random.choice(self._workspaces), next(self._numbers)
-        ids = [id_ for id_, point in self._points.items() if point.owner == parent.number]
+        ids = self._line(parent)
         ref = self._random.choice([parent.name, *ids])
         state, copy = (self._points[ref].state, self._points[ref].copy) if ref in ids else (parent.state, parent.copy)
         name, count = f"fork-{number}", self._random.choice((None, 1, 2))

@@ -184,10 +184,11 @@ class CatalogMachine(RuleBasedStateMachine):
     def checkpoint(self, index: int, automatic: bool, labels: set[str], sync: bool) -> None:
         space = self.pick(index)
         snap, live = self.id("snap"), self.id("lay")
+        span = Span(1, self.number, self.number + 1)  # behind those of all layers before
         ops = (
-            Froze(space.live, space.id, space.below, (Span(1, self.number - 1, self.number),), 9, live),
+            Froze(space.live, space.id, space.below, (span,), 9, live),
             SnapshotMade(snap, space.id, space.head, space.live, "m", tuple(sorted(labels)), "me", 1, automatic),
-            Position(space.id, 1, self.number, self.number),
+            Position(space.id, 1, span[2], self.number),
         )
         self.catalog.commit(*ops, sync=sync)
         self.model.layers[space.live] = [space.below, False]

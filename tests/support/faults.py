@@ -14,7 +14,7 @@ from cowfs.layers.journal import Limits
 from cowfs.view.reading import ReadView
 from cowfs.view.room import Room
 from tests.support.lab import ME, Lab
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 from tests.support.treehash import hash_view
 
 CALLS = (

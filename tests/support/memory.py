@@ -14,7 +14,7 @@ from cowfs.layers.layer import Layer
 from cowfs.view.inode import Caller
 from cowfs.view.state import State, new_inode
 from cowfs.workspace import Branch, CheckpointOrder, Env, Workspace
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 
 ME = Caller(uid=0, gid=0, pid=1, umask=0o022)
 START = 1_700_000_000_000_000_000

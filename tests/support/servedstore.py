@@ -19,6 +19,7 @@ from cowfs.remembered import Request
 from cowfs.view.inode import Caller, SetAttr
 from cowfs_daemon.ports import Mounted, Parts
 from cowfs_daemon.start import listen, unlisten
+from cowfs_daemon.supervised import Supervised
 from cowfs_daemon.supervisor import supervise
 
 
@@ -74,6 +75,8 @@ class ServedStore:
             detach_all=self.mounts.detach_all,
             unlisten=lambda: unlisten(str(self.path)),
             changed=lambda: None,
+            supervised=Supervised(),
+            outdated=lambda: False,
             scrub=lambda rate, progress: self.engine.scrubber.scrub(rate, lambda _: True, progress),
             samples=lambda: (),
         )

@@ -18,7 +18,7 @@ from cowfs.view.view import View
 from cowfs.workspace import CheckpointOrder, Env, Workspace
 from tests.support.counted import check_counters
 from tests.support.lab import Files, Ids, Ticks
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 from tests.support.treehash import TreeHash, hash_view
 
 NAME = "wsp-1"

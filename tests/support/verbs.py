@@ -20,7 +20,7 @@ from cowfs.workspace import CheckpointOrder
 from tests.support.faults import new_lab, tree
 from tests.support.interpose import share
 from tests.support.lab import Lab
-from tests.support.testdisk import TestDisk
+from tests.support.roomy import TestDisk
 
 REQUEST = Request("the-key-of-the-verb", bytes(range(32)))
 

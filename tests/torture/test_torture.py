@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.torture import real
 from tests.torture.campaign import run
 
 pytestmark = [
@@ -19,3 +20,10 @@ def test_nothing_is_lost_and_no_program_sees_an_error(tmp_path: Path) -> None:
     assert (report.losses, report.errors) == ([], [])
     assert report.steps > 0
     assert report.kills["keeper"] >= 1
+
+
+def test_real_programs_see_a_pause_and_no_error(tmp_path: Path) -> None:
+    report = real.run(tmp_path, seconds=6, copy_bytes=64 << 20, per_second=1.0, seed=3)
+    assert report["errors"] == {}
+    assert report["kills"].get("worker", 0) >= 1
+    assert sorted(report["rounds"]) == sorted(real.PROGRAMS)

@@ -17,8 +17,10 @@ import pytest
 
 from cowfs.engine import Engine
 from cowfs_daemon.compose import Owner
-from cowfs_daemon.keeper import Table, receive
+from cowfs_daemon.packets import receive
 from cowfs_daemon.remote import RemoteHost
+from cowfs_daemon.supervised import Supervised
+from cowfs_daemon.table import Table
 
 DEADLINE_SECONDS = 60.0
 
@@ -43,7 +45,7 @@ class Owned:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._keeping = threading.Thread(target=self._keep)
         self._keeping.start()
-        self.owner = Owner(str(self.store), self._theirs.fileno(), workers)
+        self.owner = Owner(str(self.store), Supervised(self._theirs.fileno()), workers)
         self.owner.wait_started()
         self.engine, self.mounts, self.pool = self.owner.engine, self.owner.mounts, self.owner.pool
 
@@ -96,8 +98,9 @@ class Owned:
             problems = list(self.engine.fsck(deep=True))
         finally:
             self.owner.close()
-            self._theirs.close()
+            self._ours.shutdown(socket.SHUT_RDWR)
             self._keeping.join()
+            self._theirs.close()
             self._ours.close()
         assert problems == []
 

@@ -1,8 +1,8 @@
 """A worker that kills itself: ``python -m tests.workers.doomed`` is the real one with points at which it may die.
 
 Whenever the file named by COWFS_TEST_DOOM exists, points are counted: before and after each journal record, and before
-each reply (not when it says ``records`` behind the number). At the point whose number the file holds, the file is
-removed and the process kills itself.
+each reply and notification (not when it says ``records`` behind the number). At the point whose number the file holds,
+the file is removed and the process kills itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from cowfs.layers.journal import Journal
 from cowfs_daemon import worker
 from cowfs_daemon.fuse.dispatch import HANDLERS
+from cowfs_daemon.fuse.transport import Transport
 
 _DOOM = os.environ["COWFS_TEST_DOOM"]
 _passed = 0
@@ -36,7 +37,8 @@ def _point(reply: bool = False) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm() -> None:
+def arm() -> None:
+    """Put the points in."""
     write = Journal._write
 
     def doomed_write(self: Journal, *arguments: Any) -> Any:
@@ -45,6 +47,13 @@ def _arm() -> None:
         _point()
         return position
 
+    notify = Transport._notify
+
+    def doomed_notify(self: Transport, message: bytes) -> bool:
+        _point(reply=True)
+        return notify(self, message)
+
+    Transport._notify = doomed_notify  # type: ignore[method-assign]
     Journal._write = doomed_write  # type: ignore[method-assign, assignment]
     for opcode, handler in enumerate(HANDLERS):
 
@@ -58,5 +67,5 @@ def _arm() -> None:
 
 
 if __name__ == "__main__":
-    _arm()
+    arm()
     sys.exit(worker.main())

@@ -1,4 +1,5 @@
-"""A worker that dies at any record of a restore: whatever the kernel kept of the state before is gone afterwards."""
+"""A worker that dies at any record of a restore, or before any reply, those to itself included: whatever the kernel
+kept of the state before is gone afterwards."""
 
 from __future__ import annotations
 
@@ -74,6 +75,7 @@ class Dying:
     def __init__(self, owned: Owned, doom: Path) -> None:
         self.owned = owned
         self.doom = doom
+        self.only = " records"
 
     def restore(self, point: int, again: int, discard: bool) -> bool:
         """Restore with a worker that dies at ``point``, and, if not 0, the next one at ``again``; whether one did."""
@@ -85,12 +87,12 @@ class Dying:
         wreck(path)
         wrecked = look(path)
         with open(path / "changed", "r+b") as held:
-            self.doom.write_text(f"{point} records")
+            self.doom.write_text(f"{point}{self.only}")
             try:
                 engine.restore(name, target, discard=discard)
             except Busy:
                 if again and not self.doom.exists():
-                    self.doom.write_text(f"{again} records")
+                    self.doom.write_text(f"{again}{self.only}")
             died = not self.doom.exists()
             self.doom.unlink(missing_ok=True)
             eventually(lambda: self._done(name, target, discard), "the restore, asked for again")
@@ -119,6 +121,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dying]:
     monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.doomed")
     monkeypatch.setattr(compose, "LOSSES_MAX", 10**6)
     monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
+    monkeypatch.setattr(compose, "BEAT_SECONDS", 0.3)
     owned = Owned(tmp_path, 1)
     try:
         yield Dying(owned, doom)
@@ -134,6 +137,17 @@ def test_a_worker_that_dies_at_any_record_of_a_restore(dying: Dying, discard: bo
         point += 1
         assert point < POINTS_MAX
     assert point > 5, "hardly a point was passed"
+
+
+@pytest.mark.parametrize("discard", [False, True], ids=["kept", "discarded"])
+def test_a_worker_that_dies_before_any_reply_of_a_restore(dying: Dying, discard: bool) -> None:
+    """Also while it waits for its own mount: a thread that does so cannot end before a successor serves it."""
+    dying.only = ""
+    point = 1
+    while dying.restore(point, 0, discard):
+        point += 1
+        assert point < POINTS_MAX
+    assert point > 8, "hardly a point was passed"
 
 
 @pytest.mark.parametrize("again", range(1, 4))

@@ -1,4 +1,4 @@
-"""``cowfs daemon``: run, start, stop, status."""
+"""``cowfs daemon``: run, start, stop, restart, upgrade, status."""
 
 import os
 from collections.abc import Iterator
@@ -16,6 +16,9 @@ def command() -> None:
 
     Any command that needs it starts it; these are for service managers and for looking.
     """
+
+
+_MANAGER = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 def _choose_format(context: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -50,7 +53,9 @@ def run(session: Session, workers: int | None) -> None:
 
     words = daemon_command("run", "--store", session.path(), *(["--json"] if session.json else []))
     words += [] if workers is None else ["--workers", str(workers)]
-    os.execve(words[0], words, daemon_environment())
+    # What a service manager tells its service (sd_notify(3), sd_listen_fds(3)); the process stays the same.
+    manager = {name: os.environ[name] for name in _MANAGER if name in os.environ}
+    os.execve(words[0], words, daemon_environment() | manager)
 
 
 @command.command()
@@ -89,6 +94,38 @@ def stop(session: Session, force: bool) -> None:
     keeper = status["keeper"] or status["supervisor"]  # the keeper ends last
     wait_stopped(keeper["pid"], lambda: wire.call("POST", "/v1/daemon/stop", {"force": force}, again=False))
     session.out({"stopped": True}, lambda: ["stopped"])
+
+
+@command.command()
+@options
+def restart(session: Session) -> None:
+    """Replace all processes but the keeper by new ones of the installed code. Mounts stay; programs wait meanwhile."""
+    _give_way(session, keeper=False)
+
+
+@command.command()
+@options
+def upgrade(session: Session) -> None:
+    """Replace every process by the installed code, the keeper too. Mounts stay; programs wait meanwhile.
+
+    Nothing happens when the installed code cannot go on from what runs.
+
+    \b
+    Example:
+      pip install --upgrade cowfs && cowfs daemon upgrade
+    """
+    _give_way(session, keeper=True)
+
+
+def _give_way(session: Session, keeper: bool) -> None:
+    from cowfs.client.launch import wait_stopped
+
+    wire = session.wire(start=False)
+    before = wire.call("GET", "/v1/daemon")["supervisor"]
+    wait_stopped(before["pid"], lambda: wire.call("POST", "/v1/daemon/restart", {"keeper": keeper}))
+    now = session.call("GET", "/v1/daemon")
+    version = now["supervisor"]["version"]
+    session.out(now, lambda: [f"version {version} serves, pid {now['supervisor']['pid']}; it was {before['version']}"])
 
 
 @command.command()

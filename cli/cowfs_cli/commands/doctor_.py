@@ -18,15 +18,19 @@ _MIN_FREE_BYTES = 512 << 20
 
 
 @click.command()
+@click.option("--fix", is_flag=True, help="Abort and detach mounts of this store that nobody serves.")
 @options
-def command(session: Session) -> None:
-    """Look whether this machine and this store can work, and say what to do where they cannot. Changes nothing.
+def command(session: Session, fix: bool) -> None:
+    """Look whether this machine and this store can work, and say what to do where they cannot.
+
+    Changes nothing without --fix. With it, connections of this store whose server is gone are aborted, so that
+    programs that wait for it get an error, and their mounts are taken away; it says which.
 
     \b
     Example:
       cowfs doctor
     """
-    found = [*_machine(), *_store(session)]
+    found = [*_machine(), *_store(session), *_connections(session, fix)]
     session.out(found, lambda: _lines(found))
     failed = sum(not each["ok"] for each in found)
     if failed:
@@ -56,6 +60,26 @@ def _machine() -> Iterator[Finding]:
     writable = bool(runtime) and os.access(runtime, os.W_OK)
     yield _finding("mount directory", writable, runtime or "XDG_RUNTIME_DIR is not set", "set XDG_RUNTIME_DIR")
     yield from examine.machine()
+
+
+def _connections(session: Session, fix: bool) -> Iterator[Finding]:
+    """The mounts of the store: each is asked for an answer."""
+    try:
+        path = session.path()
+        if not os.path.isfile(os.path.join(path, "superblock")):
+            return
+        from cowfs.client.launch import run_tool
+
+        told = run_tool("connections", "--store", path, *(["--fix"] if fix else []))
+    except CowfsError as error:
+        yield _finding("connections", False, error.message, error.hint)
+        return
+    for each in told["connections"]:
+        waiting = f", {plural(each['waiting'], 'request')} waiting" if each["waiting"] else ""
+        detail = f"{each['path']} (connection {each['number']}) is {each['state']}{waiting}"
+        done = f": {each['done']}" if each["done"] else ""
+        hint = "cowfs doctor --fix aborts and detaches it; the next command mounts it again"
+        yield _finding("connection", each["state"] == "served" or "detached" in each["done"], detail + done, hint)
 
 
 def _store(session: Session) -> Iterator[Finding]:

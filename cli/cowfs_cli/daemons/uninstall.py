@@ -44,7 +44,7 @@ def command(session: Session, force: bool) -> None:
         with contextlib.suppress(OSError):  # another store's lie there, too
             os.rmdir(os.path.dirname(directory))
             removed.append(os.path.dirname(directory))
-    for name in (SOCKET_NAME, START_LOCK_NAME, "keeper.lock", f"{LOG_NAME}.lock"):
+    for name in (SOCKET_NAME, START_LOCK_NAME, "keeper.lock", "workers.lock", f"{LOG_NAME}.lock"):
         path = os.path.join(daemon_dir(store), name)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

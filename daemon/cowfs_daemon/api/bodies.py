@@ -117,6 +117,12 @@ class Stop(Body):
     force: bool = False
 
 
+class Restart(Body):
+    """``keeper``: let the keeper go on as the installed code, too."""
+
+    keeper: bool = False
+
+
 class Check(Body):
     """``deep``: re-hash every block."""
 

@@ -53,6 +53,11 @@ def router(verbs: Verbs) -> APIRouter:
     async def stop(body: bodies.Stop) -> None:
         await verbs.run(verbs.control.stop, body.force)
 
+    @routes.post("/daemon/restart", response_model=shapes.RestartShape)
+    async def restart(body: bodies.Restart) -> JSONResponse:
+        """Give way to the installed code, mounts kept; with `keeper`, that process goes on as it, too."""
+        return JSONResponse(await verbs.run(verbs.control.restart, body.keeper))
+
     @routes.get("/events")
     async def events() -> StreamingResponse:
         """Events from now on, one JSON object a line, without end."""

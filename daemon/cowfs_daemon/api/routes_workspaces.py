@@ -224,16 +224,14 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse(shapes.settings(ref, await verbs.run(verbs.engine.settings, ref)))
 
     @routes.patch("/settings", response_model=shapes.SettingsShape)
-    async def change(body: bodies.Set) -> JSONResponse:
+    async def change(body: bodies.Set, asked: Keyed) -> JSONResponse:
         """Change settings, all or none; null or empty text takes one away."""
-
-        def work() -> shapes.SettingsShape:
-            verbs.engine.set(body.ref, body.settings, body.move)
-            return shapes.settings(body.ref, verbs.engine.settings(body.ref))
-
-        done = await verbs.run(work, locks=(workspace_of(body.ref),))
-        verbs.emit("set", ref=body.ref, keys=sorted(body.settings))
-        return JSONResponse(done)
+        _, fresh = await verbs.once(
+            "set", asked, lambda: verbs.engine.set(body.ref, body.settings, body.move, asked), (workspace_of(body.ref),)
+        )
+        if fresh:
+            verbs.emit("set", ref=body.ref, keys=sorted(body.settings))
+        return JSONResponse(shapes.settings(body.ref, await verbs.run(verbs.engine.settings, body.ref)))
 
     @routes.delete("/refs", status_code=204)
     async def remove(ref: RefQuery, asked: Keyed, force: bool = False) -> None:

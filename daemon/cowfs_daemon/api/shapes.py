@@ -121,6 +121,13 @@ class MountShape(TypedDict):
     read_only: bool
 
 
+class RestartShape(TypedDict):
+    """What the daemon gives way to; ``keeper``: its pid and version when it goes on as that, too."""
+
+    version: str
+    keeper: dict[str, Any] | None
+
+
 class FindingShape(TypedDict):
     """``kind`` is stable; ``affected`` lists the first of ``affected_count``: ``ws-1@good: usr/bin/git``."""
 

@@ -162,6 +162,14 @@ def abort(number: int) -> None:
     (control_directory(number) / "abort").write_text("1")
 
 
+def waiting(number: int) -> int:
+    """How many requests of a connection are unanswered, those that nobody has read included; 0 if that is unknown."""
+    try:
+        return int((_CONNECTIONS / str(number) / "waiting").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Mounted:
     """One line of the mount table. ``root``: which directory of the filesystem ``path`` shows."""

@@ -142,6 +142,10 @@ class Pacing:
         with self.hurry(), self._condition:
             self._condition.wait_for(lambda: not self._waiting and not self._running)
 
+    def end(self) -> None:
+        """Nothing comes any more: let go of the session, which holds this, and with it of the workspace's files."""
+        self._pressed, self._carry_out = _unpressed, _nothing
+
     def statistics(self) -> PacingStatistics:
         """Counts of this moment."""
         return PacingStatistics(len(self._waiting), self._paced, self._paced_s, self._refused)
@@ -173,6 +177,14 @@ class Pacing:
                     self._running = True
                     return request
                 self._condition.wait(self._due - now)
+
+
+def _unpressed() -> None:
+    """Nothing is served any more."""
+
+
+def _nothing(_: bytearray) -> None:
+    """Nothing is served any more."""
 
 
 def cost(pressed: Pressed, size: int) -> float:

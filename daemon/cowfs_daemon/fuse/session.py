@@ -24,13 +24,14 @@ from cowfs.errors import CowfsError
 from cowfs.layers.answers import Answer
 from cowfs.pressure import Pressed
 from cowfs.view.view import View
-from cowfs_daemon.fuse import pacing, protocol, resent
+from cowfs_daemon.fuse import mount, pacing, protocol, resent
 from cowfs_daemon.fuse.counts import Counts
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.pacing import Pacing, PacingStatistics
 from cowfs_daemon.fuse.served import Served
 from cowfs_daemon.fuse.server import Reader, Server
+from cowfs_daemon.pulse import Progress
 
 log = logging.getLogger("cowfs.fuse")
 
@@ -104,6 +105,7 @@ class Session:
         self._on_end = on_end
         self._stopping = False
         self._spin_credit = _SPIN_CREDIT
+        self._requests = self._answered = 0
         self.counts = Counts()
         self.pacing = Pacing(self._look, self._carry_out)
         self._pressed: Pressed | None = None
@@ -127,6 +129,11 @@ class Session:
         self.pacing.drain()
         with self._jobs_done:
             self._jobs_done.wait_for(lambda: not self._jobs)
+
+    def close(self) -> None:
+        """After :meth:`stop`, for good: let go of what holds this in turn, so that it goes with its last user."""
+        self.served.end()
+        self.pacing.end()
 
     def settle(self) -> None:
         """Wait for the jobs under way that use the mount."""
@@ -186,15 +193,29 @@ class Session:
                 if error.errno not in (errno.ENODEV, errno.ECONNABORTED):
                     raise
                 return False
+            self._requests += 1
             number += 1
-            if self._pressed is not None and self._waits(request, size):
-                continue
-            if number % SAMPLED:
-                with lock:
-                    answer(workspace.view, request, size)
-            else:
-                self._sample(request, size)
+            if self._pressed is None or not self._waits(request, size):
+                if number % SAMPLED:
+                    with lock:
+                        answer(workspace.view, request, size)
+                else:
+                    self._sample(request, size)
+            self._answered = self._requests
         return False
+
+    def progress(self) -> Progress:
+        """How far it is; for the watchdog, which compares. Neither jobs count, which wait for a disk, nor what is held
+        back so that settling can catch up."""
+        requests = self._requests
+        if self._stopping or self.ended.is_set():
+            return Progress(requests, False)
+        held = self._jobs or self.pacing.statistics().waiting
+        return Progress(requests, requests != self._answered or (not held and self._unread()))
+
+    def _unread(self) -> bool:
+        """Whether the kernel has requests that nobody has answered."""
+        return bool(mount.waiting(self.connection.number))
 
     def _sample(self, request: bytearray, size: int) -> None:
         """Answer a request, time that, and look whether settling lags behind."""

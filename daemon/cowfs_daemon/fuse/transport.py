@@ -143,7 +143,7 @@ class Transport:
     def close(self) -> None:
         """After :meth:`detach`: let go of the mount and of the workspace, for good."""
         os.close(self.connection.fd)
-        self._served.end()
+        self.session.close()
 
     def _close_root(self) -> None:
         if self._root_fd >= 0:

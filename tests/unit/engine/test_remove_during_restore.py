@@ -10,7 +10,7 @@ import pytest
 from cowfs.compare import Changes
 from cowfs.errors import Busy
 from cowfs.results import Handle
-from cowfs.workspace import Transport
+from cowfs.transport import Transport
 from tests.support.lab import Lab
 
 

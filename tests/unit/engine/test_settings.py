@@ -1,4 +1,4 @@
-"""The verb ``set``: strict values, all or nothing, kept over restarts, inherited by forks, and documented."""
+"""The verb ``set``: strict values, all or nothing, kept over restarts, inherited by forks, as documented."""
 
 from __future__ import annotations
 

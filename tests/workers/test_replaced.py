@@ -1,0 +1,77 @@
+"""A worker that was started in the place of another has nothing open yet: whoever asks it is told to try again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from cowfs.errors import Busy
+from cowfs.host import Point
+from tests.workers.conftest import Owned, eventually
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
+]
+
+
+def test_questions_about_a_live_state_are_refused_as_busy(owned: Owned) -> None:
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    owned.mounts.umount("one")
+    worker, ident = owned.worker_of("one"), owned.engine.workspace("one").id
+    live = Point(ident, ())
+    assert worker.read(live, b"file", 0, 7) == (b"content", 7)
+    owned.kill(worker)
+    mounting = ("mount", ident, os.fspath(path), 1)
+    asked: list[Callable[[], object]] = [
+        lambda: worker.read(live, b"file", 0, 7),
+        lambda: worker.diff(live, live, 1),
+        lambda: worker.call(*mounting, workspaces=(ident,)),
+    ]
+    for ask in asked:
+        with pytest.raises(Busy):
+            ask()
+    assert (owned.path("one") / "file").read_text() == "content"
+
+
+def test_mounting_while_workers_die_is_busy_at_worst(owned: Owned) -> None:
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    worker = owned.worker_of("one")
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.is_set():
+            eventually(lambda: worker.started or stop.is_set(), "another worker")
+            if (pid := worker.pid) is not None and worker.started:
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda pid=pid: worker.pid != pid or stop.is_set(), "another worker")  # type: ignore[misc]
+
+    def patiently(call: Callable[[], object]) -> None:
+        def done() -> bool:
+            try:
+                call()
+            except Busy:
+                return False
+            return True
+
+        eventually(done, "it never comes to an end")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for _ in range(6):
+            patiently(lambda: owned.mounts.umount("one"))
+            patiently(lambda: owned.path("one"))
+    finally:
+        stop.set()
+        killer.join()
+    eventually(lambda: worker.started, "another worker")
+    patiently(lambda: owned.path("one"))
+    assert (path / "file").read_text() == "content"

@@ -1,0 +1,51 @@
+"""A worker that dies where the kernel cannot be asked to send requests again: whoever waited gets an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowfs_daemon import compose, remote
+from tests.fuse.agent import Agent
+from tests.workers.conftest import Owned, eventually
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
+]
+
+
+@pytest.fixture
+def unresent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Owned, Path]]:
+    doom = tmp_path / "doom"
+    monkeypatch.setenv("COWFS_TEST_DOOM", str(doom))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.unresent")
+    monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
+    owned = Owned(tmp_path, 1)
+    try:
+        yield owned, doom
+    finally:
+        doom.unlink(missing_ok=True)
+        owned.close()
+
+
+def test_who_waits_gets_an_error_and_nothing_is_lost(unresent: tuple[Owned, Path]) -> None:
+    owned, doom = unresent
+    path = owned.make("ws")
+    with Agent() as agent:
+        assert agent(f"held = os.open({os.fspath(path / 'file')!r}, os.O_RDWR | os.O_CREAT)") is None
+        assert agent("os.write(held, b'before')") == 6
+        doom.write_text("3")  # carried out and journaled, never answered
+        kind, number = agent("os.write(held, b', unanswered')")
+        assert (kind, number) in [("errno", errno.ECONNABORTED), ("errno", errno.ENOTCONN)]
+        eventually(lambda: owned.engine.host.is_open(owned.engine.workspace("ws").id), "a worker that serves it")
+        assert (owned.path("ws") / "file").read_bytes() == b"before, unanswered"
+        assert agent("os.write(held, b'!')")[0] == "errno"
