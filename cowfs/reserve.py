@@ -32,6 +32,9 @@ PIECE_BYTES = 1 << 20
 LOOK_BYTES = 1 << 20
 """A process looks at the disk again when it has written so much: how far it overshoots at most, and one write."""
 
+LOOK_SHARE = 1024
+"""The same on a small disk: one part in so many of it."""
+
 
 def reserve_bytes(total: int) -> int:
     """How much of a disk of ``total`` bytes is kept: two segments, less on a small one."""
@@ -62,14 +65,15 @@ class Reserve:
 
     def look(self, size: int) -> None:
         """See Disk.look."""
-        free, _ = self.space()
+        free, total = self.space()
         if free <= size:
             self.left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left = min(LOOK_BYTES, free) - size
+        self.left = min(LOOK_BYTES, total // LOOK_SHARE, free) - size
 
     def relieve(self, vital: bool) -> bool:
         """See Disk.relieve."""
+        self.left = 0  # what this gives is not for writers
         return self._give_up(PIECE_BYTES, vital)
 
     def ensure(self, size: int) -> None:
