@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import Live
-from tests.support.treehash import hash_directory
 
 pytestmark = [
     pytest.mark.fuse,
@@ -101,7 +100,6 @@ def test_a_full_disk(live: Live, disk: Path, tmp_path: Path) -> None:
         lambda: (top / "file7").unlink(),
     ]
     assert sum(map(refused, changes)) > 0
-    full = hash_directory(top)
     assert all((top / name).read_bytes() == b"m" * 100 for name in written)
     reading = [("list",), ("log", "ws"), ("show", "ws@good:acknowledged"), ("stat",), ("fsck",), ("tree",), ("mount",)]
     assert [live.run(*words).code for words in reading] == [0] * len(reading)
@@ -111,11 +109,9 @@ def test_a_full_disk(live: Live, disk: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     ended = [live.run(*words) for words in writing]
     assert {each.code for each in ended} <= {0, NO_SPACE}
-    assert ended[0].code == ended[3].code == NO_SPACE
+    assert [each.code for each in ended[:3]] == [0, 0, 0], "checkpoint, restore and fork have a reserve"
     lines = [each.err for each in ended if each.code]
     assert [line for line in lines if "no space left" not in line or line.count("\n") != 1] == []
-    if ended[1].code:
-        assert hash_directory(top).digests == full.digests
     assert Path(live.cowfs("path", "ws@good")).is_dir()
     stopped = live.run("daemon", "stop")
     assert stopped.code == 0, stopped
@@ -123,8 +119,6 @@ def test_a_full_disk(live: Live, disk: Path, tmp_path: Path) -> None:
     assert live.run("list").code in (0, NO_SPACE)
     (disk / "ballast").unlink()
     top = Path(live.cowfs("path", "ws"))
-    if ended[1].code:
-        assert hash_directory(top).digests == full.digests
     assert live.run("checkpoint", "ws", "-m", "freed").code == 0
     live.cowfs("restore", "ws", made)
     assert (top / "acknowledged").read_bytes() == b"a" * 50_000
