@@ -117,8 +117,9 @@ class Engine:
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)
         self.retention = Retention(
-            self.catalog, self._lock, self.host, self._clock, self._uses, self._removing.snapshots, self.remove
-        )
+            self.catalog, self._lock, self.host, self._clock, self._uses, self._removing.snapshots,
+            self._removing.drop_unneeded, self.remove,
+        )  # fmt: skip
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals, Quarantine(store.path))
         with suppress(CowfsError, OSError):  # a full disk: the next verb that removes something does it

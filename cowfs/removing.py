@@ -58,7 +58,10 @@ class Removing:
         self.drop_unneeded()
 
     def snapshots(self, ids: Sequence[str]) -> list[str]:
-        """Remove snapshots, durably, but those that a journal may name; the ids of those removed."""
+        """Remove snapshots, durably, but those that a journal may name; the ids of those removed.
+
+        The caller, who may hold the lock, drops what nothing needs any more when it does not.
+        """
         going = []
         with self._lock:
             for each in ids:
@@ -66,7 +69,6 @@ class Removing:
                     self._targets.refuse(self._catalog, [each])
                     going.append(each)
             self._branches.commit(*map(control.SnapshotRemoved, going), sync=True)
-        self.drop_unneeded()
         return going
 
     def drop_unneeded(self) -> None:

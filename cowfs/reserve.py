@@ -11,11 +11,14 @@ Every process of the store may give it up; only the owner allocates it again. A 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 SEGMENTS_BYTES = 256 << 20
 """Two segments."""
@@ -31,9 +34,6 @@ PIECE_BYTES = 1 << 20
 
 LOOK_BYTES = 1 << 20
 """A process looks at the disk again when it has written so much: how far it overshoots at most, and one write."""
-
-LOOK_SHARE = 1024
-"""The same on a small disk: one part in so many of it."""
 
 
 def reserve_bytes(total: int) -> int:
@@ -65,15 +65,15 @@ class Reserve:
 
     def look(self, size: int) -> None:
         """See Disk.look."""
-        free, total = self.space()
+        free, _ = self.space()
         if free <= size:
             self.left = 0
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.left = min(LOOK_BYTES, total // LOOK_SHARE, free) - size
+        self.left = min(LOOK_BYTES, free) - size
 
     def relieve(self, vital: bool) -> bool:
         """See Disk.relieve."""
-        self.left = 0  # what this gives is not for writers
+        self.left = 0  # what is given up is not for writers: they look first
         return self._give_up(PIECE_BYTES, vital)
 
     def ensure(self, size: int) -> None:
@@ -116,6 +116,8 @@ class Reserve:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                os.posix_fallocate(fd, 0, target)
+                # Not posix_fallocate: where the filesystem cannot allocate, that writes every block.
+                if _libc.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(target)):
+                    raise OSError(ctypes.get_errno(), "fallocate")
             finally:
                 os.close(fd)

@@ -59,7 +59,8 @@ class Retention:
 
     def __init__(
         self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int], uses: Uses,
-        remove_snapshots: Callable[[Sequence[str]], list[str]], remove_workspace: Callable[[str], None],
+        remove_snapshots: Callable[[Sequence[str]], list[str]], drop_unneeded: Callable[[], None],
+        remove_workspace: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._lock = lock
@@ -67,6 +68,7 @@ class Retention:
         self._clock = clock
         self._uses = uses
         self._remove_snapshots = remove_snapshots
+        self._drop_unneeded = drop_unneeded
         self._remove_workspace = remove_workspace
 
     def plan(self) -> list[Pruned]:
@@ -102,6 +104,8 @@ class Retention:
                 return []
             going = self._old(entry, now, None, mounted)[:AT_ONCE]
             gone = set(self._remove_snapshots([each.id for each in going])) if going else set()
+        if gone:
+            self._drop_unneeded()
         return [each for each in going if each.id in gone]
 
     def _spared(self) -> set[str]:

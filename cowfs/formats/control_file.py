@@ -12,7 +12,7 @@ import xxhash
 
 from cowfs.errors import Corrupt, Invalid
 
-VERSION = 0
+VERSION = 1
 PAYLOAD_MAX = 16 * 1024 * 1024
 """Bytes of operations in one entry at most."""
 
@@ -53,10 +53,15 @@ def decode_file_header(data: bytes) -> FileHeader:
     if len(data) < FILE_HEADER_BYTES or data[:8] != FILE_MAGIC:
         raise Corrupt("control log: not a control log")
     _, version, zero, zero2, salt, first, base = _FILE_HEADER.unpack_from(data)
-    if version != VERSION:
+    if version > VERSION:
         raise Corrupt(f"control log: version {version} was made by a newer cowfs", hint="upgrade cowfs")
     (checksum,) = _CHECKSUM.unpack_from(data, _FILE_HEADER.size)
-    if checksum != xxhash.xxh3_64_intdigest(data[: _FILE_HEADER.size]) or zero or zero2 or not 0 < first <= base + 1:
+    if (
+        checksum != xxhash.xxh3_64_intdigest(data[: _FILE_HEADER.size])
+        or zero
+        or zero2
+        or not (version and 0 < first <= base + 1)
+    ):
         raise Corrupt("control log: damaged file header")
     return FileHeader(salt, first, base)
 

@@ -23,7 +23,7 @@ import xxhash
 from cowfs.errors import Corrupt
 
 MAGIC: Final = b"COWJ"
-VERSION: Final = 0
+VERSION: Final = 1
 HEADER_BYTES: Final = 64
 _HEADER = struct.Struct("<4sHHQQ32sQ")
 _HEAD = struct.Struct("<QIHHQQqQQ")
@@ -378,8 +378,8 @@ def decode_header(data: bytes) -> FileHeader:
         raise Corrupt("journal header: wrong checksum")
     if version > VERSION:
         raise Corrupt(f"journal of version {version}, made by a newer cowfs", hint="Upgrade cowfs to open this store.")
-    if zero:
-        raise Corrupt("journal header: reserved bytes are not zero")
+    if zero or not version:
+        raise Corrupt("journal header: reserved bytes are not zero, or version 0")
     name = workspace.rstrip(b"\0")
     if not name.isascii() or b"\0" in name:
         raise Corrupt("journal header: impossible workspace id")

@@ -14,8 +14,8 @@ from cowfs.formats.checksum import xxh3
 from cowfs.formats.node import VALUE_MAX
 from cowfs.geometry import Geometry
 
-FORMAT_VERSION = 0
-"""The version that this code writes, and the newest that it reads."""
+FORMAT_VERSION = 1
+"""The version that this code writes, and the newest that it reads. The oldest is 1: version 0 was never released."""
 
 INLINE_MAX = 4096
 """The highest ``inline_limit``: bytes."""
@@ -64,6 +64,11 @@ def decode_superblock(data: bytes) -> Superblock:
             f"this store needs format version {reader_version}, this cowfs knows up to {FORMAT_VERSION}",
             hint="it was made by a newer cowfs; upgrade",
         )
+    if version == 0:
+        raise Corrupt(
+            "this store was made before the formats were frozen (format version 0)",
+            hint="copy its content into a new store with the cowfs that made it",
+        )
     # A newer version that older readers understand may have appended fields before the checksum.
     if len(data) < SUPERBLOCK_BYTES or (version <= FORMAT_VERSION and len(data) != SUPERBLOCK_BYTES):
         raise Corrupt("superblock: wrong length")
@@ -71,7 +76,7 @@ def decode_superblock(data: bytes) -> Superblock:
         raise Corrupt("superblock: wrong checksum")
     store_id, created_at, inline_limit, leaf_limit, key_bits, block_log2 = _BODY.unpack_from(data, _HEAD.size)
     geometry = Geometry(inline_limit, leaf_limit, key_bits, block_log2)
-    if reader_version > version or not _possible(geometry) or any(data[_HEAD.size + 34 : _HEAD.size + 40]):
+    if not 1 <= reader_version <= version or not _possible(geometry) or any(data[_HEAD.size + 34 : _HEAD.size + 40]):
         raise Corrupt("superblock: impossible version, geometry or reserved bytes")
     return Superblock(store_id, geometry, created_at, version, reader_version)
 

@@ -64,6 +64,7 @@ class Owner:
             log.warning("%s", self.engine.reindexed)
         self.watchdog = Watchdog(self._watched, beat_seconds=BEAT_SECONDS)
         self.watchdog.start()
+        self.engine.reserve.refill()
         self.serving = Serving(self.engine, self.pool)
         self.settling = Settling(self.engine, self.spread)
         self.collecting = Collecting(self.engine.collector, self.engine.retention, self.engine.reserve)

@@ -168,6 +168,6 @@ def test_every_decoder_refuses_something() -> None:
 
 
 def test_a_newer_store_is_told_apart_from_a_damaged_one() -> None:
-    with pytest.raises(Corrupt, match="format version 1") as caught:
+    with pytest.raises(Corrupt, match="format version 2") as caught:
         superblock.decode_superblock(sample(HERE / "should_fail" / "superblock-newer.hex"))
     assert caught.value.hint == "it was made by a newer cowfs; upgrade"

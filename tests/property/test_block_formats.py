@@ -114,7 +114,7 @@ def test_impossible_geometry_is_refused(geometry: Geometry) -> None:
 
 
 def test_later_fields_of_a_newer_readable_superblock_are_passed_over() -> None:
-    block = superblock.Superblock(bytes(16), Geometry(), 5, version=3, reader_version=0)
+    block = superblock.Superblock(bytes(16), Geometry(), 5, version=3, reader_version=1)
     plain = superblock.encode_superblock(block)[:-8] + b"later field"
     data = plain + xxh3(plain).to_bytes(8, "little")
     assert superblock.decode_superblock(data) == block

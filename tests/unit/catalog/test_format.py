@@ -87,7 +87,7 @@ def test_file_header() -> None:
 
 def test_a_newer_version_says_so() -> None:
     data = bytearray(encode_file_header(FileHeader(5, 1, 0)))
-    data[8] = 1
+    data[8] = 9
     with pytest.raises(Corrupt, match="newer") as caught:
         decode_file_header(bytes(data))
     assert "upgrade" in caught.value.hint
