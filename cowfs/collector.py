@@ -17,7 +17,9 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from cowfs.blocks.api import Location
@@ -28,9 +30,10 @@ from cowfs.catalog.catalog import Catalog
 from cowfs.errors import Busy, NoSpace
 from cowfs.formats.segment import ENTRY_BYTES, RECORD_BYTES
 from cowfs.host import Host
-from cowfs.jobs import INDEX_BYTES, Jobs
+from cowfs.jobs import Jobs
 from cowfs.reserve import Reserve
 from cowfs.results import Collected
+from cowfs.settle.collect import Marked as MarkedBlocks
 from cowfs.store import StoreDirectory
 
 BATCH = 2_000
@@ -44,9 +47,6 @@ THOROUGH_SHARE = 0.05
 
 DEAD_BYTES_MIN = 64 << 10
 """For less a segment is not copied."""
-
-MARK_BYTES = 200
-"""Disk that a collection takes for each block meanwhile, at most."""
 
 SEGMENTS_AT_ONCE = 4
 
@@ -87,25 +87,15 @@ class Collector:
         worthwhile, self.worthwhile = self.worthwhile, False
         done = False
         try:
-            shutil.rmtree(marks, ignore_errors=True)
-            self._reserve.ensure(INDEX_BYTES + MARK_BYTES * self._index.statistics().blocks)
             roots = self._roots()
-            garbage, needed = self._copier.mark(
-                roots,
-                self._host.unnamed(),
-                marks,
-                True,
-                lambda blocks, _: progress({"phase": "mark", "blocks": blocks}),
-            )
+            garbage, needed = self._reserve.enough(lambda: self._marked(roots, marks, progress))
             if dry_run:
                 return self._weighed(garbage)
             done = True
-            self._reserve.ensure(INDEX_BYTES)
-            self._index.commit((), needed)  # condemned by a collection that was cut off
+            self._take_back(needed)  # condemned by a collection that was cut off
             condemned = self._condemn(garbage, progress)
             later = self._copier.mark(self._roots() - roots, self._host.unnamed(), marks, False, None).needed
-            for ids in _batches(iter(later)):
-                self._index.commit((), ids)
+            self._take_back(later)
             swept = self._sweep(condemned, progress)
             freed = self._compact(progress, dead_share)
             size = sum(location.stored_len for _, location in swept)
@@ -135,19 +125,30 @@ class Collector:
             size += location.stored_len if location is not None else 0
         return Collected(len(garbage), size, 0, dry_run=True)
 
+    def _marked(self, roots: set[bytes], marks: Path, progress: Progress) -> MarkedBlocks:
+        """What no root needs, and what one does although it is condemned; ``marks`` begins anew."""
+        shutil.rmtree(marks, ignore_errors=True)
+
+        def seen(blocks: int, _: int) -> None:
+            progress({"phase": "mark", "blocks": blocks})
+
+        return self._copier.mark(roots, self._host.unnamed(), marks, True, seen)
+
+    def _take_back(self, needed: Sequence[bytes]) -> None:
+        for ids in _batches(iter(needed)):
+            self._reserve.enough(partial(self._index.commit, (), ids))
+
     def _condemn(self, garbage: Sequence[bytes], progress: Progress) -> list[tuple[bytes, Location]]:
         condemned: list[tuple[bytes, Location]] = []
         for ids in _batches(iter(garbage)):
-            self._reserve.ensure(INDEX_BYTES)
-            condemned += self._leases.free(ids, self._index.condemn)
+            condemned += self._reserve.enough(partial(self._leases.free, ids, self._index.condemn))
             progress({"phase": "condemn", "blocks": len(condemned)})
         return condemned
 
     def _sweep(self, condemned: Marked, progress: Progress) -> list[tuple[bytes, Location]]:
         swept: list[tuple[bytes, Location]] = []
         for first in range(0, len(condemned), BATCH):
-            self._reserve.ensure(INDEX_BYTES)
-            swept += self._index.sweep(condemned[first : first + BATCH])
+            swept += self._reserve.enough(partial(self._index.sweep, condemned[first : first + BATCH]))
             progress({"phase": "sweep", "blocks": len(swept)})
         return swept
 

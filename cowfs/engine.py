@@ -47,6 +47,7 @@ from cowfs.results import Change, Checkpointed, Collected, Restored, SettingValu
 from cowfs.retention import Retention, Uses
 from cowfs.scrubbing import Scrubber
 from cowfs.settings import values
+from cowfs.settle.delta import SettledLayer
 from cowfs.settling import Settling
 from cowfs.store import StoreDirectory
 from cowfs.trimming import Trimming
@@ -58,9 +59,6 @@ Progress = Callable[[dict[str, Any]], None]
 
 PROBLEMS_KEPT = 1_000
 """Lines about problems of an import that are given again when it is asked for again."""
-
-STARTING_BYTES = 1 << 20
-"""About what opening a store writes."""
 
 
 class Engine:
@@ -76,12 +74,14 @@ class Engine:
         self._verbs: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self._targets, self._uses = Targets(), Uses()
         self.reserve = Reserve(store.path)
-        self.reserve.ensure(STARTING_BYTES)
+        self._parts = self.reserve.enough(lambda: self._opened(store, host))
+
+    def _opened(self, store: StoreDirectory, host: Callable[[Env], Host] | None) -> ExitStack:
         with ExitStack() as undo:
             self._owner = store.lock()
             undo.callback(store.unlock, self._owner)
             self._start(store, undo, host)
-            self._parts = undo.pop_all()
+            return undo.pop_all()
 
     def _start(self, store: StoreDirectory, undo: ExitStack, host: Callable[[Env], Host] | None) -> None:
         """Open every part; ``undo`` closes again what was opened when a later part fails."""
@@ -104,7 +104,7 @@ class Engine:
             self.catalog, self._lock, self.host, self._trimming, self._targets, self.keys, self._uses
         )
         self._settling = Settling(
-            self.catalog, self._lock, lambda root, spans: self.settler.settle(root, spans), self.host,
+            self.catalog, self._lock, self._settle, self.host,
             self._trimming, store.journals, self._clock, self._leases,
         )  # fmt: skip
         self.collector = Collector(
@@ -140,6 +140,11 @@ class Engine:
         with self._parts:
             for workspace in self.host.opened():
                 self._parts.callback(self.host.close, workspace)
+
+    def _settle(self, parent_root: bytes, spans: Sequence[tuple[str, int, int]]) -> SettledLayer:
+        """:meth:`Settler.settle`, if there is room for as much as the layer's journals take. Raises NoSpace."""
+        self.reserve.refuse_without(sum(end - start for _, start, end in spans))
+        return self.settler.settle(parent_root, spans)
 
     # ---- workspaces in the host ------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.index import BlockIndex
@@ -14,22 +15,17 @@ from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
 
-INDEX_BYTES = 16 << 20
-"""More than one transaction of the index writes."""
-
 
 class Jobs:
     """``settler`` settles and imports; ``copier`` works for garbage collection, so that neither waits for the other."""
 
     def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry, reserve: Reserve) -> None:
         def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
-            reserve.ensure(INDEX_BYTES)
-            index.move(records)
+            reserve.enough(partial(index.move, records))
             return []
 
         def commit(records: Sequence[tuple[bytes, Location]], relied_on: Sequence[bytes]) -> list[bytes]:
-            reserve.ensure(INDEX_BYTES)
-            return index.commit(records, relied_on)
+            return reserve.enough(partial(index.commit, records, relied_on))
 
         def reaped(code: int) -> None:
             index.clear_readers()

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import lmdb
 
 from cowfs.blocks.api import Location
+from cowfs.blocks.environment import READERS_MAX, allocate_lock, is_full
 from cowfs.blocks.suspect import suspect
 from cowfs.durable import sync_directory
 from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
@@ -34,7 +35,6 @@ MAP_BYTES = 64 << 30
 DATA_FILE = "data.mdb"
 """The file of LMDB in the directory of an index."""
 
-_MAX_READERS = 1022
 _SCAN_BATCH = 4096  # entries listed in one read transaction
 _VALUE = struct.Struct("<QIIIBB")  # segment, offset, raw, stored, codec, state
 _USAGE = struct.Struct("<qqq")  # blocks, raw bytes, stored bytes
@@ -83,12 +83,13 @@ class BlockIndex:
             raise Corrupt(f"block index {path} is missing", hint="restore it from a copy of the store")
         if writable:
             path.mkdir(mode=0o700, exist_ok=True)
+            allocate_lock(path)
         self.path = path
         self.writable = writable
         self._pid = os.getpid()
         try:
             self._env = lmdb.open(
-                str(path), map_size=map_bytes, readonly=not writable, create=writable, max_readers=_MAX_READERS,
+                str(path), map_size=map_bytes, readonly=not writable, create=writable, max_readers=READERS_MAX,
                 max_dbs=4, max_spare_txns=8, readahead=False, mode=0o600,
             )  # fmt: skip
         except lmdb.Error as error:
@@ -291,7 +292,7 @@ class BlockIndex:
             self._fail(error)
 
     def _fail(self, error: Exception) -> NoReturn:
-        if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or "No space" in str(error):
+        if is_full(error, self.path):
             raise NoSpace(f"block index {self.path}: {error}") from error
         if isinstance(error, _DAMAGE):
             suspect(self.path, str(error))
@@ -342,11 +343,13 @@ class _Batch:
 class IndexMaker:
     """Fills a new index, which nobody else has open, as fast as can be. A context manager.
 
-    Nothing is durable before :meth:`finish`. Raises lmdb.MapFullError, lmdb.DiskError.
+    Nothing is durable before :meth:`finish`. Raises lmdb.Error.
     """
 
     def __init__(self, path: Path, map_bytes: int = MAP_BYTES) -> None:
-        self._env = lmdb.open(str(path), map_size=map_bytes, max_dbs=4, sync=False, metasync=False, mode=0o600)
+        self._env = lmdb.open(
+            str(path), map_size=map_bytes, max_dbs=4, sync=False, metasync=False, lock=False, mode=0o600
+        )
         self._blocks = self._env.open_db(b"blocks")
         self._usage = self._env.open_db(b"usage")
         self._used: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])

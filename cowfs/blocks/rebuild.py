@@ -23,6 +23,7 @@ from pathlib import Path
 import lmdb
 
 from cowfs.blocks.api import Location
+from cowfs.blocks.environment import LOCK_FILE, is_full
 from cowfs.blocks.index import DATA_FILE, MAP_BYTES, IndexMaker
 from cowfs.blocks.reader import SegmentFiles
 from cowfs.blocks.segments import read_segment, segment_ids, segment_path
@@ -64,11 +65,13 @@ def rebuild(
         found = _build(segments_dir, scratch, map_bytes, progress)
         # Readers of the old index are gone, and their slots are not those of the new one.
         with suppress(FileNotFoundError):
-            (index_path / "lock.mdb").unlink()
+            (index_path / LOCK_FILE).unlink()
         os.rename(scratch / DATA_FILE, index_path / DATA_FILE)
         for directory in (index_path, index_path.parent):
             _sync(directory, os.O_DIRECTORY)
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
+    except lmdb.Error as error:
+        if not is_full(error, index_path):
+            raise
         raise NoSpace(f"block index {index_path}: {error}", hint="free some space, then try again") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -174,6 +174,7 @@ class SegmentWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self.size = self._resume() if os.fstat(self._fd).st_size >= HEADER_BYTES else self._start()
+            self.keep()
             sync_directory(path.parent)  # of one that is gone on with too: its first writer may have died before
         except BaseException:
             os.close(self._fd)
@@ -228,6 +229,17 @@ class SegmentWriter:
         for (header, _), location in zip(blocks, locations, strict=True):
             self._entries.append(FooterEntry(header.id, *location[1:]))
         return locations
+
+    def keep(self) -> None:
+        """Somebody may refer to every record appended so far."""
+        self._kept = self.size, len(self._entries)
+
+    def drop(self) -> None:
+        """Cut off what was appended since the last :meth:`keep`, unless the segment is sealed. Raises OSError."""
+        if not self.sealed:
+            self.size, entries = self._kept
+            del self._entries[entries:]
+            os.ftruncate(self._fd, self.size)
 
     def sync(self) -> None:
         """Make every appended record survive power loss."""

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ def _run(channel: Channel, stores: dict[tuple[str, str], Store], kind: str, para
         job = _Job(channel, stores, params)
         try:
             result = job.run(kind)
+        except BaseException:
+            job.drop()
+            raise
         finally:
             job.close()
         channel.send("done", **result)  # the segment is closed: its owner may give it to another writer
@@ -118,6 +122,11 @@ class _Job:
                 path = self._file(bulk_kind, payload) if bulk_kind else ""
                 return {"root": root.hex(), "numbers": numbers, "path": path}
         raise Busy("blocks were collected as fast as they were relied on", hint="try again")
+
+    def drop(self) -> None:
+        """The job failed: take back what it wrote and did not hand in, or attempts on a full disk would fill it."""
+        with suppress(OSError):
+            self._writer.segment.drop()
 
     def close(self) -> None:
         """Close the segment; it stays unsealed unless it was full."""
@@ -192,7 +201,9 @@ class _Job:
         writer = self._writer
         writer.sync()
         records, relied_on = writer.batch()
-        answer = self._ask("batch", "committed", path=self._file(bulk.BATCH, bulk.encode_batch(records, relied_on)))
+        path = self._file(bulk.BATCH, bulk.encode_batch(records, relied_on))
+        writer.segment.keep()  # from here on the owner may have committed them, even if its answer never comes
+        answer = self._ask("batch", "committed", path=path)
         gone: list[bytes] = []
         if answer["gone"]:
             gone = bulk.decode_ids(bulk.take_file(Path(answer["gone"]), bulk.IDS))

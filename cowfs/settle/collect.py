@@ -6,15 +6,18 @@ Which blocks were seen is kept in an LMDB file in the store's ``tmp``, so memory
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
 
+from cowfs.blocks.environment import is_full
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.blocks.segments import read_segment, segment_path
 from cowfs.blocks.writer import BlockWriter
+from cowfs.errors import NoSpace
 from cowfs.tree.walk import walk_inode, walk_root
 
 MAP_BYTES = 64 << 30
@@ -42,7 +45,7 @@ class Marks:
 
     def __init__(self, path: Path, progress: Progress) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
-        self._env = lmdb.open(str(path), map_size=MAP_BYTES, sync=False, metasync=False, mode=0o600)
+        self._env = lmdb.open(str(path), map_size=MAP_BYTES, sync=False, metasync=False, lock=False, mode=0o600)
         self._txn = self._env.begin(write=True)
         self._progress = progress
         self.new: list[bytes] | None = None
@@ -67,8 +70,10 @@ class Marks:
 
     def close(self) -> None:
         """Keep the set."""
-        self._txn.commit()
-        self._env.close()
+        try:
+            self._txn.commit()
+        finally:
+            self._env.close()
 
 
 def mark(
@@ -78,26 +83,35 @@ def mark(
     """See everything below ``roots`` and ``inodes`` (inode records at rest, of open files without a name).
 
     ``everything``: the first look, so that the index has garbage where it has what was not seen. Raises Corrupt when
-    a block that is needed cannot be read: nothing may be collected then.
+    a block that is needed cannot be read: nothing may be collected then. Raises NoSpace.
     """
-    marks = Marks(path, progress)
     try:
-        marks.new = None if everything else []
-        for root in roots:
-            walk_root(blocks, root, marks.visit)
-        for record in inodes:
-            walk_inode(blocks, record, marks.visit)
-        if marks.new is not None:
-            return Marked([], marks.new)
-        garbage, needed = [], []
-        for id_, _, condemned in index.items():
-            if id_ not in marks:
-                garbage.append(id_)
-            elif condemned:
-                needed.append(id_)
-        return Marked(garbage, needed)
-    finally:
-        marks.close()
+        with closing(Marks(path, progress)) as marks:
+            return _mark(marks, blocks, index, roots, inodes, everything)
+    except lmdb.Error as error:
+        if not is_full(error, path):
+            raise
+        raise NoSpace("no space left to find what is needed", hint="free some space, then try again") from error
+
+
+def _mark(
+    marks: Marks, blocks: BlockReader, index: BlockIndex, roots: Iterable[bytes], inodes: Iterable[bytes],
+    everything: bool,
+) -> Marked:  # fmt: skip
+    marks.new = None if everything else []
+    for root in roots:
+        walk_root(blocks, root, marks.visit)
+    for record in inodes:
+        walk_inode(blocks, record, marks.visit)
+    if marks.new is not None:
+        return Marked([], marks.new)
+    garbage, needed = [], []
+    for id_, _, condemned in index.items():
+        if id_ not in marks:
+            garbage.append(id_)
+        elif condemned:
+            needed.append(id_)
+    return Marked(garbage, needed)
 
 
 def copy_live(writer: BlockWriter, index: BlockIndex, directory: Path, segments: Iterable[int]) -> int:

@@ -18,7 +18,7 @@ from cowfs.blocks.api import Location
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.blocks.segments import read_segment, segment_path
-from cowfs.errors import Busy, Corrupt, NoSpace, NotFound
+from cowfs.errors import Busy, Corrupt, CowfsError, NoSpace, NotFound
 from cowfs.formats.inode import decode_inode
 from cowfs.geometry import Geometry
 from cowfs.settle import bulk
@@ -127,6 +127,21 @@ def test_jobs_share_one_process_and_equal_trees_store_nothing(store: Store, sour
     assert store.files(made) == {}
     statistics = store.settler.statistics()
     assert (statistics.starts, statistics.jobs, statistics.failed) == (1, 3, 0)
+
+
+def test_a_job_that_fails_leaves_no_bytes_behind(store: Store, source: Path) -> None:
+    """On a full disk every attempt would take more of what was freed."""
+    root = store.settler.make_root(0o755, 0, 0, 7)
+    segments = store.path / "segments"
+    before = {file.name: file.stat().st_size for file in segments.iterdir()}
+    (store.path / "tmp").rmdir()
+    for _ in range(2):
+        with pytest.raises(CowfsError):
+            store.settler.import_directory(source)
+        assert {file.name: file.stat().st_size for file in segments.iterdir()} == before
+    (store.path / "tmp").mkdir()
+    store.files(store.settler.import_directory(source).root)
+    assert store.files(root) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,6 +129,26 @@ def test_a_full_disk(live: Live, disk: Path, tmp_path: Path) -> None:
     live.cowfs("rm", live.json("list")[0]["name"], "--force")
     (top / "after").write_bytes(os.urandom(100_000))
     assert live.cowfs("fsck", "--deep") == "clean"
+
+
+OPEN_INDEX = """
+import sys
+from pathlib import Path
+from cowfs.blocks.index import BlockIndex
+try:
+    BlockIndex(Path(sys.argv[1]), writable=True)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_an_index_is_opened_on_a_full_disk(disk: Path) -> None:
+    """LMDB maps a sparse file for its readers: touching that on a full disk is a SIGBUS."""
+    index = disk / "index"
+    index.mkdir()
+    fill(disk / "ballast")
+    made = subprocess.run([sys.executable, "-c", OPEN_INDEX, str(index)], capture_output=True, text=True)
+    assert (made.returncode, made.stdout.strip() in ("OSError", "NoSpace")) == (0, True), made
 
 
 def test_a_store_that_fits_nowhere(disk: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cowfs.reserve import FILE_SHARE, LOOK_BYTES, PIECE_BYTES, Reserve, reserve_bytes
+from cowfs.errors import Corrupt, NoSpace
+from cowfs.reserve import FILE_SHARE, LOOK_BYTES, PIECE_BYTES, PIECE_BYTES_MIN, Reserve, reserve_bytes
 
 
 class Disk:
@@ -77,14 +79,64 @@ def test_it_comes_back_with_the_space(disk: Disk) -> None:
     reserve.refill()
     whole = reserve.held()
     disk.other = disk.total - whole
-    reserve.ensure(3 << 20)
-    assert reserve.held() == whole - (3 << 20)
-    reserve.ensure(3 << 20)
-    assert reserve.held() == whole - (3 << 20), "that much is free now"
+    asked = 0
+
+    def work() -> int:
+        nonlocal asked
+        asked += 1
+        if asked % 2:
+            raise NoSpace("full")
+        if asked < 6:
+            raise OSError(errno.ENOSPC, "full")
+        return 7
+
+    assert reserve.enough(work) == 7
+    assert reserve.held() == whole - 5 * PIECE_BYTES, "a piece for every attempt that failed"
     reserve.refill()
     assert reserve.held() < whole, "half of what is free, no more"
     disk.other = 0
     reserve.refill()
+    assert reserve.held() == whole
+
+
+def test_work_fails_when_nothing_is_left_or_for_another_reason(disk: Disk) -> None:
+    reserve = Reserve(disk.path)
+    reserve.refill()
+    whole, asked = reserve.held(), 0
+
+    def work(error: Exception) -> None:
+        nonlocal asked
+        asked += 1
+        raise error
+
+    for error in (OSError(errno.EIO, "broken"), Corrupt("damaged")):
+        with pytest.raises(type(error)):
+            reserve.enough(partial(work, error))
+    assert (asked, reserve.held()) == (2, whole)
+    with pytest.raises(NoSpace):
+        reserve.enough(partial(work, NoSpace("full")))
+    assert (asked, reserve.held()) == (3 + whole // PIECE_BYTES, 0)
+
+
+def test_a_small_disks_file_goes_in_smaller_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(tmp_path, 20 << 20)
+    monkeypatch.setattr(os, "statvfs", disk.statvfs)
+    reserve = Reserve(tmp_path)
+    reserve.refill()
+    whole = reserve.held()
+    assert reserve.relieve(vital=True)
+    assert whole - reserve.held() == PIECE_BYTES_MIN < whole // 8
+
+
+def test_settling_does_not_begin_without_room_and_takes_nothing(disk: Disk) -> None:
+    reserve = Reserve(disk.path)
+    reserve.refill()
+    whole = reserve.held()
+    reserve.refuse_without(100 << 20)
+    disk.other = disk.total - whole - (1 << 20)
+    reserve.refuse_without(500_000)
+    with pytest.raises(NoSpace):
+        reserve.refuse_without(1 << 20)
     assert reserve.held() == whole
 
 

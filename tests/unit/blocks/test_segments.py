@@ -56,6 +56,23 @@ def test_listing_is_the_same_by_footer_and_by_scan(path: Path) -> None:
         assert contents.end == scanned.end
 
 
+def test_what_was_not_kept_is_cut_off(path: Path) -> None:
+    write(path, RAWS[:1])
+    writer = SegmentWriter(path, 5)
+    for kept in (1, 2):
+        writer.append(records(RAWS[2:]))
+        writer.drop()
+        assert (path.stat().st_size, len(list(writer.records()))) == (writer.size, kept)
+        writer.append(records(RAWS[kept : kept + 1]))
+        writer.keep()
+    writer.drop()
+    writer.seal()
+    writer.drop()
+    writer.close()
+    assert ids(path) == [block_id(raw) for raw in RAWS[:3]]
+    assert read_segment(path, deep=True).sealed
+
+
 def test_resume_goes_on(path: Path) -> None:
     write(path, RAWS[:2])
     writer = SegmentWriter(path, 5)
