@@ -34,6 +34,7 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = apply.RENAME_EXCHANGE
 RENAME_WHITEOUT = apply.RENAME_WHITEOUT
 XATTR_CREATE, XATTR_REPLACE = 1, 2
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
 _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
 _RECORD = 512  # about what a record without data takes of the disk, at most
@@ -54,6 +55,7 @@ class View(Descriptors):
         """The directory in which ``name`` is free and may be made, and the cookie it gets."""
         directory_inode = self.state.inode(parent)
         directory = self.state.directory(directory_inode)
+        self._check_length(directory_inode, name)
         self._check_name(name)
         if directory.lookup(name) is not None:
             raise fail(errno.EEXIST)
@@ -62,9 +64,13 @@ class View(Descriptors):
         return directory_inode, free_cookie(directory, name)
 
     @staticmethod
-    def _check_name(name: bytes) -> None:
+    def _check_length(directory: Inode, name: bytes) -> None:
         if len(name) > NAME_MAX:
-            raise fail(errno.ENAMETOOLONG)
+            # Linux looks nothing up in a directory that was removed.
+            raise fail(errno.ENAMETOOLONG if directory.nlink else errno.ENOENT)
+
+    @staticmethod
+    def _check_name(name: bytes) -> None:
         if name in (b".", b".."):
             raise fail(errno.EEXIST)
         if not name or b"/" in name or b"\0" in name:
@@ -154,9 +160,9 @@ class View(Descriptors):
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
     def _entry(self, parent: int, name: bytes) -> Inode:
-        entry = self.state.directory(self.state.inode(parent)).lookup(name)
-        if len(name) > NAME_MAX:
-            raise fail(errno.ENAMETOOLONG)
+        directory = self.state.inode(parent)
+        entry = self.state.directory(directory).lookup(name)
+        self._check_length(directory, name)
         if entry is None:
             raise fail(errno.ENOENT)
         return self.state.inode(entry.ino)
@@ -207,8 +213,7 @@ class View(Descriptors):
         target_dir = state.inode(new_parent)
         target = state.directory(target_dir)
         inode = self._entry(parent, name)
-        if len(new_name) > NAME_MAX:
-            raise fail(errno.ENAMETOOLONG)
+        self._check_length(target_dir, new_name)
         entry = target.lookup(new_name)
         old = None if entry is None else state.inode(entry.ino)
         exchange = flags & RENAME_EXCHANGE
@@ -302,13 +307,22 @@ class View(Descriptors):
         return apply.set_attributes(self.state, time, record)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
-        """Set an extended attribute. Raises EEXIST, ENODATA, ERANGE, E2BIG, ENOSPC, EINVAL (a bad ACL)."""
+        """Set an extended attribute.
+
+        Raises EEXIST, ENODATA, ERANGE, E2BIG, ENOSPC, EINVAL (a bad ACL), EOPNOTSUPP (no namespace of this filesystem:
+        of ``system.`` the kernel checks ACLs alone, so that anybody could set others on any file).
+        """
         inode = self.state.inode(ino)
         if not 0 < len(name) <= NAME_MAX:
             raise fail(errno.ERANGE)
+        if name not in (acl.ACCESS, acl.DEFAULT):
+            if not name.startswith(_NAMESPACES):
+                raise fail(errno.EOPNOTSUPP)
+            if name in _NAMESPACES:
+                raise fail(errno.EINVAL)
         if len(value) > XATTR_SIZE_MAX:
             raise fail(errno.E2BIG)
-        if flags & ~3 or flags == 3:
+        if flags & ~3:
             raise fail(errno.EINVAL)
         if flags & XATTR_CREATE and name in inode.xattrs:
             raise fail(errno.EEXIST)
@@ -337,8 +351,10 @@ class View(Descriptors):
         return acl.mode_of(entries, inode.mode), b"" if acl.is_minimal(entries) else value
 
     def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
-        """Remove an extended attribute. Raises ENODATA."""
+        """Remove an extended attribute. Raises ENODATA, but for an ACL: the kernel asks for none to be there."""
         if name not in self.state.inode(ino).xattrs:
+            if name in (acl.ACCESS, acl.DEFAULT):
+                return
             raise fail(errno.ENODATA)
         record = j.RemoveXattr(ino, name)
         apply.remove_xattr(self.state, self._journaled(record, caller), record)

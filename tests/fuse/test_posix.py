@@ -118,6 +118,30 @@ def test_write_by_another_user_clears_set_id(mnt: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o777
 
 
+CHANGES = """if True:
+    import ctypes, os, sys
+    os.chdir(sys.argv[1])
+    fd = os.open("f", os.O_RDWR)
+    if sys.argv[2] != "root":
+        os.setuid(1000)
+    if sys.argv[3] == "fallocate":
+        assert ctypes.CDLL(None).fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(8192)) == 0
+    else:
+        assert os.copy_file_range(os.open("from", os.O_RDONLY), fd, 100) == 100
+"""
+
+
+@pytest.mark.parametrize("call", ["fallocate", "copy_file_range"])
+def test_set_id_where_the_kernel_does_not_say_who_calls(mnt: Path, call: str) -> None:
+    (mnt / "from").write_bytes(b"x" * 100)
+    for who, mode in [("root", 0o6777), ("other", 0o777)]:
+        (mnt / "f").write_bytes(b"x")
+        (mnt / "f").chmod(0o6777)
+        os.chmod(mnt, 0o777)
+        client(CHANGES, mnt, who, call)
+        assert stat.S_IMODE((mnt / "f").stat().st_mode) == mode, who
+
+
 def test_permissions_are_checked_by_the_kernel(mnt: Path) -> None:
     (mnt / "secret").write_bytes(b"x")
     (mnt / "secret").chmod(0o600)
@@ -296,6 +320,69 @@ def test_xattrs(mnt: Path) -> None:
     os.removexattr(path, "user.a")
     with pytest.raises(OSError, match="No data"):
         os.getxattr(path, "user.a")
+
+
+def test_no_other_namespaces(mnt: Path) -> None:
+    """Of system. the kernel checks ACLs alone: anybody could set the rest on everybody's files."""
+    path = mnt / "f"
+    path.write_bytes(b"x")
+    path.chmod(0o600)
+    for name, number in [
+        ("system.x", errno.EOPNOTSUPP), ("other.x", errno.EOPNOTSUPP), ("plain", errno.EOPNOTSUPP),
+        ("user.", errno.EINVAL), ("trusted.", errno.EINVAL), ("security.", errno.EINVAL),
+    ]:  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            os.setxattr(path, name, b"1")
+        assert caught.value.errno == number, name
+    code = """if True:
+        import os, sys
+        os.chdir(sys.argv[1])
+        os.setuid(1000)
+        for name in ("system.x", "user.x", "trusted.x", "security.x"):
+            try:
+                os.setxattr("f", name, b"1")
+            except OSError:
+                continue
+            sys.exit("allowed")
+    """
+    os.chmod(mnt, 0o755)
+    client(code, mnt)
+    assert os.listxattr(path) == []
+
+
+def test_both_flags_of_setxattr_never_fit(mnt: Path) -> None:
+    path = mnt / "f"
+    path.touch()
+    with pytest.raises(OSError, match="No data"):
+        os.setxattr(path, "user.a", b"1", os.XATTR_CREATE | os.XATTR_REPLACE)
+    os.setxattr(path, "user.a", b"1")
+    with pytest.raises(FileExistsError):
+        os.setxattr(path, "user.a", b"1", os.XATTR_CREATE | os.XATTR_REPLACE)
+
+
+def test_an_acl_that_is_not_there_can_be_removed(mnt: Path) -> None:
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        os.removexattr(mnt, name)
+
+
+def test_a_default_acl_leaves_the_set_group_id_bit(mnt: Path) -> None:
+    """Setting an access ACL clears it for somebody outside the group; a default one does not."""
+    (mnt / "d").mkdir()
+    os.chown(mnt / "d", 1000, 1001)
+    os.chmod(mnt / "d", 0o2755)
+    os.chmod(mnt, 0o755)
+    acl = b"\2\0\0\0" + b"".join(
+        tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + b"\xff" * 4 for tag, perm in [(1, 7), (4, 5), (32, 5)]
+    )
+    code = """if True:
+        import os, sys
+        os.chdir(sys.argv[1])
+        os.setgroups([]), os.setgid(1000), os.setuid(1000)
+        os.setxattr("d", sys.argv[2], bytes.fromhex(sys.argv[3]))
+    """
+    for kind, mode in [("default", 0o2755), ("access", 0o755)]:
+        client(code, mnt, f"system.posix_acl_{kind}", acl.hex())
+        assert stat.S_IMODE((mnt / "d").stat().st_mode) == mode, kind
 
 
 def test_access_acl_decides(mnt: Path) -> None:

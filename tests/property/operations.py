@@ -302,7 +302,7 @@ class FilesystemMachine(RuleBasedStateMachine):
             world.run("seek", target, offset, whence)
 
     @rule(w=ranks, ino=ranks, name=xattr_names,
-          length=st.sampled_from([0, 1, 30, 100]), seed=st.integers(0, 250), flags=st.integers(0, 2))  # fmt: skip
+          length=st.sampled_from([0, 1, 30, 100]), seed=st.integers(0, 250), flags=st.integers(0, 3))  # fmt: skip
     def setxattr(self, w: int, ino: int, name: bytes, length: int, seed: int, flags: int) -> None:
         world = self.world(w)
         node = world.model.nodes[world.pick(ino) or 1]

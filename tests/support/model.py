@@ -83,7 +83,7 @@ class Model:
     def _find(self, parent: int, name: bytes) -> Node | None:
         directory = self._directory(parent)
         if len(name) > 255:
-            refuse(errno.ENAMETOOLONG)
+            refuse(errno.ENAMETOOLONG if directory.nlink else errno.ENOENT)  # in a removed one nothing is looked up
         return self.nodes[directory.entries[name]] if name in directory.entries else None
 
     def lookup(self, parent: int, name: bytes) -> Node | None:
@@ -349,11 +349,11 @@ class Model:
             refuse(errno.ERANGE)
         if len(value) > 65536:
             refuse(errno.E2BIG)
-        if flags not in (0, os.XATTR_CREATE, os.XATTR_REPLACE):
-            refuse(errno.EINVAL)
-        if flags == os.XATTR_CREATE and name in node.xattrs:
+        if name not in (acl.ACCESS, acl.DEFAULT) and not name.partition(b".")[2]:
+            refuse(errno.EINVAL if name in (b"user.", b"trusted.", b"security.") else errno.EOPNOTSUPP)
+        if flags & os.XATTR_CREATE and name in node.xattrs:
             refuse(errno.EEXIST)
-        if flags == os.XATTR_REPLACE and name not in node.xattrs:
+        if flags & os.XATTR_REPLACE and name not in node.xattrs:
             refuse(errno.ENODATA)
         keep = True
         if name == acl.DEFAULT and not node.is_dir:
@@ -371,6 +371,8 @@ class Model:
         """Remove an attribute."""
         node = self.inode(ino)
         if name not in node.xattrs:
+            if name in (acl.ACCESS, acl.DEFAULT):
+                return
             refuse(errno.ENODATA)
         del node.xattrs[name]
         node.ctime = self.clock()

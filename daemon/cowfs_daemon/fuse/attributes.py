@@ -8,6 +8,7 @@ import stat
 import struct
 from collections.abc import Sequence
 
+from cowfs.view import acl
 from cowfs.view.inode import NOW, Caller, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
@@ -101,18 +102,20 @@ def setxattr(served: Served, view: View, request: bytearray, size: int, unique: 
     name = protocol.name_at(request, size - length, at)
     who = caller(served, request, unique)
     view.setxattr(nodeid, name, bytes(request[size - length : size]), flags, who)
-    return _kill_sgid(view, unique, nodeid, rest, who)
+    return _kill_sgid(view, unique, nodeid, name, rest, who)
 
 
 def finish_setxattr(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """The rest of SETXATTR when the xattr has been set."""
     layout = _SETXATTR_EXT if served.setxattr_ext else _SETXATTR
-    _, _, *rest = protocol.unpack(layout, request, size)
-    return _kill_sgid(view, unique, nodeid, rest, caller(served, request, unique))
+    length, _, *rest = protocol.unpack(layout, request, size)
+    name = protocol.name_at(request, size - length, _AT + layout.size)
+    return _kill_sgid(view, unique, nodeid, name, rest, caller(served, request, unique))
 
 
-def _kill_sgid(view: View, unique: int, nodeid: int, rest: Sequence[int], who: Caller) -> bytes:
-    if rest and rest[0] & protocol.SETXATTR_ACL_KILL_SGID:
+def _kill_sgid(view: View, unique: int, nodeid: int, name: bytes, rest: Sequence[int], who: Caller) -> bytes:
+    """The kernel sets the flag for a default ACL too, where ext4 clears nothing."""
+    if name == acl.ACCESS and rest and rest[0] & protocol.SETXATTR_ACL_KILL_SGID:
         mode = view.inode(nodeid).mode
         if mode & stat.S_ISGID:
             view.setattr(nodeid, SetAttr(mode=mode & 0o7777 & ~stat.S_ISGID), who)

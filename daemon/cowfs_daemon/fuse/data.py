@@ -10,7 +10,7 @@ from cowfs.errors import Corrupt
 from cowfs.view.inode import SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import caller
+from cowfs_daemon.fuse.callers import caller, changing
 from cowfs_daemon.fuse.served import Served, is_writable
 
 _OPEN = struct.Struct("<II")
@@ -85,7 +85,8 @@ def write(served: Served, view: View, request: bytearray, size: int, unique: int
 def fallocate(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """Allocate, or punch a hole."""
     _, offset, length, mode, _ = protocol.unpack(_FALLOCATE, request, size)
-    view.fallocate(nodeid, mode, offset, length, caller(served, request, unique))
+    who = changing(caller(served, request, unique), view.inode(nodeid))
+    view.fallocate(nodeid, mode, offset, length, who)
     return protocol.error(unique, 0)
 
 
@@ -109,7 +110,7 @@ def _copy(served: Served, view: View, request: bytearray, size: int, unique: int
     _, offset, target, _, target_offset, length, flags = protocol.unpack(_COPY, request, size)
     if flags:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    who = caller(served, request, unique)
+    who = changing(caller(served, request, unique), view.inode(target))
     return view.copy_range(nodeid, offset, target, target_offset, min(length, _COPY_MAX), who)
 
 
