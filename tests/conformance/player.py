@@ -1,0 +1,66 @@
+"""Plays cases in a directory: ``python -m tests.conformance.player DIRECTORY ONE_IN``, a JSON line for each on stdout.
+
+A process of its own: what a page fault or a lock waits for must not be served by the one that waits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from tests.conformance import attributes, data, naming
+from tests.conformance.case import Case
+from tests.conformance.differences import witnesses
+from tests.conformance.scene import Scene, clear
+
+CASE_S = 20
+"""A case that takes longer hangs."""
+
+
+def all_cases() -> Iterator[Case]:
+    """Every case, in an order that never changes."""
+    for module in (naming, attributes, data):
+        yield from module.all_cases()
+
+
+def chosen(one_in: int) -> list[Case]:
+    """One case in so many, and those that show the known differences."""
+    wanted = witnesses()
+    return [case for case in all_cases() if case.name in wanted or zlib.crc32(case.name.encode()) % one_in == 0]
+
+
+def play(case: Case) -> list[Any]:
+    """Take the steps of a case in the current directory; each as [label, result, attributes]."""
+    scene = Scene(case.user)
+    try:
+        case.prepare(scene)
+        scene.do("prepared", int)
+        case.act(scene)
+    finally:
+        scene.close()
+    return [list(step) for step in scene.steps]
+
+
+def main() -> None:
+    """See the module."""
+    directory, one_in = sys.argv[1], int(sys.argv[2])
+    os.umask(0o022)
+    for number, case in enumerate(chosen(one_in)):
+        path = f"{directory}/{number}"
+        os.mkdir(path, 0o755)
+        os.chmod(path, 0o755)
+        os.chdir(path)
+        signal.alarm(CASE_S)
+        print(json.dumps([case.name, play(case)]), flush=number % 100 == 0)
+        signal.alarm(0)
+        os.chdir(directory)
+        clear(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Plays the cases on a native directory and on a mount, and compares everything that was recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cowfs_daemon.fuse import mount as mounts
+from tests.conformance.differences import KNOWN, explained
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_BIND, _REMOUNT, _AS_MOUNTED = 0x1000, 0x20, 0x402 | 0x4  # noatime, nosuid, nodev: as workspaces are mounted
+PLAY_S = 1800
+
+
+@dataclass
+class Report:
+    """``unknown``: what differs and should not; ``stale``: known differences that are gone."""
+
+    cases: int = 0
+    checks: int = 0
+    known: Counter[str] = field(default_factory=Counter)
+    unknown: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as documented."""
+        return not self.unknown and not self.stale
+
+
+@contextlib.contextmanager
+def native_directory(path: Path) -> Iterator[Path]:
+    """A directory of the disk's own filesystem, mounted with the flags that workspaces are mounted with."""
+    path.mkdir()
+    name = os.fsencode(path)
+    for flags in (_BIND, _BIND | _REMOUNT | _AS_MOUNTED):
+        if _libc.mount(name if flags == _BIND else b"none", name, None, flags, None):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        yield path
+    finally:
+        mounts.unmount(str(path), force=True)
+
+
+def play(native: Path, mounted: Path, one_in: int, results: Path) -> Report:
+    """Play one case in so many in both directories; raw results go below ``results``."""
+    files = []
+    for name, directory in (("native", native), ("mounted", mounted)):
+        out = results / f"{name}.jsonl"
+        files.append(out)
+        with out.open("wb") as stream:
+            command = [sys.executable, "-m", "tests.conformance.player", str(directory), str(one_in)]
+            subprocess.run(command, stdout=stream, timeout=PLAY_S, check=True)
+    report = Report()
+    with files[0].open() as one, files[1].open() as other:
+        for expected, found in zip(one, other, strict=True):
+            _compare(report, json.loads(expected), json.loads(found))
+    report.stale = [each.name for each in KNOWN if not report.known[f"{each.name} in {each.witness}"]]
+    return report
+
+
+def _compare(report: Report, expected: list[Any], found: list[Any]) -> None:
+    name, native, mounted = expected[0], expected[1], found[1]
+    assert name == found[0]
+    report.cases += 1
+    for one, other in zip(native, mounted, strict=False):
+        if one[0] != other[0]:
+            _differs(report, name, one[0], "step", one[0], other[0])
+            return
+        pairs = {"result": (one[1], other[1])}
+        for path in one[2].keys() | other[2].keys():
+            a, b = one[2].get(path, {}), other[2].get(path, {})
+            pairs.update({f"{path} {key}": (a.get(key), b.get(key)) for key in a.keys() | b.keys()})
+        report.checks += len(pairs)
+        for what, (want, got) in sorted(pairs.items()):
+            if want != got:
+                _differs(report, name, one[0], what, want, got)
+    if len(native) != len(mounted):
+        _differs(report, name, "end", "steps", len(native), len(mounted))
+
+
+def _differs(report: Report, case: str, step: str, what: str, native: Any, mounted: Any) -> None:
+    known = explained(case, step, what)
+    if known is None:
+        report.unknown.append(f"{case}: {step}: {what}: ext4 {native!r}, cowfs {mounted!r}")
+        return
+    report.known[known.name] += 1
+    if case == known.witness:
+        report.known[f"{known.name} in {case}"] += 1
