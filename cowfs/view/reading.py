@@ -9,9 +9,25 @@ from collections.abc import Iterator
 
 from cowfs.formats.inode import NAME_MAX
 from cowfs.geometry import PAGE, SECTOR
+from cowfs.view import acl
 from cowfs.view.inode import Inode, Statfs, ViewStatistics
 from cowfs.view.room import Room
 from cowfs.view.state import State, fail
+
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+
+def check_namespace(name: bytes) -> None:
+    """Refuse the name of an extended attribute that is no ACL and in none of the namespaces of this filesystem.
+
+    Of ``system.`` the kernel checks ACLs alone, so that anybody could set others on any file.
+    """
+    if name in (acl.ACCESS, acl.DEFAULT):
+        return
+    if not name.startswith(_NAMESPACES):
+        raise fail(errno.EOPNOTSUPP)
+    if name in _NAMESPACES:
+        raise fail(errno.EINVAL)
 
 
 class ReadView:
@@ -74,9 +90,10 @@ class ReadView:
         return data.read(offset, size) if size > 0 else b""
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        """The value of an extended attribute. Raises ENODATA."""
+        """The value of an extended attribute. Raises ENODATA, EOPNOTSUPP and EINVAL (no such namespace)."""
         value = self.state.inode(ino).xattrs.get(name)
         if value is None:
+            check_namespace(name)
             raise fail(errno.ENODATA)
         return value
 

@@ -19,6 +19,7 @@ from cowfs.view.descriptors import Descriptors
 from cowfs.view.directory import free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
+from cowfs.view.reading import check_namespace
 from cowfs.view.state import fail
 
 FILE_MAX = (1 << 44) - PAGE
@@ -34,7 +35,6 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = apply.RENAME_EXCHANGE
 RENAME_WHITEOUT = apply.RENAME_WHITEOUT
 XATTR_CREATE, XATTR_REPLACE = 1, 2
-_NAMESPACES = (b"user.", b"trusted.", b"security.")
 _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
 _RECORD = 512  # about what a record without data takes of the disk, at most
@@ -309,17 +309,12 @@ class View(Descriptors):
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         """Set an extended attribute.
 
-        Raises EEXIST, ENODATA, ERANGE, E2BIG, ENOSPC, EINVAL (a bad ACL), EOPNOTSUPP (no namespace of this filesystem:
-        of ``system.`` the kernel checks ACLs alone, so that anybody could set others on any file).
+        Raises EEXIST, ENODATA, ERANGE, E2BIG, ENOSPC, EINVAL (a bad ACL), EOPNOTSUPP (no namespace of this filesystem).
         """
         inode = self.state.inode(ino)
         if not 0 < len(name) <= NAME_MAX:
             raise fail(errno.ERANGE)
-        if name not in (acl.ACCESS, acl.DEFAULT):
-            if not name.startswith(_NAMESPACES):
-                raise fail(errno.EOPNOTSUPP)
-            if name in _NAMESPACES:
-                raise fail(errno.EINVAL)
+        check_namespace(name)
         if len(value) > XATTR_SIZE_MAX:
             raise fail(errno.E2BIG)
         if flags & ~3:
@@ -351,10 +346,11 @@ class View(Descriptors):
         return acl.mode_of(entries, inode.mode), b"" if acl.is_minimal(entries) else value
 
     def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
-        """Remove an extended attribute. Raises ENODATA, but for an ACL: the kernel asks for none to be there."""
+        """Remove an extended attribute. Errors as getxattr; an ACL need not be there: the kernel asks for that."""
         if name not in self.state.inode(ino).xattrs:
             if name in (acl.ACCESS, acl.DEFAULT):
                 return
+            check_namespace(name)
             raise fail(errno.ENODATA)
         record = j.RemoveXattr(ino, name)
         apply.remove_xattr(self.state, self._journaled(record, caller), record)

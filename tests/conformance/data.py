@@ -58,11 +58,18 @@ def seeking() -> Iterator[Case]:
 
     def act(scene: Scene) -> None:
         fd = scene.root_open("d/x", os.O_RDONLY)
-        for whence, offset in product(range(6), (-1, 0, 1, 4096, 5020, 5021, 65_536, 65_600, 150_000, 200_000, 1 << 50)):
+        for whence, offset in product(range(6), (-1, 0, 1, 4096, 5020, 5021, 65_536, 65_600, 150_000, 200_000)):
             scene.do(f"lseek {whence} {offset}", os.lseek, fd, offset, whence)
+
+    def far(scene: Scene) -> None:
+        fd = scene.root_open("d/x", os.O_RDONLY)
+        for whence in range(6):
+            scene.do(f"lseek {whence}", os.lseek, fd, 1 << 50, whence)
+            scene.do("back", os.lseek, fd, 0, os.SEEK_SET)
 
     for kind in ("file", "empty", "sparse", "fifo"):
         yield Case(f"seek/{kind}", _prepare(kind), act)
+        yield Case(f"seek-far/{kind}", _prepare(kind), far)
 
 
 def copying() -> Iterator[Case]:
@@ -78,7 +85,15 @@ def copying() -> Iterator[Case]:
 
         return run
 
-    spots = [(0, 0, 5020), (0, 0, 100_000), (100, 8192, 4096), (6000, 0, 10), (0, 300_000, 100), (0, 100, 1000), (0, 0, 0)]
+    spots = [
+        (0, 0, 5020),
+        (0, 0, 100_000),
+        (100, 8192, 4096),
+        (6000, 0, 10),
+        (0, 300_000, 100),
+        (0, 100, 1000),
+        (0, 0, 0),
+    ]
     for kind, spot in product(("file", "empty", "sparse", "hard"), spots):
         yield Case(f"copy/{kind}/{spot}", _prepare(kind), act("d/x", "d/y", os.O_RDWR, spot))
         yield Case(f"copy-same/{kind}/{spot}", _prepare(kind), act("same", "d/x", os.O_RDWR, spot))
@@ -106,6 +121,11 @@ def _in_child(call: Callable[[], Any]) -> str:
     return said if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
 
 
+def _lock(kind: int, start: int, length: int) -> bytes:
+    """A struct flock."""
+    return struct.pack("hhqqi4x", kind, 0, start, length, 0)
+
+
 def locking() -> Iterator[Case]:
     """flock, fcntl locks of processes and of descriptions: every pair, by descriptors of each kind."""
     flock = {"shared": fcntl.LOCK_SH, "exclusive": fcntl.LOCK_EX}
@@ -124,16 +144,15 @@ def locking() -> Iterator[Case]:
     def ranges(one: int, other: int, flags: int, command: int) -> Callable[[Scene], None]:
         def run(scene: Scene) -> None:
             fd = scene.root_open("d/x", flags)
-            lock = lambda kind, start, length: struct.pack("hhqqi4x", kind, 0, start, length, 0)  # noqa: E731
-            scene.do("first", lambda: fcntl.fcntl(fd, command, lock(one, 10, 10)) and None)
+            scene.do("first", lambda: fcntl.fcntl(fd, command, _lock(one, 10, 10)) and None)
 
             def second(start: int) -> None:
                 descriptor = os.open("d/x", os.O_RDWR)
-                fcntl.fcntl(descriptor, command, lock(other, start, 5))
+                fcntl.fcntl(descriptor, command, _lock(other, start, 5))
 
             scene.do("over it", lambda: _in_child(lambda: second(12)))
             scene.do("beside it", lambda: _in_child(lambda: second(20)))
-            scene.do("unlock", lambda: fcntl.fcntl(fd, command, lock(fcntl.F_UNLCK, 0, 0)) and None)
+            scene.do("unlock", lambda: fcntl.fcntl(fd, command, _lock(fcntl.F_UNLCK, 0, 0)) and None)
             scene.do("over it", lambda: _in_child(lambda: second(12)))
 
         return run
@@ -214,7 +233,8 @@ def watching() -> Iterator[Case]:
     """inotify: what each change tells about a directory and about the file."""
     changes: dict[str, Callable[[], Any]] = {
         "create": lambda: os.close(os.open("d/new", os.O_CREAT | os.O_WRONLY)), "mkdir": lambda: os.mkdir("d/new"),
-        "unlink": lambda: os.unlink("d/x"), "rename": lambda: os.rename("d/x", "d/z"), "link": lambda: os.link("d/x", "d/z"),
+        "unlink": lambda: os.unlink("d/x"), "rename": lambda: os.rename("d/x", "d/z"),
+        "link": lambda: os.link("d/x", "d/z"),
         "move out": lambda: os.rename("d/x", "e/z"), "over": lambda: os.rename("d/x", "d/y"),
         "exchange": lambda: calls.rename(b"d/x", b"d/y", calls.EXCHANGE), "chmod": lambda: os.chmod("d/x", 0o600),
         "write": lambda: Path("d/x").write_bytes(b"new"), "cut": lambda: os.truncate("d/x", 1),
@@ -271,21 +291,28 @@ def executing() -> Iterator[Case]:
         try:
             scene.do("write", lambda: os.close(os.open("d/x", os.O_WRONLY)))
             scene.do("cut", os.truncate, "d/x", 0)
-            scene.do("trunc", lambda: os.close(os.open("d/x", os.O_TRUNC)))
             scene.do("chmod", os.chmod, "d/x", 0o700)
+            scene.do("trunc", lambda: os.close(os.open("d/x", os.O_TRUNC)))
             scene.do("unlink", os.unlink, "d/x")
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
+    def with_mode(mode: int) -> Callable[[Scene], None]:
+        def run(scene: Scene) -> None:
+            prepare(scene)
+            os.chmod("d/x", mode)
+
+        return run
+
+    def ended(scene: Scene) -> None:
+        scene.do("exec", run, "d/x")
+
     for user in (ROOT, OWNER):
         yield Case(f"exec/written/{user.name}", prepare, while_written, user)
         yield Case(f"exec/running/{user.name}", prepare, while_running, user)
     for mode, user in product((0o000, 0o100, 0o010, 0o001, 0o644, 0o755, 0o4755), USERS):
-        yield Case(
-            f"exec/mode/{mode:o}/{user.name}", lambda scene, mode=mode: (prepare(scene), os.chmod("d/x", mode))[0],
-            lambda scene: scene.do("exec", run, "d/x"), user,
-        )  # fmt: skip
+        yield Case(f"exec/mode/{mode:o}/{user.name}", with_mode(mode), ended, user)
 
 
 def listing() -> Iterator[Case]:
@@ -309,7 +336,9 @@ def listing() -> Iterator[Case]:
                 scene.say("all once", sorted(name for name in first + rest if name in stays) == sorted(stays))
                 names.seek(position)
                 again = list(names.rest())
-                scene.say("the same from a position", {n for n in again if n in stays} == {n for n in rest if n in stays})
+                scene.say(
+                    "the same from a position", {n for n in again if n in stays} == {n for n in rest if n in stays}
+                )
                 names.rewind()
                 scene.say("from the start", sorted(name for name in names.rest() if name not in (b".", b"..")))
 

@@ -84,8 +84,12 @@ def _makers() -> list[Made]:
         ("symlink", os.symlink, ("target", "d/x")),
         ("symlink-long", os.symlink, ("t" * 300, "d/x")),
         ("link", os.link, ("e/old", "d/x")),
-        ("creat", lambda path: os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o664)), ("d/x",)),
-        ("creat-setid", lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o6775)), ("d/x",)),
+        ("creat", lambda path: os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK, 0o664)), ("d/x",)),
+        (
+            "creat-setid",
+            lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK, 0o6775)),
+            ("d/x",),
+        ),
         ("tmpfile", lambda path: os.close(os.open(path, os.O_TMPFILE | os.O_RDWR, 0o664)), ("d",)),
     ]
 
@@ -208,13 +212,12 @@ def _odd_renames() -> Iterator[Case]:
         ("d/.", "e/z"), ("d/..", "e/z"), ("d/sub", "e/."), ("d/sub/", "e/z/"), ("d/x/", "e/z"), ("d/x", "e/z/"),
         ("d/sub", "e/z/"), ("", "e/z"), ("d/x", ""), ("d/x", "nowhere/z"), ("d/x", "d/x/z"), (".", "e/z"), ("d", "e"),
     ]  # fmt: skip
+
+    def act(old: str, new: str, flags: int) -> Callable[[Scene], None]:
+        return lambda scene: scene.do("rename", calls.rename, old.encode(), new.encode(), flags)
+
     for (old, new), flags in product(pairs, (0, 1, 2, 4, 6, 8)):
-        yield Case(
-            f"rename-odd/{old or '-'}:{new or '-'}/{flags}".replace("/", "_", 0), prepare,
-            lambda scene, old=old, new=new, flags=flags: scene.do(
-                "rename", calls.rename, old.encode(), new.encode(), flags
-            ),
-        )  # fmt: skip
+        yield Case(f"rename-odd/{old or '-'}:{new or '-'}/{flags}", prepare, act(old, new, flags))
 
 
 PATHS = {
@@ -239,16 +242,20 @@ def paths() -> Iterator[Case]:
         os.symlink("f0", "d/tof")
         os.symlink("l0", "d/tog")
 
+    def act(call: Callable[[str], Any], path: str) -> Callable[[Scene], None]:
+        return lambda scene: scene.do("call", call, path)
+
     one: dict[str, Callable[[str], Any]] = {
         "stat": lambda path: os.stat(path).st_mode, "lstat": lambda path: os.lstat(path).st_mode,
         "open": lambda path: os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK)),
         "creat": lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK, 0o644)),
-        "excl": lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644)),
+        "excl": lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NONBLOCK, 0o644)),
         "directory": lambda path: os.close(os.open(path, os.O_DIRECTORY)),
         "opath": lambda path: os.close(os.open(path, os.O_PATH | os.O_NOFOLLOW)),
         "mkdir": os.mkdir, "mknod": lambda path: os.mknod(path, stat.S_IFIFO | 0o600), "unlink": os.unlink,
         "rmdir": os.rmdir, "symlink": lambda path: os.symlink("to", path), "readlink": os.readlink,
-        "link-from": lambda path: os.link(path, "e/new", follow_symlinks=False), "link-to": lambda path: os.link("d/x", path),
+        "link-from": lambda path: os.link(path, "e/new", follow_symlinks=False),
+        "link-to": lambda path: os.link("d/x", path),
         "rename-from": lambda path: os.rename(path, "e/new"), "rename-to": lambda path: os.rename("d/x", path),
         "chmod": lambda path: os.chmod(path, 0o600), "lchown": lambda path: os.lchown(path, 1001, 2001),
         "truncate": lambda path: os.truncate(path, 3), "utime": lambda path: os.utime(path, (1, 2)),
@@ -259,9 +266,7 @@ def paths() -> Iterator[Case]:
         "chdir": lambda path: os.close(os.open(path, os.O_PATH | os.O_DIRECTORY)),
     }  # fmt: skip
     for (path_name, path), (call_name, call) in product(PATHS.items(), one.items()):
-        yield Case(
-            f"path/{call_name}/{path_name}", prepare, lambda scene, call=call, path=path: scene.do("call", call, path)
-        )
+        yield Case(f"path/{call_name}/{path_name}", prepare, act(call, path))
 
 
 def all_cases() -> Iterator[Case]:

@@ -46,17 +46,26 @@ def play(case: Case) -> list[Any]:
     return [list(step) for step in scene.steps]
 
 
+def _hangs(*_: object) -> None:
+    raise AssertionError("a case hangs")
+
+
 def main() -> None:
     """See the module."""
     directory, one_in = sys.argv[1], int(sys.argv[2])
     os.umask(0o022)
+    signal.signal(signal.SIGALRM, _hangs)
     for number, case in enumerate(chosen(one_in)):
         path = f"{directory}/{number}"
         os.mkdir(path, 0o755)
         os.chmod(path, 0o755)
         os.chdir(path)
         signal.alarm(CASE_S)
-        print(json.dumps([case.name, play(case)]), flush=number % 100 == 0)
+        try:
+            print(json.dumps([case.name, play(case)]), flush=number % 100 == 0)
+        except Exception as error:
+            error.add_note(f"in the case {case.name}")
+            raise
         signal.alarm(0)
         os.chdir(directory)
         clear(path)

@@ -216,8 +216,10 @@ class Scene:
         """Which of the times of access, change and status change moved since the last step, and those set by hand."""
         now = (seen.atime, seen.mtime, seen.ctime)
         before = self._times.get(seen.ino)
-        moved = "new" if before is None else "".join(
-            letter for letter, old, new in zip("amc", before, now, strict=True) if old != new
+        moved = (
+            "new"
+            if before is None
+            else "".join(letter for letter, old, new in zip("amc", before, now, strict=True) if old != new)
         )
         by_hand = [f"{letter}={time}" for letter, time in zip("am", now, strict=False) if not _RECENT < time < _FUTURE]
         return " ".join([moved, *by_hand])

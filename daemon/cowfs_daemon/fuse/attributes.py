@@ -9,10 +9,10 @@ import struct
 from collections.abc import Sequence
 
 from cowfs.view import acl
-from cowfs.view.inode import NOW, Caller, SetAttr
+from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import caller
+from cowfs_daemon.fuse.callers import caller, credentials, drop_group_bit
 from cowfs_daemon.fuse.served import Served
 
 _SETATTR = struct.Struct("<IIQQQqqqIIIIIIII")
@@ -20,6 +20,7 @@ _GETXATTR = struct.Struct("<II")
 _SETXATTR = struct.Struct("<II")
 _SETXATTR_EXT = struct.Struct("<IIII")
 _AT = protocol.HEADER_BYTES
+_NOTHING = SetAttr()
 
 
 def getattr(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -54,7 +55,24 @@ def setattr(served: Served, view: View, request: bytearray, size: int, unique: i
         # With HANDLE_KILLPRIV_V2 the kernel says so for truncate only: chown clears by itself, of all but directories.
         bool(valid & protocol.FATTR_KILL_SUIDGID),
     )
-    return protocol.attributes(unique, view.setattr(nodeid, changes, caller(served, request, unique)))
+    who = caller(served, request, unique)
+    if changes.kill_priv:
+        drop_group_bit(view, nodeid, who)
+    elif changes == _NOTHING and _chowned(view.inode(nodeid), who):
+        changes = changes._replace(kill_priv=True)
+    return protocol.attributes(unique, view.setattr(nodeid, changes, who))
+
+
+def _chowned(inode: Inode, who: Caller) -> bool:
+    """Whether a request that changes nothing is a chown to no new ids, which clears set-id bits all the same.
+
+    A write to such a file may begin with the same request: so a stranger's is not refused and clears nothing here, nor
+    does that of root, whose writes leave the bits.
+    """
+    if inode.is_dir or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
+        return False
+    their = credentials(who.pid)
+    return their.uid == inode.uid and not their.keeps
 
 
 def _ns(seconds: int, ns: int) -> int:

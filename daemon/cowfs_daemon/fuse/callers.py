@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import stat
 from contextlib import suppress
+from typing import NamedTuple
 
-from cowfs.view.inode import Caller, Inode
+from cowfs.view.inode import Caller, Inode, SetAttr
+from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.served import Served
 
@@ -23,15 +25,49 @@ def caller(served: Served, request: bytearray, unique: int, umask: int = 0) -> C
     return Caller(uid, gid, pid, umask, served.connection_id, unique & _KEY_MASK)
 
 
+class Credentials(NamedTuple):
+    """Of a process, as the kernel checks them: ``keeps``: set-id bits stay when it changes data."""
+
+    uid: int
+    groups: frozenset[int]
+    keeps: bool
+
+
+_NONE = Credentials(NOBODY, frozenset(), False)
+
+
+def credentials(pid: int) -> Credentials:
+    """What /proc says of a process; one that is gone, or cannot be seen from here, is nobody."""
+    fields: dict[str, list[str]] = {}
+    with suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        fields = {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
+    try:
+        groups = frozenset(int(group) for group in (fields["Gid"][3], *fields["Groups"]))
+        return Credentials(int(fields["Uid"][3]), groups, bool(int(fields["CapEff"][0], 16) & CAP_FSETID))
+    except (KeyError, IndexError, ValueError):
+        return _NONE
+
+
 def changing(who: Caller, inode: Inode) -> Caller:
     """The caller of a request without credentials that changes data: as root where set-id bits may stay.
 
-    Only such bits make it worth a look; a process that is gone, or cannot be seen from here, is no root.
+    Only such bits make it worth a look.
     """
     if who.uid != NOBODY or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
         return who
-    with suppress(OSError, ValueError), open(f"/proc/{who.pid}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("CapEff:") and int(line[7:], 16) & CAP_FSETID:
-                return who._replace(uid=0)
-    return who
+    return who._replace(uid=0) if credentials(who.pid).keeps else who
+
+
+def drop_group_bit(view: View, ino: int, who: Caller) -> None:
+    """Before a change of data: clear a set-group-id bit without group execute for who is not in the file's group.
+
+    The view keeps such a bit (it once marked mandatory locking), as Linux does for members. Without a request key: the
+    change itself is what may come again.
+    """
+    inode = view.inode(ino)
+    mode = inode.mode
+    if mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID or inode.is_dir or who.uid == 0:
+        return
+    their = credentials(who.pid)
+    if not their.keeps and inode.gid not in their.groups:
+        view.setattr(ino, SetAttr(mode=mode & 0o7777 & ~stat.S_ISGID), who._replace(connection=0, unique=0))

@@ -10,7 +10,7 @@ from cowfs.errors import Corrupt
 from cowfs.view.inode import SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import caller, changing
+from cowfs_daemon.fuse.callers import caller, changing, drop_group_bit
 from cowfs_daemon.fuse.served import Served, is_writable
 
 _OPEN = struct.Struct("<II")
@@ -34,6 +34,8 @@ def open_file(served: Served, view: View, request: bytearray, size: int, unique:
     if flags & os.O_TRUNC:
         try:
             kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+            if kill:
+                drop_group_bit(view, nodeid, who)
             view.setattr(nodeid, SetAttr(size=0, kill_priv=kill), who)
         except BaseException:
             view.released(nodeid, writable, who)
@@ -79,6 +81,8 @@ def write(served: Served, view: View, request: bytearray, size: int, unique: int
     data = memoryview(request)[_DATA_AT:size]
     kill = bool(write_flags & protocol.WRITE_KILL_SUIDGID)
     who = caller(served, request, unique)
+    if kill:
+        drop_group_bit(view, nodeid, who)
     return protocol.counted(unique, view.write(nodeid, offset, data, who, append=append, kill_priv=kill))
 
 
@@ -86,6 +90,7 @@ def fallocate(served: Served, view: View, request: bytearray, size: int, unique:
     """Allocate, or punch a hole."""
     _, offset, length, mode, _ = protocol.unpack(_FALLOCATE, request, size)
     who = changing(caller(served, request, unique), view.inode(nodeid))
+    drop_group_bit(view, nodeid, who)
     view.fallocate(nodeid, mode, offset, length, who)
     return protocol.error(unique, 0)
 
@@ -111,6 +116,7 @@ def _copy(served: Served, view: View, request: bytearray, size: int, unique: int
     if flags:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     who = changing(caller(served, request, unique), view.inode(target))
+    drop_group_bit(view, target, who)
     return view.copy_range(nodeid, offset, target, target_offset, min(length, _COPY_MAX), who)
 
 

@@ -11,7 +11,7 @@ from cowfs.errors import CowfsError
 from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import caller
+from cowfs_daemon.fuse.callers import caller, drop_group_bit
 from cowfs_daemon.fuse.served import Served, is_writable
 
 _FORGET = struct.Struct("<Q")
@@ -142,6 +142,8 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     elif flags & os.O_TRUNC:
         kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
+        if kill:
+            drop_group_bit(view, inode.ino, who)
         inode = view.setattr(inode.ino, SetAttr(size=0, kill_priv=kill), who)
     return _open(served, view, unique, inode, flags, who, served.valid)
 

@@ -1,0 +1,55 @@
+"""A slice of the suite; ``python -m tests.conformance`` plays everything."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.differences import KNOWN
+from tests.conformance.player import all_cases
+from tests.conformance.suite import Report, native_directory, play
+from tests.support.live import live_store
+from tests.tidy.source import ROOT
+
+ONE_IN = 40
+
+
+def filesystem_of(path: Path) -> str:
+    """Its type, of the longest mount point above."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounts = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in lines}
+    return next(mounts[str(above)] for above in (path, *path.parents) if str(above) in mounts)
+
+
+def test_a_slice_is_as_on_ext4(tmp_path: Path) -> None:
+    if filesystem_of(tmp_path) != "ext4":
+        pytest.skip("compares with ext4, on which the temporary directory does not lie")
+    with live_store(tmp_path) as live, native_directory(tmp_path / "native") as native:
+        live.engine.create("ws")
+        report = play(native, live.mount("ws"), ONE_IN, tmp_path)
+    assert report.unknown == []
+    assert report.stale == []
+    assert report.cases > 300
+    assert report.checks > 10_000
+
+
+def test_what_differs_is_told(tmp_path: Path) -> None:
+    """Two directories of the same filesystem agree, so that every known difference is stale."""
+    with native_directory(tmp_path / "native") as native, native_directory(tmp_path / "second") as second:
+        report: Report = play(native, second, 10**9, tmp_path)
+    assert report.unknown == []
+    assert sorted(report.stale) == sorted(each.name for each in KNOWN)
+    assert not report.passed
+
+
+def test_names_are_different() -> None:
+    names = [case.name for case in all_cases()]
+    assert len(names) == len(set(names)) > 10_000
+    assert {each.witness for each in KNOWN} <= set(names)
+
+
+def test_the_document_lists_the_same() -> None:
+    listed = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "posix.md").read_text(), re.MULTILINE)
+    assert listed == [each.name for each in KNOWN]
