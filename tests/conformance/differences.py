@@ -131,8 +131,8 @@ KNOWN: tuple[Difference, ...] = (
         "chown",
         "*",
         "chown-setid/file/4755/-1:-1/other",
-        "FUSE sends for chown(-1, -1) of a set-id file what it also sends ahead of a write: by a stranger it succeeds (EPERM "
-        "on ext4), by root it leaves the bits",
+        "FUSE sends for chown(-1, -1) of a set-id file what it also sends ahead of a write: by a stranger it "
+        "succeeds (EPERM on ext4), by root it leaves the bits",
     ),
 )
 

@@ -13,7 +13,7 @@ from tests.conformance.suite import Report, native_directory, play
 from tests.support.live import live_store
 from tests.tidy.source import ROOT
 
-ONE_IN = 40
+ONE_IN = 12
 
 
 def filesystem_of(path: Path) -> str:
