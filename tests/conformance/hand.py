@@ -157,7 +157,6 @@ class File:
 
     def _holes(self, *_: int) -> str:
         """Whatever is no data must be zeros; where exactly holes are is each filesystem's own matter."""
-        os.fsync(self._fd)
         at, size = 0, len(self.content)
         while at < size:
             try:

@@ -95,8 +95,10 @@ def fallocate(served: Served, view: View, request: bytearray, size: int, unique:
     return protocol.error(unique, 0)
 
 
-def lseek(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
-    """SEEK_DATA and SEEK_HOLE."""
+def lseek(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes | None:
+    """SEEK_DATA and SEEK_HOLE. Of a file that is open for writing, mappings may have pages that are not written yet."""
+    if nodeid in served.writers and served.flushed != unique and served.flush_first(request[:size], nodeid):
+        return None
     _, offset, whence, _ = protocol.unpack(_LSEEK, request, size)
     return protocol.positioned(unique, view.seek(nodeid, offset, whence))
 

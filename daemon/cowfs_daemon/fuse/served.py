@@ -55,11 +55,14 @@ class Served:
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
+    ``flush_first(request, inode)`` has the pages written that mappings dirtied, then the request answered, in another
+    thread, unless it says no; ``flushed`` is the request that is answered after that.
     ``refresh(inode)`` makes the kernel drop what it cached of an inode and ask for its size, likewise.
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "dead", "discarded", "generations", "invalidating", "listings",
+        "appending", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
+        "generations", "invalidating", "listings",
         "lookups", "opens", "refresh",
         "setxattr_ext", "stale", "sync_later", "valid", "writers",
     )  # fmt: skip
@@ -72,11 +75,14 @@ class Served:
         complete: bool,
         sync_later: Callable[[int], None],
         refresh: Callable[[int], None],
+        flush_first: Callable[[bytearray, int], bool] = lambda request, ino: False,
     ) -> None:
         self.connection_id = connection_id
         self.setxattr_ext = init.has(SETXATTR_EXT)
         self.complete = complete
         self.sync_later = sync_later
+        self.flush_first = flush_first
+        self.flushed = 0
         self.refresh = refresh
         self.valid = protocol.FOREVER
         self.lookups: dict[int, int] = {ROOT_INO: 1}  # Known from the start: no answer ever tells of it.
@@ -93,6 +99,7 @@ class Served:
     def end(self) -> None:
         """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
         self.sync_later = self.refresh = _nobody
+        self.flush_first = _never
 
     def handed(self) -> Handed:
         """Everything that another process needs to go on; nothing is served any more."""
@@ -169,6 +176,11 @@ class Served:
 
 def _nobody(_: int) -> None:
     """Nothing is served any more."""
+
+
+def _never(_: bytearray, __: int) -> bool:
+    """Likewise."""
+    return False
 
 
 def _decrement(counts: dict[int, int], ino: int) -> int:

@@ -92,6 +92,7 @@ class Session:
         workspace: ServedWorkspace,
         *,
         refresh: Callable[[int], None],
+        flush: Callable[[int], None] | None = None,
         complete: bool = True,
         on_end: Callable[[], None] | None = None,
     ) -> None:
@@ -99,8 +100,10 @@ class Session:
         self.connection = connection
         self.workspace = workspace
         self.served = Served(
-            connection.connection_id, connection.init, complete=complete, sync_later=self._sync_later, refresh=refresh
-        )
+            connection.connection_id, connection.init, complete=complete, sync_later=self._sync_later, refresh=refresh,
+            flush_first=self._flush_first,
+        )  # fmt: skip
+        self._flush = flush
         self._server = server
         self._on_end = on_end
         self._stopping = False
@@ -140,14 +143,14 @@ class Session:
         with self._jobs_done:
             self._jobs_done.wait_for(lambda: not self._asking)
 
-    def submit(self, job: Callable[[], None], *, asking: bool = False) -> None:
+    def submit(self, job: Callable[[], None], *, asking: bool = False) -> bool:
         """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it.
 
-        ``asking``: it uses the mount, so that requests must be answered meanwhile; dropped when this is stopping.
+        ``asking``: it uses the mount, so that requests must be answered meanwhile; dropped, and False, when this is stopping.
         """
         with self._jobs_done:
             if asking and self._stopping:
-                return
+                return False
             self._jobs += 1
             self._asking += asking
 
@@ -163,6 +166,7 @@ class Session:
                     self._jobs_done.notify_all()
 
         self._server.submit(run)
+        return True
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -334,6 +338,23 @@ class Session:
                 os.write(self.fd, protocol.error(unique, number))
 
         self.submit(job)
+
+    def _flush_first(self, request: bytearray, ino: int) -> bool:
+        """Answer a request when the inode has been flushed; False: it is to be answered now."""
+        flush = self._flush
+        if flush is None:
+            return False
+        _, opcode, unique, _ = protocol.header(request)
+
+        def job() -> None:
+            with contextlib.suppress(OSError):  # What cannot be written is told to who maps and syncs it.
+                flush(ino)
+            with self.workspace.lock:
+                self.served.flushed = unique
+                self.counts.requests[opcode] -= 1  # It was counted when it came.
+                self._answer(self.workspace.view, request, len(request))
+
+        return self.submit(job, asking=True)
 
     def _where(self) -> dict[str, str]:
         return {"workspace": os.path.basename(self.connection.mountpoint)}

@@ -74,15 +74,17 @@ class Transport:
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.connection = connection
+        self._flush_by_fsync = _kernel_version() < (6, 16)
         self.session = Session(
-            server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end
-        )
+            server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end,
+            # fsync would wait for the inode's lock, which the kernel holds while it asks for data and holes.
+            flush=None if self._flush_by_fsync else self._flush_inode,
+        )  # fmt: skip
         self._served = self.session.served
         self._workspace = workspace
         self._root_fd = -1
         self._pending: list[int] = []
         self._changes: Changes | None = None
-        self._flush_by_fsync = _kernel_version() < (6, 16)
 
     def start(self, untold: Changes | None = None) -> None:
         """Begin to serve, and keep a descriptor of the mount's root for flushing.
@@ -167,10 +169,16 @@ class Transport:
                 if not self._is_written(ino):
                     continue
                 raise
-            try:
-                self._flush(fd)
-            finally:
-                os.close(fd)
+            self._flush_and_close(fd)
+
+    def _flush_inode(self, ino: int) -> None:
+        self._flush_and_close(self._open_inode(ino, os.O_RDONLY))
+
+    def _flush_and_close(self, fd: int) -> None:
+        try:
+            self._flush(fd)
+        finally:
+            os.close(fd)
 
     def _is_written(self, ino: int) -> bool:
         """Whether an inode of the view is open for writing. One that a restore took away has nowhere to flush to."""
