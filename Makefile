@@ -36,6 +36,8 @@ torture: venv
 	$(PY) -m tests.hostile.fuzz 1000000
 	$(PY) -m tests.hostile.damage 500 build/torture
 	$(PY) -m tests.workers.listings 120
+	$(PY) -m tests.conformance
+	$(PY) -m tests.conformance.fsx --seed 7 --seconds 300
 	$(PY) -m tests.property.campaign 300
 	$(PY) -m tests.fault.power --killed --seeds 15
 	$(PY) -m tests.fault.daemon_kills

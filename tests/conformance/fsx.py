@@ -23,7 +23,7 @@ from tests.conformance.suite import native_directory
 from tests.support.live import Live
 
 SIZE_MAX = 600_000
-FORKS_MAX = 3
+FORKS_MAX = 20
 SNAPSHOTS_MAX = 8
 HISTORY = 60
 
@@ -75,7 +75,7 @@ class Exerciser:
         self._random = Random(seed)
         self._directory = directory
         self._stack = ExitStack()
-        self._size = 0
+        self._size = self._made = 0
         self._names: list[str] = []
         self._snapshots: dict[str, list[tuple[str, str, int]]] = {}
         self._native = Path()
@@ -106,10 +106,10 @@ class Exerciser:
     def _step(self, live: Live) -> None:
         kinds, weights = zip(*DATA, *VERBS, strict=True)
         kind = self._random.choices(kinds, weights)[0]
-        self.counts[kind] += 1
         if kind in dict(VERBS):
             self._verb(kind, live)
         else:
+            self.counts[kind] += 1
             self._both(kind, *self._arguments())
         self._both("check")
 
@@ -138,16 +138,18 @@ class Exerciser:
         snapshots = self._snapshots[self._name]
         if kind == "checkpoint" or not snapshots:
             made = live.engine.checkpoint(self._name, "fsx", allow_empty=True)
-            number = len(self._names) * 1_000_000 + self.counts["checkpoint"] * 1000 + self.counts["restore"]
+            self._made = number = self._made + 1
             self._keep(number)
             snapshots.append((made.snapshot.id, self._name, number))
             del snapshots[:-SNAPSHOTS_MAX]
             self.history.append(f"checkpoint {number}")
+            self.counts["checkpoint"] += 1
         elif kind == "restore":
             snapshot, _, number = self._random.choice(snapshots)
             live.engine.restore(self._name, snapshot, discard=bool(self._random.randrange(2)))
             self._back(number)
             self.history.append(f"restore {number}")
+            self.counts["restore"] += 1
         elif len(self._names) < FORKS_MAX:
             snapshot, _, number = self._random.choice(snapshots)
             name = f"w{len(self._names)}"
@@ -158,6 +160,7 @@ class Exerciser:
             self._mounted.do("adopt", self._other.do("saved", number))
             self._other.do("back", number, 1)
             self.history.append(f"fork {number}")
+            self.counts["fork"] += 1
 
     def _keep(self, number: int) -> None:
         """What a restore must bring back; the file's dirty mapped pages are part of it."""

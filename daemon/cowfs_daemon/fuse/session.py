@@ -146,7 +146,8 @@ class Session:
     def submit(self, job: Callable[[], None], *, asking: bool = False) -> bool:
         """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it.
 
-        ``asking``: it uses the mount, so that requests must be answered meanwhile; dropped, and False, when this is stopping.
+        ``asking``: it uses the mount, so that requests must be answered meanwhile; when this is stopping it is dropped, and
+        False returned.
         """
         with self._jobs_done:
             if asking and self._stopping:
