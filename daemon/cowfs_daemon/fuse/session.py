@@ -146,8 +146,7 @@ class Session:
     def submit(self, job: Callable[[], None], *, asking: bool = False) -> bool:
         """Run ``job`` in a worker; its errors are logged, and :meth:`stop` waits for it.
 
-        ``asking``: it uses the mount, so that requests must be answered meanwhile; when this is stopping it is dropped, and
-        False returned.
+        ``asking``: it uses the mount, so that requests must be answered meanwhile; not run, and False, when stopping.
         """
         with self._jobs_done:
             if asking and self._stopping:
