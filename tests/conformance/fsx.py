@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from tests.conformance.suite import native_directory
+from tests.support.lab import InlineSettler
 from tests.support.live import Live
 
 SIZE_MAX = 600_000
@@ -32,7 +33,8 @@ DATA = (
     ("direct read", 5), ("truncate", 9), ("punch", 7), ("zero", 6), ("allocate", 5), ("copy", 8), ("reopen", 5),
     ("fsync", 3), ("msync", 4), ("holes", 5), ("sparse", 4),
 )  # fmt: skip
-VERBS = (("checkpoint", 4), ("restore", 4), ("fork", 1))
+VERBS = (("checkpoint", 4), ("restore", 4), ("fork", 1), ("settle", 1))
+_SEGMENT_BYTES = 4 << 20  # a segment that is gone on with is read again: not too much at a time
 
 
 class Diverged(AssertionError):
@@ -85,6 +87,7 @@ class Exerciser:
         with self._stack:
             self._native = self._stack.enter_context(native_directory(self._directory / "native"))
             live = self._stack.enter_context(_closing(Live(self._directory, inline=True)))
+            live.engine.settler = InlineSettler(live.engine, _SEGMENT_BYTES)
             live.engine.create("w0")
             self._take("w0", live)
             until = time.monotonic() + seconds
@@ -136,6 +139,11 @@ class Exerciser:
 
     def _verb(self, kind: str, live: Live) -> None:
         snapshots = self._snapshots[self._name]
+        if kind == "settle":
+            live.engine.settle()
+            self.history.append("settle")
+            self.counts["settle"] += 1
+            return
         if kind == "checkpoint" or not snapshots:
             made = live.engine.checkpoint(self._name, "fsx", allow_empty=True)
             self._made = number = self._made + 1

@@ -16,7 +16,7 @@ def test_data_is_as_on_the_native_filesystem(tmp_path: Path) -> None:
     except BaseException:
         print("\n".join(exerciser.history))
         raise
-    assert set(exerciser.counts) >= {kind for kind, _ in DATA} | {"checkpoint", "restore", "fork"}
+    assert set(exerciser.counts) >= {kind for kind, _ in DATA} | {"checkpoint", "restore", "fork", "settle"}
 
 
 def test_a_wrong_byte_is_told(tmp_path: Path) -> None:
