@@ -5,7 +5,8 @@ serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes on
 that was stopped or killed mounts the same again. The idempotency key of an unmount is written with the list that lacks
 the mount.
 
-Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted and served), ``_unserved`` (mounted, but its worker has ended) and
+``_wanted`` (what should be mounted). ``_mounting``, taken
 before it, is held while something is being mounted.
 """
 
@@ -38,6 +39,10 @@ class Server(Protocol):
 
     def serve(self, ref: str, path: str, read_only: bool) -> None:
         """Mount at ``path`` and serve, or go on serving what a predecessor mounted there; usable on return."""
+        ...
+
+    def serves(self, ref: str) -> bool:
+        """Whether nothing has ended since that ``serve`` of ``ref``."""
         ...
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
@@ -73,6 +78,7 @@ class Mounts:
         self._lock = threading.Lock()
         self._mounting = threading.Lock()
         self._table: dict[str, Mounted] = {}
+        self._unserved: dict[str, Mounted] = {}
         self._wanted, self._unmounted = self._load()
         self._blamed: Counter[str] = Counter()
         self._stopping = False
@@ -101,16 +107,20 @@ class Mounts:
         self._make_private(self._directory)
         self._server.serve(mounted.ref, mounted.path, mounted.read_only)
         with self._lock:
-            self._table[mounted.ref] = mounted
-            self._blamed.pop(mounted.ref, None)
             self._wanted.add(mounted.ref)
             self._save()
+            if not self._server.serves(mounted.ref):  # `lost` has come too early to find it in the table
+                raise WorkerGone(f"{mounted.ref} is just being mounted again", hint="try again")
+            self._table[mounted.ref] = mounted
+            self._unserved.pop(mounted.ref, None)
+            self._blamed.pop(mounted.ref, None)
 
     def lost(self, refs: Iterable[str]) -> None:
         """Who served ``refs`` is gone: they are not mounted any more, but should be (``restore_all``)."""
         with self._lock:
             for ref in refs:
-                self._table.pop(ref, None)
+                if (mounted := self._table.pop(ref, None)) is not None:
+                    self._unserved[ref] = mounted
 
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         if request is not None and (digest := self._unmounted.get(request.key)) is not None:
@@ -169,20 +179,24 @@ class Mounts:
             except (CowfsError, OSError) as error:
                 log.error("cannot mount %s again: %s", ref, error)
 
+    def _present(self) -> list[Mounted]:
+        """What the kernel has, served or not."""
+        with self._lock:
+            return list({**self._unserved, **self._table}.values())
+
     def detach_all(self, force: bool) -> None:
         """Unmount everything before the daemon ends, all or nothing; the list stays for ``restore_all``.
 
         Raises Busy, naming the processes, when something is in use and not ``force``.
         """
-        mounts = self.mounted()
         if not force:
-            for mounted in mounts:
+            for mounted in self._present():
                 self._refuse_if_used(mounted)
         with self._lock:
             self._stopping = True
         try:
             with self._mounting:  # what is just being mounted, after a worker's end, is detached too
-                mounts = self.mounted()
+                mounts = self._present()
             for mounted in mounts:
                 self._detach(mounted, force)
         except BaseException:
@@ -194,7 +208,14 @@ class Mounts:
     def _detach(self, mounted: Mounted, force: bool) -> None:
         if not force:
             self._refuse_if_used(mounted)
-        self._server.unserve(mounted.ref, mounted.path, force)
+        try:
+            self._server.unserve(mounted.ref, mounted.path, force)
+        except WorkerGone:
+            if not self._stopping:
+                raise
+        if self._stopping and mounted_at(mounted.path) is not None:
+            # Who served it has just ended, and no successor is given it; everything answered is in the journal.
+            clear_place(mounted.path)
         try:
             os.rmdir(mounted.path)
         except OSError as error:

@@ -6,11 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowfs.errors import Busy
 from cowfs.host import Point
+from cowfs_daemon.remote import RemoteHost
+from tests.cli.live import Live
 from tests.workers.conftest import Owned, eventually
 
 pytestmark = [
@@ -75,3 +79,41 @@ def test_mounting_while_workers_die_is_busy_at_worst(owned: Owned) -> None:
     eventually(lambda: worker.started, "another worker")
     patiently(lambda: owned.path("one"))
     assert (path / "file").read_text() == "content"
+
+
+def test_a_snapshot_whose_mounting_outlives_a_worker_can_be_unmounted(owned: Owned) -> None:
+    """The worker was chosen, ended, and came again before it was asked: who serves must be known all the same."""
+    owned.make("one")
+    snapshot = owned.engine.checkpoint("one", "m", allow_empty=True).snapshot.id
+    worker = owned.worker_of("one")
+    place = owned.pool.place
+    ended: list[RemoteHost] = []
+
+    def ends_then(*arguments: Any) -> RemoteHost:
+        chosen = place(*arguments)
+        if not ended:
+            ended.append(chosen)
+            owned.kill(chosen)
+        return chosen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owned.pool, "place", ends_then)
+        owned.path(snapshot)
+    assert worker.started
+    owned.mounts.umount(snapshot)
+    assert snapshot not in {each.ref for each in owned.mounts.mounted()}
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.03, 0.1, 0.3])
+def test_a_daemon_stops_just_after_a_worker_has_ended(live: Live, pause_s: float) -> None:
+    live.cowfs("create", "ws")
+    Path(live.cowfs("path", "ws"), "file").write_text("content")
+    live.cowfs("checkpoint", "ws", "-m", "one", "--label", "one")
+    live.cowfs("mount", "ws@one")
+    for worker in live.json("daemon", "status")["workers"]:
+        os.kill(worker["pid"], signal.SIGKILL)
+    threading.Event().wait(pause_s)
+    stopped = live.run("daemon", "stop")
+    assert stopped.code == 0, stopped.err + live.log()
+    assert live.mounts() == []
+    assert Path(live.cowfs("path", "ws"), "file").read_text() == "content"
