@@ -5,9 +5,8 @@ serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes on
 that was stopped or killed mounts the same again. The idempotency key of an unmount is written with the list that lacks
 the mount.
 
-Thread-safe: ``_lock`` guards ``_table`` (what is mounted and served), ``_unserved`` (mounted, but its worker has ended) and
-``_wanted`` (what should be mounted). ``_mounting``, taken
-before it, is held while something is being mounted.
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted and served), ``_unserved`` (mounted, but its worker has ended)
+and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while something is being mounted.
 """
 
 import contextlib
