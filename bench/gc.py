@@ -1,7 +1,7 @@
 """Garbage collection of a store with many snapshots, by the real daemon, while programs go on writing.
 
-A workspace gets ``--snapshots`` snapshots, each with 20 files rewritten, and then nine of ten are removed. What nothing
-needs is what a dry run says then; ``came_back`` is how much of it was removed, ``disk`` how the segment files changed.
+A workspace gets ``--snapshots`` snapshots, each with the same 20 files rewritten, and then nine of ten are removed.
+What nothing needs is what a dry run says then; ``came_back`` is how much of it was removed.
 The writers (``--writers`` processes that rewrite small files in a workspace of their own, which is checkpointed once a
 second) are measured alone and during collections, in turns.
 """
@@ -86,7 +86,7 @@ def make_snapshots(client: Store, count: int) -> None:
         (root / f"d{number // 100}" / f"f{number}").write_bytes(os.urandom(SIZE))
     for turn in range(count):
         for each in range(CHANGED):
-            number = (turn * CHANGED + each) * 7 % FILES
+            number = each * 7
             (root / f"d{number // 100}" / f"f{number}").write_bytes(os.urandom(SIZE))
         workspace.checkpoint(f"turn {turn}")
     daemons.settled(client)
