@@ -110,7 +110,7 @@ def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
 ) -> None:
     program = mounted.path / "true"
     shutil.copy("/bin/true", program)
-    fd = mounted.transport._open_inode(program.stat().st_ino, os.O_RDWR)
+    fd = mounted.transport._handles.open(program.stat().st_ino, os.O_RDWR)
     with pytest.raises(OSError, match="Text file busy"):
         subprocess.run([program], check=True)
     os.close(fd)
@@ -166,7 +166,7 @@ def test_invalidating_an_inode_leaves_its_size(mounted: Mounted, agent: Agent) -
     assert content(mounted, ino) == b"yyy" + bytes(7) + b"end"
     behind_the_kernel(mounted, ino, b"yyy")
     assert mounted.transport._notify(protocol.invalidate_inode(ino))
-    mounted.transport._ask_size(ino)
+    mounted.transport._handles.ask_size(ino)
     agent("os.write(a, b'end')")
     assert content(mounted, ino) == b"yyyend"
 
