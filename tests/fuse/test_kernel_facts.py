@@ -114,13 +114,13 @@ def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
     with pytest.raises(OSError, match="Text file busy"):
         subprocess.run([program], check=True)
     os.close(fd)
-    flush, ran = mounted.transport._flush, []
+    flush, ran = mounted.transport._handles.flush, []
 
     def flush_and_run(fd: int) -> None:
         flush(fd)
         ran.append(subprocess.run([program], check=True).returncode)
 
-    monkeypatch.setattr(mounted.transport, "_flush", flush_and_run)
+    monkeypatch.setattr(mounted.transport._handles, "flush", flush_and_run)
     with (mounted.path / "f").open("w"):
         wait_until(lambda: mounted.transport.statistics().writers == 1)
         mounted.transport.flush_writable()
