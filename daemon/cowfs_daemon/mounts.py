@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
@@ -83,14 +83,16 @@ class Mounts:
         self._stopping = False
 
     def mount(self, ref: str) -> Mounted:
-        ref, point, read_only = self._resolve(ref)
+        asked = ref
+        ref, _, _ = self._resolve(asked)
         with self._lock:
             self._refuse_stopping()
             known = self._table.get(ref)
         if known is not None and mounted_at(known.path) is not None:
             return known
-        mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
         with self._mounting:
+            ref, point, read_only = self._resolve(asked)  # it may have been renamed meanwhile
+            mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
             with self._lock:
                 self._refuse_stopping()
                 known = self._table.get(ref)
@@ -130,13 +132,19 @@ class Mounts:
         with self._lock:
             mounted = self._table.get(ref)
             coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
+            given_up = None if coming else self._unserved.get(ref)
         if coming:
             raise WorkerGone(f"{ref} is just being mounted again", hint="try again")
-        if mounted is None:
+        if mounted is not None:
+            self._detach(mounted, force)
+        elif given_up is not None:
+            clear_place(given_up.path)
+            os.rmdir(given_up.path)
+        else:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
-        self._detach(mounted, force)
         with self._lock:
             self._table.pop(ref, None)
+            self._unserved.pop(ref, None)
             self._wanted.discard(ref)
             if request is not None:
                 self._unmounted[request.key] = request.digest.hex()
@@ -154,8 +162,16 @@ class Mounts:
             return set(self._wanted)
 
     def path_of(self, name: str) -> str | None:
-        mounted = self._table.get(name)
+        mounted = self._table.get(name) or self._unserved.get(name)
         return None if mounted is None else mounted.path
+
+    @contextlib.contextmanager
+    def unmounted(self, name: str) -> Iterator[None]:
+        """See cowfs_daemon.ports.MountsLike."""
+        with self._mounting:
+            if self.path_of(name) is not None:
+                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
+            yield
 
     def restore_all(self) -> None:
         """Mount what was mounted before. What cannot be is logged, and forgotten when it no longer exists."""
@@ -174,6 +190,7 @@ class Mounts:
                 log.warning("no longer mounted: %s: %s", ref, error)
                 with self._lock:
                     self._wanted.discard(ref)
+                    self._unserved.pop(ref, None)
                     self._save()
             except (CowfsError, OSError) as error:
                 log.error("cannot mount %s again: %s", ref, error)

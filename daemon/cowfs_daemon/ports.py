@@ -4,6 +4,7 @@ Every method is synchronous, may block, and is called in a thread; errors are th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,6 +111,10 @@ class MountsLike(Protocol):
         ...
 
     def mounted(self) -> list[Mounted]: ...
+
+    def unmounted(self, name: str) -> AbstractContextManager[None]:
+        """Nobody mounts the workspace ``name`` within. Raises Busy when it is mounted."""
+        ...
 
     def path_of(self, name: str) -> str | None:
         """Where the workspace ``name`` is mounted; never blocks."""

@@ -13,7 +13,9 @@ import pytest
 
 from cowfs.errors import Busy
 from cowfs.host import Point
+from cowfs_daemon.mounts import BLAMED_MAX
 from cowfs_daemon.remote import RemoteHost
+from cowfs_daemon.users import mounted_at
 from tests.cli.live import Live
 from tests.workers.conftest import Owned, eventually
 
@@ -117,3 +119,30 @@ def test_a_daemon_stops_just_after_a_worker_has_ended(live: Live, pause_s: float
     assert stopped.code == 0, stopped.err + live.log()
     assert live.mounts() == []
     assert Path(live.cowfs("path", "ws"), "file").read_text() == "content"
+
+
+def test_what_a_worker_leaves_mounted_counts_as_mounted(owned: Owned) -> None:
+    """Otherwise it could be renamed before its successor has it, which then mounts it at the place of the old name."""
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    served = [owned.engine.workspace("one").id]
+    owned.mounts.lost(owned.owner.serving.lost(served))
+    with pytest.raises(Busy), owned.mounts.unmounted("one"):
+        pass
+    assert owned.mounts.path_of("one") == os.fspath(path)
+    owned.mounts.restore_all()
+    assert (owned.path("one") / "file").read_text() == "content"
+
+
+def test_what_is_left_alone_can_be_unmounted(owned: Owned) -> None:
+    path = owned.make("one")
+    worker = owned.worker_of("one")
+    owned.mounts.lost(owned.owner.serving.lost([owned.engine.workspace("one").id]))
+    owned.mounts._blamed["one"] = BLAMED_MAX
+    owned.mounts.restore_all()
+    owned.mounts.umount("one")
+    assert mounted_at(str(path)) is None
+    with owned.mounts.unmounted("one"):
+        pass
+    owned.kill(worker)
+    assert owned.path("one") == path

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cowfs.errors import Busy, Invalid, NotFound
+from cowfs.errors import Invalid, NotFound
 from cowfs.remembered import Imported
 from cowfs.remembered import Request as Asked
 from cowfs.results import Restored, Snapshot, Workspace
@@ -146,9 +146,8 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     async def rename(name: str, body: bodies.Rename, asked: Keyed) -> JSONResponse:
 
         def work() -> Workspace:
-            if verbs.mounts.path_of(name) is not None:
-                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
-            return verbs.engine.rename(name, body.name, asked)
+            with verbs.mounts.unmounted(name):
+                return verbs.engine.rename(name, body.name, asked)
 
         renamed, fresh = await verbs.once("rename", asked, work, (name, body.name))
         if fresh:

@@ -7,8 +7,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,13 @@ class OneMount:
     def mounted(self) -> list[Mounted]:
         """See MountsLike."""
         return [self._mounted]
+
+    @contextmanager
+    def unmounted(self, name: str) -> Iterator[None]:
+        """See MountsLike."""
+        if name == self._mounted.ref:
+            raise Busy(f"{name} is served in the foreground", hint="End the `cowfs mount` that serves it.")
+        yield
 
     def path_of(self, name: str) -> str | None:
         """See MountsLike."""
