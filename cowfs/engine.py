@@ -118,7 +118,7 @@ class Engine:
         self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)
         self.retention = Retention(
             self.catalog, self._lock, self.host, self._clock, self._uses, self._removing.snapshots,
-            self._removing.drop_unneeded, self.remove,
+            self._removing.drop_unneeded, self._remove_whole,
         )  # fmt: skip
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals, Quarantine(store.path))
@@ -411,12 +411,15 @@ class Engine:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             self._removing.snapshot(found.snapshot.id, kept)
-            return
-        with self._verbs[found.workspace.id]:
-            self._removing.workspace(found.workspace, force, kept)
-            self._verbs.pop(found.workspace.id, None)
+        else:
+            self._remove_whole(found.workspace, force, kept)
+
+    def _remove_whole(self, entry: control.WorkspaceEntry, force: bool = False, kept: Entries | None = None) -> None:
+        with self._verbs[entry.id]:
+            self._removing.workspace(entry, force, kept)
+            self._verbs.pop(entry.id, None)
         self._removing.drop_unneeded()
-        self._trimming.trim(found.workspace.id)
+        self._trimming.trim(entry.id)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -443,9 +446,8 @@ class Engine:
     def log(self, ws: str) -> builtins.list[Snapshot]:
         """The snapshots of a workspace's own line, newest first. Raises NotFound."""
         with self._lock:
-            return [
-                snapshot_result(self.catalog, entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)
-            ]
+            line = line_of(self.catalog, self.catalog.by_name(ws).id)
+            return [snapshot_result(self.catalog, entry) for entry in line]
 
     def stat(self) -> StoreUsage:
         """What the store holds and what each workspace alone keeps on disk."""
