@@ -175,14 +175,19 @@ class _Job:
         from cowfs.settle.tarexport import export_tar
 
         skipped: list[tuple[bytes, str]] = []
-        with open(os.fsencode(self._params["target"]), "xb") as out:
-            export_tar(
-                self._store.reader, bytes.fromhex(self._params["root"]), out,
-                lambda files, size: self._channel.send("progress", files=files, bytes=size),
-                lambda path, reason: skipped.append((path, reason)),
-            )  # fmt: skip
-            out.flush()
-            os.fsync(out.fileno())
+        target = os.fsencode(self._params["target"])
+        with open(target, "xb") as out:
+            try:
+                export_tar(
+                    self._store.reader, bytes.fromhex(self._params["root"]), out,
+                    lambda files, size: self._channel.send("progress", files=files, bytes=size),
+                    lambda path, reason: skipped.append((path, reason)),
+                )  # fmt: skip
+                out.flush()
+                os.fsync(out.fileno())
+            except BaseException:
+                os.unlink(target)
+                raise
         return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
 
     def _settle(self) -> Result:

@@ -14,7 +14,13 @@ from tests.support.lab import Lab
 
 ACL = b"\2\0\0\0" + b"".join(
     tag.to_bytes(2, "little") + perm.to_bytes(2, "little") + who.to_bytes(4, "little")
-    for tag, perm, who in [(1, 7, 0xFFFFFFFF), (2, 5, 1000), (4, 5, 0xFFFFFFFF), (16, 5, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)]
+    for tag, perm, who in [
+        (1, 7, 0xFFFFFFFF),
+        (2, 5, 1000),
+        (4, 5, 0xFFFFFFFF),
+        (16, 5, 0xFFFFFFFF),
+        (32, 0, 0xFFFFFFFF),
+    ]
 )
 
 
