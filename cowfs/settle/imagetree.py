@@ -14,7 +14,7 @@ from cowfs.blocks.api import BlockSink
 from cowfs.errors import Invalid
 from cowfs.formats.inode import EMPTY, NAME_MAX, XATTRS_MAX, Content, encode_xattrs
 from cowfs.geometry import PAGE, ROOT_INO, Geometry
-from cowfs.settle.numbering import DEFAULT_NUMBERING, numbering
+from cowfs.settle.numbering import DEFAULT_NUMBERING, Following, numbering
 from cowfs.settle.records import Attributes, allocated_pages, encode, store_directory
 from cowfs.tree import radix
 from cowfs.tree.root import write_root
@@ -29,25 +29,32 @@ IMPLIED = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0)
 
 
 class Node:
-    """An inode to be. ``children``: of a directory, by name; ``links``: the (directory's number, name) found so far."""
+    """An inode to be. ``children``: of a directory, by name; ``target``: of a symbolic link; ``ino``: 0 before it has a
+    number; ``links``: the (directory's number, name) found by the storing that goes on.
 
-    __slots__ = ("attributes", "children", "content", "ino", "links", "names")
+    Of a directory in one layer of an image, ``described``: an entry says what it is; ``opaque``: nothing below it stays
+    of what lies under this layer; ``whiteouts``: names that go.
+    """
 
-    def __init__(self, attributes: Attributes) -> None:
+    __slots__ = ("attributes", "children", "content", "described", "ino", "links", "opaque", "target", "whiteouts")
+
+    def __init__(self, attributes: Attributes, *, described: bool = True) -> None:
         self.attributes = attributes
         self.content: Content = EMPTY
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(attributes.mode) else None
-        self.names = 0
+        self.target = b""
         self.ino = 0
         self.links: list[tuple[int, bytes]] = []
+        self.described = described
+        self.opaque = False
+        self.whiteouts: set[bytes] = set()
 
 
 class ImageTree:
     """The tree; its root exists from the start."""
 
     def __init__(self) -> None:
-        self.root = Node(IMPLIED)
-        self.root.names = 1
+        self.root = Node(IMPLIED, described=False)
 
     def split(self, path: bytes) -> list[bytes]:
         """The names in a path of an entry. Raises Invalid for one that leaves the tree, or that no filesystem has."""
@@ -77,38 +84,38 @@ class ImageTree:
         if not names:
             if node.children is None:
                 raise Invalid("the root is no directory")
-            self.root.attributes = node.attributes
+            self.root.attributes, self.root.described = node.attributes, True
             return self.root
-        children = self._directory(names[:-1], path)
+        children = self.directory(names[:-1], path).children
+        assert children is not None
         old = children.get(names[-1])
         if old is not None and old.children is not None:
             if node.children is None:
                 raise Invalid(f"{os.fsdecode(path)!r} is a directory already")
-            old.attributes = node.attributes
+            old.attributes, old.described = node.attributes, True
             return old
-        if old is not None:
-            old.names -= 1
         children[names[-1]] = node
-        node.names += 1
         return node
 
-    def _directory(self, names: list[bytes], path: bytes) -> dict[bytes, Node]:
+    def directory(self, names: list[bytes], path: bytes) -> Node:
+        """The directory that is reached by ``names``, made if need be. Raises Invalid, naming ``path``."""
         node = self.root
         for name in names:
             assert node.children is not None
             below = node.children.get(name)
             if below is None:
-                below = node.children[name] = Node(IMPLIED)
-                below.names = 1
+                below = node.children[name] = Node(IMPLIED, described=False)
             if below.children is None:
                 raise Invalid(f"{os.fsdecode(path)!r} lies below something that is no directory")
             node = below
-        assert node.children is not None
-        return node.children
+        return node
 
-    def store(self, writer: BlockSink, geometry: Geometry, progress: Callable[[int, int], None]) -> Stored:
-        """Number everything, and store it. Raises NoSpace (too many names with one directory key)."""
-        return _Storing(writer, geometry, progress).run(self.root)
+    def store(
+        self, writer: BlockSink, geometry: Geometry, progress: Callable[[int, int], None], next_ino: int = 0
+    ) -> Stored:
+        """Number what has no number yet, and store everything. ``next_ino``: numbers begin there, since a tree was
+        stored before; 0: they are those of an import. Raises NoSpace (too many names with one directory key)."""
+        return _Storing(writer, geometry, progress, next_ino).run(self.root)
 
 
 class Stored:
@@ -120,11 +127,14 @@ class Stored:
 
 
 class _Storing:
-    def __init__(self, writer: BlockSink, geometry: Geometry, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, writer: BlockSink, geometry: Geometry, progress: Callable[[int, int], None], next_ino: int
+    ) -> None:
         self._writer = writer
         self._geometry = geometry
         self._progress = progress
-        self._numbers = numbering(DEFAULT_NUMBERING)
+        self._numbers = numbering(DEFAULT_NUMBERING) if not next_ino else Following(next_ino)
+        self._seen: set[Node] = set()
         self._table: dict[int, bytes] = {}
         self._done = Stored()
 
@@ -136,7 +146,7 @@ class _Storing:
             directory, path = todo.pop()
             todo += reversed(self._number(directory, path, files))
         for node in files:
-            self._record(node, node.content, node.names)
+            self._record(node, node.content, len(node.links))
         done = self._done
         done.next_ino = self._numbers.highest + 1
         table = radix.build(self._writer, sorted(self._table.items()), self._geometry, inline=False)
@@ -152,8 +162,10 @@ class _Storing:
         entries, below = [], []
         for name in sorted(directory.children):
             node = directory.children[name]
-            if not node.ino:
-                node.ino = numbers.next(name)
+            if node not in self._seen:
+                self._seen.add(node)
+                node.links = []
+                node.ino = node.ino or numbers.next(name)
                 if node.children is None:
                     files.append(node)
             node.links.append((directory.ino, name))

@@ -147,6 +147,7 @@ class TarLayer:
             if not 0 < len(entry.target) <= TARGET_MAX:
                 raise Invalid(f"{os.fsdecode(path)!r} is a symbolic link to nothing, or too long a one")
             node.attributes = node.attributes._replace(mode=kind | 0o777, size=len(entry.target))
+            node.target = entry.target
             node.content = store_symlink(self._writer, self._geometry, entry.target)
         self._tree.put(path, node)
         if kind == stat.S_IFREG:
