@@ -171,6 +171,16 @@ class _Job:
         )  # fmt: skip
         return _imported(result)
 
+    def _import_image(self) -> Result:
+        from cowfs.settle import imageimport
+
+        params = self._params
+        image = imageimport.import_image(
+            self._writer, params["format"], os.fsencode(params["source"]), params["tag"], self._geometry,
+            int(params["limit"]), lambda files, size: self._channel.send("progress", files=files, bytes=size),
+        )  # fmt: skip
+        return image.layers[-1].root, {}, bulk.BLOBS, imageimport.encode(image)
+
     def _export(self) -> Result:
         from cowfs.settle.tarexport import export_tar
 

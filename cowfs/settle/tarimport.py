@@ -13,7 +13,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import Any
 
 import zstandard
 
@@ -23,6 +23,7 @@ from cowfs.formats.inode import Content
 from cowfs.geometry import PAGE, Geometry
 from cowfs.settle.imagetree import ACLS, ImageTree, Node, checked_xattrs
 from cowfs.settle.importer import ImportResult, Progress
+from cowfs.settle.oci import Hashed
 from cowfs.settle.records import Attributes
 from cowfs.settle.tarread import Entry, Reader, Stream
 from cowfs.tree.content import ContentBatch, FileBlock, store_symlink
@@ -34,7 +35,7 @@ ENTRIES_MAX = 20_000_000
 TARGET_MAX = 4095
 _PIECE = 1 << 20
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
-_OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+_OPENERS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
@@ -44,15 +45,30 @@ _OPENERS: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 
 
+class _Again:
+    """A stream of which the first bytes were read already."""
+
+    def __init__(self, head: bytes, file: Stream) -> None:
+        self._head = head
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        head, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
+        return head + self._file.read(size - len(head) if size >= 0 else size)
+
+
 class Unpacked:
     """The bytes of an archive, decompressed, as far as ``limit``. Raises Invalid beyond, or when they are damaged."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
+    def __init__(self, file: Stream, limit: int, digest: str = "") -> None:
+        """``digest``: what :meth:`check` compares that of all bytes with ("": nothing)."""
         head = file.read(6)
-        file.seek(0)
         opener = next((each for magic, each in _OPENERS.items() if head.startswith(magic)), None)
-        self._file: Stream = file if opener is None else opener(file)
+        whole = _Again(head, file)
+        self._file: Stream = whole if opener is None else opener(whole)
         self._limit = limit
+        self._hashed = Hashed(self._file, digest) if digest else None
+        self._file = self._hashed or self._file
         self.read_bytes = 0
 
     def read(self, size: int) -> bytes:
@@ -72,6 +88,11 @@ class Unpacked:
         if self.read_bytes > self._limit:
             raise Invalid(f"the archive has more than {self._limit} bytes", hint="allow more with --limit")
         return data
+
+    def check(self, what: str) -> None:
+        """At the end: raises Invalid when the digest is another one."""
+        if self._hashed is not None:
+            self._hashed.check(what)
 
     def drain(self) -> None:
         """Read to the end, so that what a compressed file says of itself is checked."""
@@ -110,7 +131,7 @@ class TarLayer:
         self._tree = tree
         self._progress = progress or (lambda files, size: None)
         self._batch: ContentBatch[Node] = ContentBatch(writer, geometry, _stored)
-        self._skipped: list[tuple[bytes, str]] = []
+        self.skipped: list[tuple[bytes, str]] = []
         self._entries = 0
 
     def take(self, stream: Unpacked) -> None:
@@ -128,7 +149,7 @@ class TarLayer:
     def result(self) -> ImportResult:
         """Store the tree."""
         done = self._tree.store(self._writer, self._geometry, self._progress)
-        return ImportResult(done.root, done.files, done.bytes, done.logical_bytes, done.next_ino, tuple(self._skipped))
+        return ImportResult(done.root, done.files, done.bytes, done.logical_bytes, done.next_ino, tuple(self.skipped))
 
     def _take(self, entry: Entry, reader: Reader) -> None:
         path, kind = entry.path, entry.kind
@@ -160,7 +181,7 @@ class TarLayer:
         kept = checked_xattrs(found, entry.path)
         for name, _ in entry.xattrs:
             if name not in dict(kept):
-                self._skipped.append((entry.path, f"the extended attribute {os.fsdecode(name)} is not kept"))
+                self.skipped.append((entry.path, f"the extended attribute {os.fsdecode(name)} is not kept"))
         return kept
 
     def _blocks(self, entry: Entry, reader: Reader, pages: list[int]) -> Iterator[FileBlock]:
