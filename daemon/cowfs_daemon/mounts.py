@@ -187,13 +187,22 @@ class Mounts:
                 self._blamed[ref] += 1
                 log.error("cannot mount %s again: %s", ref, error)
             except NotFound as error:
-                log.warning("no longer mounted: %s: %s", ref, error)
-                with self._lock:
-                    self._wanted.discard(ref)
-                    self._unserved.pop(ref, None)
-                    self._save()
+                self._forget_if_gone(ref, error)
             except (CowfsError, OSError) as error:
                 log.error("cannot mount %s again: %s", ref, error)
+
+    def _forget_if_gone(self, ref: str, error: NotFound) -> None:
+        """``error`` was in the way of mounting: what ``ref`` names may be no more."""
+        try:
+            self._resolve(ref)
+        except NotFound:
+            log.warning("no longer mounted: %s: %s", ref, error)
+            with self._lock:
+                self._wanted.discard(ref)
+                self._unserved.pop(ref, None)
+                self._save()
+        else:
+            log.error("cannot mount %s again: %s", ref, error)
 
     def _present(self) -> list[Mounted]:
         """What the kernel has, served or not."""

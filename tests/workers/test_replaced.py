@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cowfs.errors import Busy
+from cowfs.errors import Busy, NotFound
 from cowfs.host import Point
 from cowfs_daemon.mounts import BLAMED_MAX
 from cowfs_daemon.remote import RemoteHost
@@ -146,3 +146,20 @@ def test_what_is_left_alone_can_be_unmounted(owned: Owned) -> None:
         pass
     owned.kill(worker)
     assert owned.path("one") == path
+
+
+def test_a_workspace_that_a_worker_does_not_know_stays_wanted(owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is no more is forgotten: what is forgotten is unmounted, under programs that use it."""
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    owned.mounts.lost(owned.owner.serving.lost([owned.engine.workspace("one").id]))
+
+    def unknown(*_: object) -> None:
+        raise NotFound("workspace wsp-1 is not open here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owned.owner.serving, "serve", unknown)
+        owned.mounts.restore_all()
+    assert "one" in owned.mounts.wanted()
+    owned.mounts.restore_all()
+    assert (owned.path("one") / "file").read_text() == "content"
