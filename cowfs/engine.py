@@ -176,9 +176,12 @@ class Engine:
         """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
         self._refuse_taken([check_workspace_name(name)])
         with self._leases.publishing():
-            made, problems = self.images.bring(source, exclude, limit, progress)
-            kept = self.keys.of(request, lambda: Imported(self.workspace(name), tuple(problems[:PROBLEMS_KEPT])))
-            return self.adopt(name, made.root, made.next_ino, made.logical_bytes, made.files, kept)
+            brought = self.images.bring(source, exclude, limit, progress)
+            problems = tuple(brought.problems[:PROBLEMS_KEPT])
+            kept = self.keys.of(request, lambda: Imported(self.workspace(name), problems))
+            operations = self.images.operations(brought, name, self._ids, self._clock())
+            self._branches.commit(*operations, sync=True, then=kept)
+            return self.workspace(name)
 
     def export(self, ref: str, target: bytes, progress: Progress) -> builtins.list[str]:
         """Write an archive of a snapshot, or of a workspace as it is now: see :meth:`Images.export`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cowfs.catalog.catalog import Catalog
 from cowfs.collector import Collector
@@ -16,6 +16,8 @@ from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace
 from cowfs.formats import control
 from cowfs.leases import Leases
 from cowfs.reserve import Reserve
+from cowfs.settings import IMAGE_CONFIG
+from cowfs.settle.imageimport import LayerRoot, split_tag
 from cowfs.settle.importer import ImportResult
 from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
@@ -25,17 +27,28 @@ Progress = Callable[[dict[str, Any]], None]
 IMPORT_LIMIT_BYTES = 100 << 30
 """Bytes of an archive, unpacked, at most, when nobody says otherwise."""
 
-KINDS = ("dir", "tar")
+KINDS = ("dir", "tar", "oci", "docker-archive")
 
 
 def source_of(text: bytes) -> tuple[str, bytes]:
-    """(kind, absolute path) of ``tar:PATH``, ``dir:PATH``, or a path, which is a directory's. Raises Invalid."""
+    """(kind, absolute path) of ``KIND:PATH``, one of :data:`KINDS`, or of a path, which is a directory's.
+
+    Behind the path of an image there may be ``:TAG``. Raises Invalid.
+    """
     kind, colon, path = text.partition(b":")
     if not colon or kind.decode("ascii", "replace") not in KINDS:
         kind, path = b"dir", text
     if not path.startswith(b"/") or b"\0" in path:
         raise Invalid("the source, or target, must be an absolute path", hint=f"one of {', '.join(KINDS)}, then :PATH")
     return kind.decode(), path
+
+
+class Brought(NamedTuple):
+    """What an import stored: ``layers`` from below; ``config`` of an image, whose layers become snapshots."""
+
+    layers: tuple[LayerRoot, ...]
+    problems: list[str]
+    config: bytes | None = None
 
 
 class Images:
@@ -56,10 +69,8 @@ class Images:
         self._collector = collector
         self._settle = settle
 
-    def bring(
-        self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress
-    ) -> tuple[ImportResult, list[str]]:
-        """Store a tree; (what it became, problems). The caller publishes it while its blocks are leased.
+    def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress) -> Brought:
+        """Store a tree, or an image. The caller publishes it while its blocks are leased.
 
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``. Raises NotFound,
         Invalid, NoSpace.
@@ -71,17 +82,51 @@ class Images:
                 raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
             progress({"files": files, "bytes": size})
 
-        if kind == "tar":
-            if exclude:
-                raise Invalid("what to exclude can be said for directories only", hint="Unpack the archive first.")
-            result = self._settler().import_tar(path, limit, report)
+        if exclude and kind != "dir":
+            raise Invalid("what to exclude can be said for directories only", hint="Unpack the archive first.")
+        settler, config = self._settler(), None
+        if kind in ("oci", "docker-archive"):
+            image = settler.import_image(kind, *split_tag(path), limit, report)
+            layers, skipped, changed, config = image.layers, image.skipped, (), image.config
         else:
-            place = self._store.path.stat()
-            result = self._settler().import_directory(path, exclude, [(place.st_dev, place.st_ino)], report)
-        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
-        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
-        progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-        return result, problems
+            made = settler.import_tar(path, limit, report) if kind == "tar" else self._directory(path, exclude, report)
+            layers = (LayerRoot(made.root, made.next_ino, made.logical_bytes, made.files, ""),)
+            skipped, changed = made.skipped, made.changed
+        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in skipped]
+        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in changed]
+        progress({"files": layers[-1].files, "bytes": layers[-1].logical_bytes, "problems": problems})
+        return Brought(layers, problems, config)
+
+    def _directory(self, path: bytes, exclude: Sequence[str], report: Callable[[int, int], None]) -> ImportResult:
+        place = self._store.path.stat()
+        return self._settler().import_directory(path, exclude, [(place.st_dev, place.st_ino)], report)
+
+    def operations(self, brought: Brought, name: str, ids: Callable[[str], str], now: int) -> list[control.Operation]:
+        """What makes a workspace of it, in one entry of the control log; ``ids(prefix)`` gives new ids."""
+        workspace, live = ids("wsp"), ids("lay")
+        operations: list[control.Operation] = []
+        parent, snapshots = None, []
+        for number, layer in enumerate(brought.layers, 1):
+            made = ids("lay")
+            operations.append(
+                control.LayerImported(made, parent, layer.root, layer.next_ino, layer.logical_bytes, layer.files)
+            )
+            snapshots.append((made, f"layer {number} of {len(brought.layers)}, {layer.digest[:19]}"))
+            parent = made
+        if parent is None:
+            raise Invalid("the image has no layers")
+        next_ino = brought.layers[-1].next_ino
+        operations.append(control.WorkspaceCreated(workspace, name, now, live, parent, None, None, None, next_ino))
+        if brought.config is None:
+            return operations
+        head = None
+        for layer_id, message in snapshots:
+            snapshot = ids("snap")
+            operations.append(
+                control.SnapshotMade(snapshot, workspace, head, layer_id, message, (), "cowfs import", now, False)
+            )
+            head = snapshot
+        return [*operations, control.Set(workspace, IMAGE_CONFIG, brought.config)]
 
     def export(self, snapshot: control.SnapshotEntry, target: bytes, progress: Progress) -> list[str]:
         """Write an archive of a snapshot to the new file ``target`` (``tar:PATH``); what was left out, and why.

@@ -77,9 +77,10 @@ class Store:
         limit: int | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> "WorkspaceHandle":
-        """A workspace with the content of ``source``: a directory, or ``tar:FILE``, an archive, compressed or not.
+        """A workspace with the content of ``source``: a directory, ``tar:FILE`` (an archive, compressed or not), or an
+        image: ``oci:DIR[:TAG]``, ``docker-archive:FILE[:TAG]``.
 
-        ``limit``: bytes of an archive, unpacked, at most. ``progress`` is called with counts now and then.
+        ``limit``: bytes of an archive or image, unpacked, at most. ``progress`` is called with counts now and then.
         Raises NotFound or Invalid for the source, Conflict when the name is taken.
         """
         for line in import_lines(self._wire, os.fsencode(source), name, exclude, limit):
@@ -305,8 +306,8 @@ def export_lines(wire: Wire, ref: str, target: bytes) -> Iterator[dict[str, Any]
 
 
 def _place(text: bytes) -> str:
-    """``tar:PATH``, ``dir:PATH`` or a path, made absolute, as base64."""
+    """``KIND:PATH`` or a path, made absolute, as base64."""
     kind, colon, path = text.partition(b":")
-    if not colon or kind not in (b"tar", b"dir"):
+    if not colon or kind not in (b"tar", b"dir", b"oci", b"docker-archive"):
         return base64.b64encode(os.path.abspath(text)).decode()
     return base64.b64encode(kind + b":" + os.path.abspath(path)).decode()

@@ -23,8 +23,8 @@ class Create(Body):
 
 
 class Import(Body):
-    """``source`` or ``source_b64``: on the daemon's machine, the absolute path of a directory, or ``tar:`` and that of
-    an archive. ``limit``: bytes of it, unpacked, at most."""
+    """``source`` or ``source_b64``: on the daemon's machine, the absolute path of a directory, or ``KIND:`` and that of
+    an archive or image (tar, oci, docker-archive). ``limit``: bytes of it, unpacked, at most."""
 
     name: Name
     source: Annotated[str, Field(max_length=4096)] | None = None
