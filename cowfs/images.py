@@ -85,15 +85,16 @@ class Images:
         if exclude and kind != "dir":
             raise Invalid("what to exclude can be said for directories only", hint="Unpack the archive first.")
         settler, config = self._settler(), None
+        changed: tuple[bytes, ...] = ()
         if kind in ("oci", "docker-archive"):
             image = settler.import_image(kind, *split_tag(path), limit, report)
-            layers, skipped, changed, config = image.layers, image.skipped, (), image.config
+            layers, skipped, config = image.layers, image.skipped, image.config
         else:
             made = settler.import_tar(path, limit, report) if kind == "tar" else self._directory(path, exclude, report)
             layers = (LayerRoot(made.root, made.next_ino, made.logical_bytes, made.files, ""),)
             skipped, changed = made.skipped, made.changed
-        problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in skipped]
-        problems += [f"{os.fsdecode(path)}: changed while it was read" for path in changed]
+        problems = [f"{os.fsdecode(name)}: {reason}" for name, reason in skipped]
+        problems += [f"{os.fsdecode(name)}: changed while it was read" for name in changed]
         progress({"files": layers[-1].files, "bytes": layers[-1].logical_bytes, "problems": problems})
         return Brought(layers, problems, config)
 
