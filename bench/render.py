@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -191,6 +192,20 @@ def isolation_section(data: dict[str, Any]) -> str:
     return f"### Files and the API side by side\n\n{runs([*work.values(), *calls.values()])}.\n\n{table(head, rows)}"
 
 
+def gc_section(data: dict[str, Any]) -> str:
+    """Garbage collection beside writers."""
+    writers = data["writers"]
+    return (
+        "### Garbage collection\n\n"
+        f"{data['snapshots']:,} snapshots, of which {data['removed']:,} were removed in {writers['n']} parts, with a "
+        f"collection after each, while {writers['processes']} programs rewrote small files: of "
+        f"{number(data['unreachable_bytes'] / 1e6)} MB that nothing needed, {100 * data['came_back']:.1f} % came back. "
+        f"A collection took {number(statistics.median(data['collection_s']))} s (median). The programs wrote "
+        f"{writers['alone_files_per_s']:,} files a second alone and {writers['during_files_per_s']:,} during "
+        f"collections, {number(writers['during_over_alone'])} times as many."
+    )
+
+
 def _over(one: dict[str, float], alone: float) -> float:
     return one["median_ms"] / alone
 
@@ -219,7 +234,7 @@ def render(reports: dict[str, Any]) -> str:
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
         "files": files_section, "import_tree": import_section, "settle": settle_section,
-        "replay": replay_section, "isolation": isolation_section,
+        "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
     }  # fmt: skip
     sections = [machine_section(reports), aims_section(results)]
     sections += [make(results[name]) for name, make in makers.items() if name in results]

@@ -29,6 +29,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "settle": ("--files", "1000", "--turns", "2"),
     "replay": ("--records", "10000", "--turns", "2"),
     "files": ("--files", "300", "--turns", "1"),
+    "gc": ("--snapshots", "30", "--turns", "2"),
     "isolation": ("--files", "100", "--turns", "1", "--calls", "10"),
 }
 """Every scenario, with the arguments that make it short."""

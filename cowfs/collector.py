@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -75,6 +76,7 @@ class Collector:
         self._one = threading.Lock()
         self.worthwhile = False
         self.removed_blocks = self.freed_bytes = 0
+        self._held: Counter[bytes] = Counter()
 
     def collect(self, dry_run: bool, progress: Progress, dead_share: float = DEAD_SHARE) -> Collected:
         """Collect, or with ``dry_run`` only say what would go. Segments of which more is dead are copied together.
@@ -113,9 +115,20 @@ class Collector:
         with self._one:
             yield
 
+    @contextmanager
+    def holding(self, root: bytes) -> Iterator[None]:
+        """Somebody reads below ``root`` within, whatever becomes of its snapshot."""
+        with self._lock:
+            self._held[root] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[root] -= 1
+
     def _roots(self) -> set[bytes]:
         with self._lock:
-            needed = self._catalog.roots()
+            needed = self._catalog.roots() | {root for root, users in self._held.items() if users}
         return needed | set(self._host.shown().values())
 
     def _weighed(self, garbage: Sequence[bytes]) -> Collected:

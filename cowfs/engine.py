@@ -9,7 +9,6 @@ except to open a workspace. The engine has no threads of its own: whoever owns i
 from __future__ import annotations
 
 import builtins
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,12 +27,13 @@ from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, res
 from cowfs.checking import Checking
 from cowfs.collector import THOROUGH_SHARE, Collector
 from cowfs.configured import Configured, as_texts
-from cowfs.errors import Conflict, Corrupt, CowfsError, NoSpace, NotFound
+from cowfs.errors import Conflict, Corrupt, CowfsError, NotFound
 from cowfs.formats import control
 from cowfs.formats.superblock import Superblock
 from cowfs.fsck.problem import Problem
 from cowfs.geometry import DIRECTORY_BLOCKS, SECTOR, Geometry
 from cowfs.host import Chain, Host, Point
+from cowfs.images import IMPORT_LIMIT_BYTES, Images
 from cowfs.indexing import open_index
 from cowfs.jobs import Jobs
 from cowfs.keys import Entries, Keys, snapshot_result
@@ -110,6 +110,10 @@ class Engine:
         self.collector = Collector(
             store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs, self.reserve
         )
+        self.images = Images(
+            store, self.catalog, self._lock, lambda: self.settler, self.jobs.exporter, self._leases, self.reserve,
+            self.collector, self._settling.next,
+        )  # fmt: skip
         self._removing = Removing(
             self.catalog, self._lock, self.host, self._branches, self._trimming, self._targets, self.collector
         )
@@ -118,7 +122,7 @@ class Engine:
         self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)
         self.retention = Retention(
             self.catalog, self._lock, self.host, self._clock, self._uses, self._removing.snapshots,
-            self._removing.drop_unneeded, self.remove,
+            self._removing.drop_unneeded, self._remove_whole,
         )  # fmt: skip
         self._looking = Looking(self.catalog, self._lock, self.host, self._trimming, self._branches.ready, self._freeze)
         self._branches.catch_up(store.journals, Quarantine(store.path))
@@ -166,30 +170,25 @@ class Engine:
             return self.adopt(name, root, 2, DIRECTORY_BLOCKS * SECTOR, 1, kept)
 
     def import_tree(
-        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None
-    ) -> Workspace:
-        """A workspace that holds a copy of a directory tree. Raises NotFound, Invalid, Conflict.
-
-        ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``.
-        """
+        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None,
+        limit: int = IMPORT_LIMIT_BYTES,
+    ) -> Workspace:  # fmt: skip
+        """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        place = self.store.path.stat()
         with self._leases.publishing():
-            result = self.settler.import_directory(
-                source, exclude, [(place.st_dev, place.st_ino)],
-                lambda files, size: self._imported(progress, files, size),
-            )  # fmt: skip
-            problems = [f"{os.fsdecode(path)}: {reason}" for path, reason in result.skipped]
-            problems += [f"{os.fsdecode(path)}: changed while it was read" for path in result.changed]
-            progress({"files": result.files, "bytes": result.bytes, "problems": problems})
-            kept = self.keys.of(request, lambda: Imported(self.workspace(name), tuple(problems[:PROBLEMS_KEPT])))
-            return self.adopt(name, result.root, result.next_ino, result.logical_bytes, result.files, kept)
+            brought = self.images.bring(source, exclude, limit, progress)
+            problems = tuple(brought.problems[:PROBLEMS_KEPT])
+            kept = self.keys.of(request, lambda: Imported(self.workspace(name), problems))
+            operations = self.images.operations(brought, name, self._ids, self._clock())
+            self._branches.commit(*operations, sync=True, then=kept)
+            return self.workspace(name)
 
-    def _imported(self, progress: Progress, files: int, size: int) -> None:
-        """Some of an import is done. It may use what writers may. Raises NoSpace, which ends it."""
-        if not self.reserve.space()[0]:
-            raise NoSpace("no space left for the rest of the import", hint="Free some space, then try again.")
-        progress({"files": files, "bytes": size})
+    def export(self, ref: str, target: bytes, progress: Progress) -> builtins.list[str]:
+        """Write an archive of a snapshot, or of a workspace as it is now: see :meth:`Images.export`."""
+        snapshot = self._snapshot_of(ref)[1]
+        with self._lock:
+            found = self.catalog.snapshot(snapshot)
+        return self.images.export(found, target, progress)
 
     def _refuse_taken(self, names: Sequence[str]) -> None:
         with self._lock:
@@ -411,12 +410,15 @@ class Engine:
             found = resolve(self.catalog, ref)
         if found.snapshot is not None:
             self._removing.snapshot(found.snapshot.id, kept)
-            return
-        with self._verbs[found.workspace.id]:
-            self._removing.workspace(found.workspace, force, kept)
-            self._verbs.pop(found.workspace.id, None)
+        else:
+            self._remove_whole(found.workspace, force, kept)
+
+    def _remove_whole(self, entry: control.WorkspaceEntry, force: bool = False, kept: Entries | None = None) -> None:
+        with self._verbs[entry.id]:
+            self._removing.workspace(entry, force, kept)
+            self._verbs.pop(entry.id, None)
         self._removing.drop_unneeded()
-        self._trimming.trim(found.workspace.id)
+        self._trimming.trim(entry.id)
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -443,9 +445,8 @@ class Engine:
     def log(self, ws: str) -> builtins.list[Snapshot]:
         """The snapshots of a workspace's own line, newest first. Raises NotFound."""
         with self._lock:
-            return [
-                snapshot_result(self.catalog, entry) for entry in line_of(self.catalog, self.catalog.by_name(ws).id)
-            ]
+            line = line_of(self.catalog, self.catalog.by_name(ws).id)
+            return [snapshot_result(self.catalog, entry) for entry in line]
 
     def stat(self) -> StoreUsage:
         """What the store holds and what each workspace alone keeps on disk."""

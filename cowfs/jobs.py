@@ -1,4 +1,4 @@
-"""What stores blocks for an engine: two child processes, their segments, and leases on what they hand in."""
+"""What stores blocks for an engine: child processes, their segments, and leases on what they hand in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from cowfs.store import StoreDirectory
 
 
 class Jobs:
-    """``settler`` settles and imports; ``copier`` works for garbage collection, so that neither waits for the other."""
+    """``settler`` settles and imports, ``copier`` works for garbage collection, ``exporter`` exports: none waits for
+    another."""
 
     def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry, reserve: Reserve) -> None:
         def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
@@ -34,12 +35,13 @@ class Jobs:
         self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
         self.leases = Leases(commit)
-        self.settler, self.copier = (
+        self.settler, self.copier, self.exporter = (
             Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
-            for takes in (self.leases.commit, moved)
+            for takes in (self.leases.commit, moved, self.leases.commit)
         )
 
     def close(self) -> None:
         """End both processes when their jobs are done."""
+        self.exporter.close()
         self.copier.close()
         self.settler.close()

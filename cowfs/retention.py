@@ -60,7 +60,7 @@ class Retention:
     def __init__(
         self, catalog: Catalog, lock: threading.RLock, host: Host, clock: Callable[[], int], uses: Uses,
         remove_snapshots: Callable[[Sequence[str]], list[str]], drop_unneeded: Callable[[], None],
-        remove_workspace: Callable[[str], None],
+        remove_workspace: Callable[[WorkspaceEntry], None],
     ) -> None:  # fmt: skip
         self._catalog = catalog
         self._lock = lock
@@ -157,7 +157,7 @@ class Retention:
             pruned = self._expiry(entry)
             with suppress(Busy, NotFound):  # it is used again, or gone
                 if entry.id not in self._uses.seen():
-                    self._remove_workspace(entry.name)
+                    self._remove_workspace(entry)  # this one, whatever has its name by now
                     yield pruned
 
     def _write_down(self, limited: Sequence[WorkspaceEntry], now: int, used: set[str]) -> None:

@@ -19,6 +19,11 @@ WORKSPACE, SNAPSHOT = "workspace", "snapshot"
 TEXT_MAX = 4096
 """Characters in a text at most."""
 
+IMAGE_CONFIG = "image.config"
+"""Under this the control log keeps an image's configuration, of the workspace that it became and of its forks.
+
+It is no setting for people."""
+
 NUMBER_MAX = 1 << 62
 _BYTES = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:iB|B)?", re.IGNORECASE)
 _COUNT = re.compile(r"([0-9]{1,19})([kM]?)")
@@ -162,4 +167,5 @@ def quota(stored: Mapping[str, bytes]) -> Quota:
 
 def inherited(stored: Mapping[str, bytes]) -> dict[str, bytes]:
     """What a fork of a workspace with these settings begins with."""
-    return {key: value for key, value in stored.items() if key in _BY_KEY and _BY_KEY[key].inherited}
+    kept = {IMAGE_CONFIG, *(setting.key for setting in TABLE if setting.inherited)}
+    return {key: value for key, value in stored.items() if key in kept}

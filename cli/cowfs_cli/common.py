@@ -10,6 +10,8 @@ import click
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 
 class Session:
     """The options that every command takes, and the connection they name."""
@@ -90,6 +92,14 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     except CowfsError:
         return []
     return [each for each in found if each.startswith(incomplete)]
+
+
+def bytes_of(_: click.Context, parameter: click.Parameter, text: str) -> int:
+    """A number of bytes such as 50M."""
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
+    if unit not in _UNITS or not number.isdecimal() or not int(number):
+        raise click.BadParameter(f"{text!r} is no number of bytes such as 50M", param=parameter)
+    return int(number) * _UNITS[unit]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

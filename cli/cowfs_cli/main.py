@@ -31,6 +31,7 @@ COMMANDS = (
     "tree",
     "diff",
     "show",
+    "export",
     "set",
     "rename",
     "rm",

@@ -74,16 +74,37 @@ class Store:
         name: str,
         *,
         exclude: Sequence[str] = (),
+        limit: int | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> "WorkspaceHandle":
-        """A workspace with the content of the directory ``source``; ``progress`` is called with counts now and then.
+        """A workspace with the content of ``source``: a directory, ``tar:FILE`` (an archive, compressed or not), or an
+        image: ``oci:DIR[:TAG]``, ``docker-archive:FILE[:TAG]``.
 
+        ``limit``: bytes of an archive or image, unpacked, at most. ``progress`` is called with counts now and then.
         Raises NotFound or Invalid for the source, Conflict when the name is taken.
         """
-        for line in import_lines(self._wire, os.fsencode(source), name, exclude):
+        for line in import_lines(self._wire, os.fsencode(source), name, exclude, limit):
             if progress is not None and "progress" in line:
                 progress(line["progress"])
         return self.workspace(name)
+
+    def export(
+        self,
+        ref: str,
+        target: str | bytes | os.PathLike[str],
+        *,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> list[str]:
+        """Write an archive of ``ref`` to the new file ``target`` (``tar:FILE``); what was left out, a line each.
+
+        Raises Conflict when the file exists, Invalid for another kind of target.
+        """
+        problems: list[str] = []
+        for line in export_lines(self._wire, ref, os.fsencode(target)):
+            problems = line.get("problems", problems)
+            if progress is not None and "progress" in line:
+                progress(line["progress"])
+        return problems
 
     def fork(self, ref: str, name: str, *, count: int | None = None) -> "list[WorkspaceHandle]":
         """Fork ``ref`` into ``name``, or into NAME-1 … NAME-``count``, all or none."""
@@ -269,9 +290,24 @@ def scrub_lines(wire: Wire, rate: int) -> Iterator[dict[str, Any]]:
     return wire.lines("POST", "/v1/store/scrub", {"rate": rate})
 
 
-def import_lines(wire: Wire, source: bytes, name: str, exclude: Sequence[str]) -> Iterator[dict[str, Any]]:
+def import_lines(
+    wire: Wire, source: bytes, name: str, exclude: Sequence[str], limit: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. Raises Invalid."""
     if not source:
         raise Invalid("the source of an import is empty", hint="name a directory; . is the current one")
-    encoded = base64.b64encode(os.path.abspath(source)).decode()
-    return wire.lines("POST", "/v1/imports", {"source_b64": encoded, "name": name, "exclude": list(exclude)})
+    body = {"source_b64": _place(source), "name": name, "exclude": list(exclude)}
+    return wire.lines("POST", "/v1/imports", body if limit is None else {**body, "limit": limit})
+
+
+def export_lines(wire: Wire, ref: str, target: bytes) -> Iterator[dict[str, Any]]:
+    """Lines ``{"progress": {…}}``, then ``{"target": …, "problems": […]}``."""
+    return wire.lines("POST", "/v1/exports", {"ref": ref, "target_b64": _place(target)})
+
+
+def _place(text: bytes) -> str:
+    """``KIND:PATH`` or a path, made absolute, as base64."""
+    kind, colon, path = text.partition(b":")
+    if not colon or kind not in (b"tar", b"dir", b"oci", b"docker-archive"):
+        return base64.b64encode(os.path.abspath(text)).decode()
+    return base64.b64encode(kind + b":" + os.path.abspath(path)).decode()

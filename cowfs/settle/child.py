@@ -14,7 +14,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
@@ -24,6 +24,9 @@ from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, NoSpace
 from cowfs.geometry import Geometry
 from cowfs.settle import bulk
 from cowfs.settle.protocol import Channel, Message
+
+if TYPE_CHECKING:
+    from cowfs.settle.importer import ImportResult
 
 ROUNDS = 8
 """Times a job runs at most because blocks that it relied on were collected."""
@@ -156,14 +159,46 @@ class _Job:
             lambda files, size: self._channel.send("progress", files=files, bytes=size),
             params["numbering"],
         )
-        numbers = {
-            "files": result.files,
-            "bytes": result.bytes,
-            "logical_bytes": result.logical_bytes,
-            "next_ino": result.next_ino,
-        }
-        report = bulk.encode_report(bulk.Report(list(result.skipped), list(result.changed)))
-        return result.root, numbers, bulk.REPORT, report
+        return _imported(result)
+
+    def _import_tar(self) -> Result:
+        from cowfs.settle.tarimport import import_tar
+
+        params = self._params
+        result = import_tar(
+            self._writer, os.fsencode(params["source"]), self._geometry, int(params["limit"]),
+            lambda files, size: self._channel.send("progress", files=files, bytes=size),
+        )  # fmt: skip
+        return _imported(result)
+
+    def _import_image(self) -> Result:
+        from cowfs.settle import imageimport
+
+        params = self._params
+        image = imageimport.import_image(
+            self._writer, params["format"], os.fsencode(params["source"]), params["tag"], self._geometry,
+            int(params["limit"]), lambda files, size: self._channel.send("progress", files=files, bytes=size),
+        )  # fmt: skip
+        return image.layers[-1].root, {}, bulk.BLOBS, imageimport.encode(image)
+
+    def _export(self) -> Result:
+        from cowfs.settle.tarexport import export_tar
+
+        skipped: list[tuple[bytes, str]] = []
+        target = os.fsencode(self._params["target"])
+        with open(target, "xb") as out:
+            try:
+                export_tar(
+                    self._store.reader, bytes.fromhex(self._params["root"]), out,
+                    lambda files, size: self._channel.send("progress", files=files, bytes=size),
+                    lambda path, reason: skipped.append((path, reason)),
+                )  # fmt: skip
+                out.flush()
+                os.fsync(out.fileno())
+            except BaseException:
+                os.unlink(target)
+                raise
+        return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
 
     def _settle(self) -> Result:
         from cowfs.settle.delta import settle_layer
@@ -233,6 +268,17 @@ class _Job:
         if message["type"] != answer:
             raise Corrupt(f"settler: {message['type']} instead of {answer}")
         return message
+
+
+def _imported(result: ImportResult) -> Result:
+    numbers = {
+        "files": result.files,
+        "bytes": result.bytes,
+        "logical_bytes": result.logical_bytes,
+        "next_ino": result.next_ino,
+    }
+    report = bulk.encode_report(bulk.Report(list(result.skipped), list(result.changed)))
+    return result.root, numbers, bulk.REPORT, report
 
 
 def geometry_of(values: Message) -> Geometry:

@@ -17,24 +17,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cowfs.blocks.api import BlockSink
-from cowfs.errors import CowfsError, Invalid, NoSpace, NotFound
+from cowfs.errors import CowfsError, Invalid, NotFound
 from cowfs.formats.inode import (
     EMPTY,
     NAME_MAX,
     XATTRS_MAX,
     Content,
     InodeRecord,
-    encode_dirent,
     encode_inode,
     encode_xattrs,
 )
-from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, PAGE, ROOT_INO, SECTOR, Geometry
+from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, PAGE, ROOT_INO, Geometry
 from cowfs.settle import scan
 from cowfs.settle.exclude import Excludes
 from cowfs.settle.numbering import DEFAULT_NUMBERING, Children, numbering
+from cowfs.settle.records import Attributes, allocated_pages, encode, store_directory
 from cowfs.tree import radix
-from cowfs.tree.content import ContentBatch, FileBlock, directory_content, finish_record, store_symlink
-from cowfs.tree.names import directory_key
+from cowfs.tree.content import ContentBatch, FileBlock, store_symlink
 from cowfs.tree.root import write_root
 
 ATTEMPTS = 3
@@ -393,41 +392,19 @@ class _Import:
     # -- records --
 
     def _finish_directory(self, frame: _Frame) -> None:
-        used: dict[int, int] = {}
-        entries: list[tuple[int, bytes]] = []
-        subdirectories = 0
-        for name, (ino, kind) in frame.entries.items():
-            key = directory_key(name, self._geometry.key_bits)
-            discriminator = used.get(key, 0)  # nothing is removed: the smallest free one
-            if discriminator > 0xFF:
-                raise NoSpace(f"{os.fsdecode(frame.prefix + name)}: more than 256 names with one directory key")
-            used[key] = discriminator + 1
-            entries.append((key << 8 | discriminator, encode_dirent(ino, kind, name)))
-            subdirectories += kind == stat.S_IFDIR >> 12
-        entries.sort()
-        pointer = radix.build(self._writer, entries, self._geometry, inline=True)
-        self._record(frame.node, directory_content(pointer), 2 + subdirectories)
+        entries = [(name, ino, kind) for name, (ino, kind) in frame.entries.items()]
+        content, nlink = store_directory(self._writer, self._geometry, entries, frame.prefix)
+        self._record(frame.node, content, nlink)
 
     def _record(self, node: _Node, content: Content, nlink: int) -> None:
         """Encode an inode whose content and names are known."""
         seen = node.seen
-        mode = seen.st_mode
-        rdev = size = pages = 0
-        if stat.S_ISREG(mode):
-            size, pages = node.size, node.pages
-            self._bytes += pages * PAGE
-        elif stat.S_ISLNK(mode):
-            size = node.size
-        elif stat.S_ISDIR(mode):
-            size, pages = DIRECTORY_SIZE, DIRECTORY_BLOCKS * SECTOR // PAGE
-        else:
-            rdev = seen.st_rdev
-        mtime = max(-(1 << 63), min(seen.st_mtime_ns, (1 << 63) - 1))  # some filesystems have room for more
-        record = InodeRecord(
-            mode, seen.st_uid, seen.st_gid, nlink, rdev, size, pages * PAGE // SECTOR, self._geometry.block_log2,
-            mtime, mtime, mtime, mtime, node.xattrs, tuple(sorted(node.links)), content,
-        )  # fmt: skip
-        self._table[node.ino] = encode_inode(finish_record(self._writer, record))
+        attributes = Attributes(
+            seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, seen.st_rdev, node.size, node.pages, node.xattrs
+        )
+        self._table[node.ino] = encode(self._writer, self._geometry, attributes, node.links, content, nlink)
+        pages = allocated_pages(attributes)
+        self._bytes += pages * PAGE if stat.S_ISREG(seen.st_mode) else 0
         self._files += 1
         self._logical += pages * PAGE
         self._report()

@@ -62,6 +62,13 @@ class PathOrder:
         return self.highest
 
 
+class Following(PathOrder):
+    """One after the other, from ``first`` on: for what is added to a tree that has numbers."""
+
+    def __init__(self, first: int) -> None:
+        self.highest = first - 1
+
+
 class PathHash:
     """The hash of the whole path: nothing moves when a name is added, but neighbours lie far apart."""
 

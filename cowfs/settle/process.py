@@ -30,9 +30,10 @@ from cowfs.blocks.api import Location
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import ID_BYTES
 from cowfs.geometry import Geometry
-from cowfs.settle import bulk
+from cowfs.settle import bulk, imageimport
 from cowfs.settle.collect import Marked
 from cowfs.settle.delta import SettledLayer
+from cowfs.settle.imageimport import ImportedImage
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
 from cowfs.settle.pool import SegmentPool
@@ -186,7 +187,29 @@ class Settler:
             "forbidden": [list(identity) for identity in forbidden],
             "numbering": numbering,
         }
-        done, report = self._run("import", params, progress, bulk.REPORT)
+        return self._imported("import", params, progress)
+
+    def import_tar(self, source: bytes, limit: int, progress: Progress | None = None) -> ImportResult:
+        """:func:`cowfs.settle.tarimport.import_tar` in the child. ``progress`` as for :meth:`import_directory`."""
+        params = {"source": os.path.abspath(os.fsdecode(source)), "limit": limit}
+        return self._imported("import_tar", params, progress)
+
+    def import_image(
+        self, kind: str, source: bytes, tag: str, limit: int, progress: Progress | None = None
+    ) -> ImportedImage:
+        """:func:`cowfs.settle.imageimport.import_image` in the child. ``progress`` as for :meth:`import_directory`."""
+        params = {"format": kind, "source": os.path.abspath(os.fsdecode(source)), "tag": tag, "limit": limit}
+        _, found = self._run("import_image", params, progress, bulk.BLOBS)
+        return imageimport.decode(found)
+
+    def export(self, root: bytes, target: bytes, progress: Progress | None = None) -> list[tuple[bytes, str]]:
+        """:func:`cowfs.settle.tarexport.export_tar` into the new file ``target``; what was left out, and why."""
+        params = {"root": root.hex(), "target": os.path.abspath(os.fsdecode(target))}
+        _, report = self._run("export", params, progress, bulk.REPORT)
+        return list(bulk.decode_report(report)[0])
+
+    def _imported(self, kind: str, params: Message, progress: Progress | None) -> ImportResult:
+        done, report = self._run(kind, params, progress, bulk.REPORT)
         files, size, logical, next_ino = _numbers(done, "files", "bytes", "logical_bytes", "next_ino")
         skipped, changed = bulk.decode_report(report)
         root = bytes.fromhex(done["root"])

@@ -52,6 +52,9 @@ FIELDS: dict[str, dict[str, type]] = {
 JOBS: dict[str, dict[str, type]] = {
     "mkroot": {"mode": int, "uid": int, "gid": int, "time": int},
     "import": {"source": str, "exclude": list, "forbidden": list, "numbering": str},
+    "import_tar": {"source": str, "limit": int},
+    "import_image": {"format": str, "source": str, "tag": str, "limit": int},
+    "export": {"root": str, "target": str},
     "settle": {"parent_root": str, "spans": list},
     "mark": {"start": str, "marks": str, "everything": bool},
     "compact": {"sources": list},

@@ -1,8 +1,9 @@
-"""``python -m cowfs_daemon run|supervise|init|fsck|repair|connections --store DIR``: what the CLI starts, so that it
-need not import the engine.
+"""``python -m cowfs_daemon run|supervise|foreground|init|fsck|repair|connections --store DIR``: what the CLI starts, so
+that it need not import the engine.
 
-``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``init``, ``fsck``, ``repair`` and
-``connections`` need no daemon and print one JSON object, as does ``version``.
+``run`` is the keeper, which starts ``supervise``, which serves until stopped. ``foreground`` serves one workspace
+through pyfuse3, without either. ``init``, ``fsck``, ``repair`` and ``connections`` need no daemon and print one JSON
+object, as does ``version``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cowfs.errors import CowfsError
+from cowfs.errors import CowfsError, Invalid
 from cowfs_daemon import logs
 from cowfs_daemon.start import Ready, detach, raise_limits
 
@@ -23,7 +24,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cowfs_daemon", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("version")
-    for name in ("run", "supervise", "init", "fsck", "repair", "connections"):
+    for name in ("run", "supervise", "foreground", "init", "fsck", "repair", "connections"):
         verb = verbs.add_parser(name)
         verb.add_argument("--store", required=True)
         if name == "run":
@@ -37,6 +38,10 @@ def parse(words: list[str]) -> argparse.Namespace:
             verb.add_argument("--ready-fd", type=int, help="say there when ready, or why not")
             verb.add_argument("--workers", type=int, help="processes that serve files; one per CPU by default")
             verb.add_argument("--json", action="store_true", help="without --ready-fd, say in JSON why not")
+        if name == "foreground":
+            verb.add_argument("--json", action="store_true", help="say in JSON where it is mounted, or why not")
+            verb.add_argument("workspace")
+            verb.add_argument("path")
         if name == "fsck":
             verb.add_argument("--deep", action="store_true", help="re-hash every block")
         if name == "connections":
@@ -84,6 +89,25 @@ def supervise(options: argparse.Namespace) -> int:
         return serve_store(options.store, lambda: ready.tell({"pid": os.getpid()}), supervised, options.workers)
 
     return _guarded(serve, ready, options.json)
+
+
+def foreground(options: argparse.Namespace) -> int:
+    """Serve one workspace through pyfuse3 until a signal ends it; the exit code."""
+
+    def serve() -> int:
+        try:
+            from cowfs_daemon.foreground.serve import serve
+        except ImportError as error:
+            hint = "apt-get install fuse3 libfuse3-dev pkg-config gcc; pip install 'cowfs[daemon,pyfuse3]'"
+            raise Invalid(f"pyfuse3 is not installed here: {error}", hint=hint) from error
+        path = os.path.abspath(options.path)
+        mounted = {"ref": options.workspace, "path": path, "read_only": False}
+        return serve(
+            options.store, options.workspace, path,
+            lambda: print(json.dumps(mounted) if options.json else path, flush=True),
+        )  # fmt: skip
+
+    return _guarded(serve, Ready(None), options.json)
 
 
 def version() -> dict[str, Any]:
@@ -145,6 +169,8 @@ def main() -> int:
         )  # fmt: skip
     if options.verb == "supervise":
         return supervise(options)
+    if options.verb == "foreground":
+        return foreground(options)
     try:
         result = tool(options)
         code = 0

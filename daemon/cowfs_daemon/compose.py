@@ -164,7 +164,12 @@ class Owner:
     def restore_mounts(self) -> None:
         """Mount what should be mounted; let go of what a predecessor had mounted and should not be."""
         self.mounts.restore_all()
-        self._abandon(self.serving.kept())
+        try:
+            kept = self.serving.kept()
+        except Busy as error:
+            log.error("what else is mounted is not known: %s", error)
+        else:
+            self._abandon(kept)
 
     def _abandon(self, ids: Collection[str]) -> None:
         """Let go of what the keeper holds of ``ids`` and should not be mounted any more."""

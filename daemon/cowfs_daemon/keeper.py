@@ -39,6 +39,9 @@ CHILDREN_SECONDS = 15.0
 FAST_SECONDS, PAUSE_MAX_SECONDS = 10.0, 5.0
 """A supervisor that ended within the first of its start has its successor wait: longer each time, up to the second."""
 
+ANSWERED_PAUSE_MAX_SECONDS = 0.5
+"""The same when it had answered before it ended: verbs wait for the next one."""
+
 STARTS_MAX = 20
 """So many supervisors in a row may end before they ever answered; then the keeper gives up."""
 
@@ -143,7 +146,8 @@ class Keeper:
             if silent >= STARTS_MAX:
                 print(f"keeper: {silent} of them in a row never answered: giving up", file=sys.stderr, flush=True)
                 return 1
-            time.sleep(min(0.05 * 2 ** (fast - 1), PAUSE_MAX_SECONDS) if fast > 1 else 0)
+            longest = ANSWERED_PAUSE_MAX_SECONDS if answered else PAUSE_MAX_SECONDS
+            time.sleep(min(0.05 * 2 ** (fast - 1), longest) if fast > 1 else 0)
             if self._stopping:
                 return 0
 
@@ -274,6 +278,9 @@ def lock(store: str, wait: bool) -> int | None:
             if time.monotonic() > until:
                 owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "another process"
                 os.close(fd)
+                if wait:
+                    message = f"the daemon of {store} does not answer: keeper {owner} is starting it again"
+                    raise Busy(message, hint="try again; `cowfs daemon log` says why") from None
                 raise Busy(f"{store} has a daemon already: keeper {owner}", hint="cowfs daemon stop") from None
             time.sleep(0.05)
             continue

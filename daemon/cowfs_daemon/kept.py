@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from cowfs.errors import Busy
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import Negotiated
 from cowfs_daemon.packets import receive, send
@@ -60,7 +61,7 @@ class Kept:
                 return
 
     def _ask(self, question: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
-        """(message, descriptor or -1) of each answer. A keeper that is gone knows nothing."""
+        """(message, descriptor or -1) of each answer. Raises Busy when the keeper does not answer: it may know more."""
         if self._sock is None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -69,7 +70,14 @@ class Kept:
                 send(self._sock, question, theirs.fileno())
             ours.settimeout(ANSWER_SECONDS)
             while True:
-                message, descriptor = receive(ours)
-                if message is None or "end" in message:
+                try:
+                    message, descriptor = receive(ours)
+                except OSError as error:
+                    raise Busy(f"the keeper does not answer: {error}", hint="try again") from error
+                if message is None:
+                    raise Busy("the keeper does not answer", hint="try again")
+                if "end" in message:
                     return
                 yield message, -1 if descriptor is None else descriptor
+                if question["op"] == "get":
+                    return

@@ -5,8 +5,8 @@ serves. ``STORE/daemon/mounts.json`` lists what should be mounted; it changes on
 that was stopped or killed mounts the same again. The idempotency key of an unmount is written with the list that lacks
 the mount.
 
-Thread-safe: ``_lock`` guards ``_table`` (what is mounted) and ``_wanted`` (what should be). ``_mounting``, taken
-before it, is held while something is being mounted.
+Thread-safe: ``_lock`` guards ``_table`` (what is mounted and served), ``_unserved`` (mounted, but its worker has ended)
+and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while something is being mounted.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
@@ -38,6 +38,10 @@ class Server(Protocol):
 
     def serve(self, ref: str, path: str, read_only: bool) -> None:
         """Mount at ``path`` and serve, or go on serving what a predecessor mounted there; usable on return."""
+        ...
+
+    def serves(self, ref: str) -> bool:
+        """Whether nothing has ended since that ``serve`` of ``ref``."""
         ...
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
@@ -73,19 +77,22 @@ class Mounts:
         self._lock = threading.Lock()
         self._mounting = threading.Lock()
         self._table: dict[str, Mounted] = {}
+        self._unserved: dict[str, Mounted] = {}
         self._wanted, self._unmounted = self._load()
         self._blamed: Counter[str] = Counter()
         self._stopping = False
 
     def mount(self, ref: str) -> Mounted:
-        ref, point, read_only = self._resolve(ref)
+        asked = ref
+        ref, _, _ = self._resolve(asked)
         with self._lock:
             self._refuse_stopping()
             known = self._table.get(ref)
         if known is not None and mounted_at(known.path) is not None:
             return known
-        mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
         with self._mounting:
+            ref, point, read_only = self._resolve(asked)  # it may have been renamed meanwhile
+            mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
             with self._lock:
                 self._refuse_stopping()
                 known = self._table.get(ref)
@@ -101,16 +108,20 @@ class Mounts:
         self._make_private(self._directory)
         self._server.serve(mounted.ref, mounted.path, mounted.read_only)
         with self._lock:
-            self._table[mounted.ref] = mounted
-            self._blamed.pop(mounted.ref, None)
             self._wanted.add(mounted.ref)
             self._save()
+            if not self._server.serves(mounted.ref):  # `lost` has come too early to find it in the table
+                raise WorkerGone(f"{mounted.ref} is just being mounted again", hint="try again")
+            self._table[mounted.ref] = mounted
+            self._unserved.pop(mounted.ref, None)
+            self._blamed.pop(mounted.ref, None)
 
     def lost(self, refs: Iterable[str]) -> None:
         """Who served ``refs`` is gone: they are not mounted any more, but should be (``restore_all``)."""
         with self._lock:
             for ref in refs:
-                self._table.pop(ref, None)
+                if (mounted := self._table.pop(ref, None)) is not None:
+                    self._unserved[ref] = mounted
 
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         if request is not None and (digest := self._unmounted.get(request.key)) is not None:
@@ -121,13 +132,19 @@ class Mounts:
         with self._lock:
             mounted = self._table.get(ref)
             coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
+            given_up = None if coming else self._unserved.get(ref)
         if coming:
             raise WorkerGone(f"{ref} is just being mounted again", hint="try again")
-        if mounted is None:
+        if mounted is not None:
+            self._detach(mounted, force)
+        elif given_up is not None:
+            clear_place(given_up.path)
+            os.rmdir(given_up.path)
+        else:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
-        self._detach(mounted, force)
         with self._lock:
             self._table.pop(ref, None)
+            self._unserved.pop(ref, None)
             self._wanted.discard(ref)
             if request is not None:
                 self._unmounted[request.key] = request.digest.hex()
@@ -145,8 +162,16 @@ class Mounts:
             return set(self._wanted)
 
     def path_of(self, name: str) -> str | None:
-        mounted = self._table.get(name)
+        mounted = self._table.get(name) or self._unserved.get(name)
         return None if mounted is None else mounted.path
+
+    @contextlib.contextmanager
+    def unmounted(self, name: str) -> Iterator[None]:
+        """See cowfs_daemon.ports.MountsLike."""
+        with self._mounting:
+            if self.path_of(name) is not None:
+                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
+            yield
 
     def restore_all(self) -> None:
         """Mount what was mounted before. What cannot be is logged, and forgotten when it no longer exists."""
@@ -162,27 +187,41 @@ class Mounts:
                 self._blamed[ref] += 1
                 log.error("cannot mount %s again: %s", ref, error)
             except NotFound as error:
-                log.warning("no longer mounted: %s: %s", ref, error)
-                with self._lock:
-                    self._wanted.discard(ref)
-                    self._save()
+                self._forget_if_gone(ref, error)
             except (CowfsError, OSError) as error:
                 log.error("cannot mount %s again: %s", ref, error)
+
+    def _forget_if_gone(self, ref: str, error: NotFound) -> None:
+        """``error`` was in the way of mounting: what ``ref`` names may be no more."""
+        try:
+            self._resolve(ref)
+        except NotFound:
+            log.warning("no longer mounted: %s: %s", ref, error)
+            with self._lock:
+                self._wanted.discard(ref)
+                self._unserved.pop(ref, None)
+                self._save()
+        else:
+            log.error("cannot mount %s again: %s", ref, error)
+
+    def _present(self) -> list[Mounted]:
+        """What the kernel has, served or not."""
+        with self._lock:
+            return list({**self._unserved, **self._table}.values())
 
     def detach_all(self, force: bool) -> None:
         """Unmount everything before the daemon ends, all or nothing; the list stays for ``restore_all``.
 
         Raises Busy, naming the processes, when something is in use and not ``force``.
         """
-        mounts = self.mounted()
         if not force:
-            for mounted in mounts:
+            for mounted in self._present():
                 self._refuse_if_used(mounted)
         with self._lock:
             self._stopping = True
         try:
             with self._mounting:  # what is just being mounted, after a worker's end, is detached too
-                mounts = self.mounted()
+                mounts = self._present()
             for mounted in mounts:
                 self._detach(mounted, force)
         except BaseException:
@@ -194,7 +233,14 @@ class Mounts:
     def _detach(self, mounted: Mounted, force: bool) -> None:
         if not force:
             self._refuse_if_used(mounted)
-        self._server.unserve(mounted.ref, mounted.path, force)
+        try:
+            self._server.unserve(mounted.ref, mounted.path, force)
+        except WorkerGone:
+            if not self._stopping:
+                raise
+        if self._stopping and mounted_at(mounted.path) is not None:
+            # Who served it has just ended, and no successor is given it; everything answered is in the journal.
+            clear_place(mounted.path)
         try:
             os.rmdir(mounted.path)
         except OSError as error:

@@ -194,7 +194,10 @@ class WorkerPool(Host):
         while True:
             worker = self.place(spec.id, spec.chain)
             try:
-                return self._made(worker, worker.open(spec, known))
+                done = worker.open(spec, known)
+                with self._placing:  # it may have been started since `place` named it, which forgot that
+                    self._placed[spec.id] = worker
+                return self._made(worker, done)
             except BaseException as error:
                 if not worker.is_open(spec.id):
                     self.unplace(spec.id)

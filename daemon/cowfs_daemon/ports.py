@@ -4,6 +4,7 @@ Every method is synchronous, may block, and is called in a thread; errors are th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,8 +51,10 @@ class EngineLike(Protocol):
     def keys(self) -> KeysLike: ...
     def create(self, name: str, request: Request | None = None) -> Workspace: ...
     def import_tree(
-        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None
-    ) -> Workspace: ...
+        self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None,
+        limit: int = ...,
+    ) -> Workspace: ...  # fmt: skip
+    def export(self, ref: str, target: bytes, progress: Progress) -> Sequence[str]: ...
     def checkpoint(
         self,
         ws: str,
@@ -110,6 +113,10 @@ class MountsLike(Protocol):
         ...
 
     def mounted(self) -> list[Mounted]: ...
+
+    def unmounted(self, name: str) -> AbstractContextManager[None]:
+        """Nobody mounts the workspace ``name`` within. Raises Busy when it is mounted."""
+        ...
 
     def path_of(self, name: str) -> str | None:
         """Where the workspace ``name`` is mounted; never blocks."""

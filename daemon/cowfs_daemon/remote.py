@@ -309,6 +309,10 @@ class RemoteHost(Host):
 
         ``workspaces``: those that must be open; in a new worker they are not.
         """
+        return self._serving(workspaces).call(name, *arguments)
+
+    def _serving(self, workspaces: Iterable[str] = ()) -> WorkerProcess:
+        """The worker, once it is there, in which ``workspaces`` are open."""
         with self._changed:
             live = self._changed.wait_for(lambda: self._closed or self._live(), START_SECONDS)
             worker = self._worker
@@ -316,7 +320,7 @@ class RemoteHost(Host):
                 raise Busy("no worker serves the store any more", hint="see the log of the daemon, then start it anew")
             if not live or worker is None or not self._opened.issuperset(workspaces):
                 raise _gone()
-        return worker.call(name, *arguments)
+            return worker
 
     def _live(self) -> bool:
         return self._worker is not None and self._worker.live
@@ -354,8 +358,11 @@ class RemoteHost(Host):
 
     def open(self, spec: BranchSpec, known: Mapping[str, LayerSpec]) -> Done:
         """See Host.open."""
-        done: Done = self.call("open", spec, dict(known))
+        worker = self._serving()
+        done: Done = worker.call("open", spec, dict(known))
         with self._changed:
+            if self._worker is not worker or not worker.live:
+                raise _gone()  # it has ended since it answered: in its successor nothing is open
             self._opened.add(spec.id)
         return done
 

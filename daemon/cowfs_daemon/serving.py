@@ -27,12 +27,24 @@ class Serving:
     def serve(self, ref: str, path: str, read_only: bool) -> None:
         """See cowfs_daemon.mounts.Server."""
         with self._lock, self._engine.look(ref) as (served, point):
-            if read_only:
-                worker = self._pool.place(served, point.chain)
-                worker.call("mount_frozen", served, point.chain, path, _connection_id())
-            else:
-                self._pool.ask(served, "mount", served, path, _connection_id(), workspace=True)
-            self._served[ref] = (served, path)
+            ended = -1
+            try:
+                while ended != self._pool.restarts:
+                    # Again when a worker has ended since: `lost` may have forgotten what its successor has mounted.
+                    ended = self._pool.restarts
+                    self._served[ref] = (served, path)
+                    if read_only:
+                        worker = self._pool.place(served, point.chain)
+                        worker.call("mount_frozen", served, point.chain, path, _connection_id())
+                    else:
+                        self._pool.ask(served, "mount", served, path, _connection_id(), workspace=True)
+            except BaseException:
+                self._served.pop(ref, None)
+                raise
+
+    def serves(self, ref: str) -> bool:
+        """See cowfs_daemon.mounts.Server."""
+        return ref in self._served
 
     def unserve(self, ref: str, path: str, force: bool) -> None:
         """See cowfs_daemon.mounts.Server."""

@@ -156,10 +156,12 @@ class Worker:
     def mount(self, workspace: str, path: str, connection_id: int, handed: Handed | None = None) -> None:
         """Mount an open workspace at ``path`` and serve it, or go on where another worker stopped.
 
-        ``handed``: what that worker said when it let go. Raises Conflict when it is mounted.
+        ``handed``: what that worker said when it let go. Nothing happens when it is mounted there already; raises
+        Conflict when it is mounted elsewhere.
         """
         with self._mounting:
-            self._refuse_mounted(workspace)
+            if self._is_mounted(workspace, path):
+                return
             served = self.host.workspace(workspace)
             taken = self._take(workspace, path, clean=handed is not None)
             transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
@@ -188,9 +190,10 @@ class Worker:
             self._awaited.discard(workspace)
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
-        """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped."""
+        """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped. As :meth:`mount` otherwise."""
         with self._mounting:
-            self._refuse_mounted(snapshot)
+            if self._is_mounted(snapshot, path):
+                return
             served = self._frozen[snapshot] = FrozenWorkspace(self.host.env, self.host.state(chain))
             taken = self._take(snapshot, path)
             self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
@@ -199,14 +202,18 @@ class Worker:
         """See Host.shown."""
         return {snapshot: frozen.root() for snapshot, frozen in list(self._frozen.items())}
 
-    def _refuse_mounted(self, key: str) -> None:
+    def _is_mounted(self, key: str, path: str) -> bool:
+        """Whether it is at ``path``. Raises Conflict when it is elsewhere."""
         transport = self._transports.get(key)
         if transport is None:
-            return
+            return False
         if not transport.session.ended.is_set():
-            raise Conflict(f"{key} is mounted already")
+            if transport.session.connection.mountpoint != path:
+                raise Conflict(f"{key} is mounted already")
+            return True
         # Somebody has unmounted it behind our back.
         self._let_go(key, transport, force=True)
+        return False
 
     def _transport(
         self,

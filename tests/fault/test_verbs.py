@@ -12,15 +12,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lmdb
 import pytest
 
 from cowfs.engine import Engine
 from cowfs.errors import CowfsError
-from cowfs.remembered import Imported, Removed
 from tests.support.interpose import LMDB, WRITES, Action, Call, Died, Point, interposed, threads_for_children
+from tests.support.judged import LATER_IDS, VERB_IDS, Undisturbed, reopened, worlds
 from tests.support.verbs import (
     CASES,
     REQUEST,
@@ -35,16 +35,6 @@ from tests.support.verbs import (
 )
 
 EXPECTED = (OSError, CowfsError)
-VERB_IDS, LATER_IDS = 500_000, 900_000
-
-
-class Undisturbed(NamedTuple):
-    """A verb when nothing goes wrong: what the store shows before and after, its calls, its result."""
-
-    before: World
-    after: World
-    points: list[Point]
-    result: Any
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,56 +93,6 @@ def half(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     data = b"".join(args[1]) if name == "pwritev" else bytes(args[1])
     cut = data[: len(data) * 2 // 3]
     return (args[0], [cut] if name == "pwritev" else cut, *args[2:])
-
-
-def judge(lab: VerbLab, case: Case, calm: Undisturbed, source: Path, done: bool | None) -> None:
-    """What a store shows after a fault is all or nothing, clean, and the verb asked for again ends as it should.
-
-    ``done``: whether the verb was answered; None: nobody knows.
-    """
-    assert list(lab.engine.fsck(deep=True)) == []
-    assert leftovers(lab) == []
-    now = World.of(lab)
-    assert now in worlds(case, calm), "the store shows neither what it did before nor what it should after"
-    assert not done or now == calm.after, "what was answered is gone"
-    if case.keyed:
-        known = lab.engine.keys.find(REQUEST)
-        assert (known is not None) == (now == calm.after), "the key is not where the verb is"
-        if known is None:
-            case.run(lab, source)
-            assert World.of(lab).without_ids() == calm.after.without_ids()
-        else:
-            assert (known.workspace if isinstance(known, Imported) else known) == kept_of(calm.result)
-    else:
-        case.run(lab, source)
-        assert World.of(lab) == calm.after
-    assert leftovers(lab) == []
-
-
-def worlds(case: Case, calm: Undisturbed) -> list[World]:
-    """What a store may show after a fault."""
-    halfway = [] if case.halfway is None else [case.halfway(calm.before, calm.after)]
-    return [calm.before, calm.after, *halfway]
-
-
-def kept_of(result: Any) -> Any:
-    """What is kept of a verb's result."""
-    if result is None:
-        return Removed()
-    return tuple(result) if isinstance(result, list) else result
-
-
-def reopened(path: Path, case: Case, calm: Undisturbed, source: Path, done: bool | None, what: str) -> None:
-    """Open the store again and judge it."""
-    try:
-        lab = VerbLab.at(path, LATER_IDS)
-        try:
-            judge(lab, case, calm, source, done)
-        finally:
-            lab.engine.close()
-    except BaseException as error:
-        error.add_note(what)
-        raise
 
 
 def run_and_die(

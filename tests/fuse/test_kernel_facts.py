@@ -110,17 +110,17 @@ def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
 ) -> None:
     program = mounted.path / "true"
     shutil.copy("/bin/true", program)
-    fd = mounted.transport._open_inode(program.stat().st_ino, os.O_RDWR)
+    fd = mounted.transport._handles.open(program.stat().st_ino, os.O_RDWR)
     with pytest.raises(OSError, match="Text file busy"):
         subprocess.run([program], check=True)
     os.close(fd)
-    flush, ran = mounted.transport._flush, []
+    flush, ran = mounted.transport._handles.flush, []
 
     def flush_and_run(fd: int) -> None:
         flush(fd)
         ran.append(subprocess.run([program], check=True).returncode)
 
-    monkeypatch.setattr(mounted.transport, "_flush", flush_and_run)
+    monkeypatch.setattr(mounted.transport._handles, "flush", flush_and_run)
     with (mounted.path / "f").open("w"):
         wait_until(lambda: mounted.transport.statistics().writers == 1)
         mounted.transport.flush_writable()
@@ -166,7 +166,7 @@ def test_invalidating_an_inode_leaves_its_size(mounted: Mounted, agent: Agent) -
     assert content(mounted, ino) == b"yyy" + bytes(7) + b"end"
     behind_the_kernel(mounted, ino, b"yyy")
     assert mounted.transport._notify(protocol.invalidate_inode(ino))
-    mounted.transport._ask_size(ino)
+    mounted.transport._handles.ask_size(ino)
     agent("os.write(a, b'end')")
     assert content(mounted, ino) == b"yyyend"
 

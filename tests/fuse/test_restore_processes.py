@@ -254,13 +254,13 @@ def test_unmounting_waits_for_a_refresh_of_ours(
     asked, go_on = threading.Event(), threading.Event()
 
     def ask(ino: int) -> None:
-        fd = mounted.transport._open_inode(ino, os.O_PATH)
+        fd = mounted.transport._handles.open(ino, os.O_PATH)
         asked.set()
         assert go_on.wait(30)
         os.fstat(fd)
         os.close(fd)
 
-    monkeypatch.setattr(mounted.transport, "_ask_size", ask)
+    monkeypatch.setattr(mounted.transport._handles, "ask_size", ask)
     with mounted.workspace.lock:
         mounted.transport.session.served.stale.add(ino)
     agent("open('mnt/f').close()")
@@ -279,7 +279,7 @@ def test_handing_over_waits_for_a_refresh_of_ours(
     """It needs requests to be answered, so they are until it is done."""
     (mounted.path / "f").write_bytes(b"x")
     ino = (mounted.path / "f").stat().st_ino
-    asked, go_on, ask_size = threading.Event(), threading.Event(), mounted.transport._ask_size
+    asked, go_on, ask_size = threading.Event(), threading.Event(), mounted.transport._handles.ask_size
 
     def ask(ino: int) -> None:
         asked.set()
@@ -287,7 +287,7 @@ def test_handing_over_waits_for_a_refresh_of_ours(
         mounted.transport._notify(protocol.invalidate_inode(ino))
         ask_size(ino)
 
-    monkeypatch.setattr(mounted.transport, "_ask_size", ask)
+    monkeypatch.setattr(mounted.transport._handles, "ask_size", ask)
     with mounted.workspace.lock:
         mounted.transport.session.served.stale.add(ino)
     agent("open('mnt/f').close()")

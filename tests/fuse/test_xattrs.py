@@ -1,4 +1,4 @@
-"""Extended attributes and access control lists through a real mount."""
+"""Extended attributes and access lists through a real mount."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ that was there when it began and stayed, shows one that was gone, or one twice, 
 PROGRAM = '''
 import collections, json, os, random, shutil, subprocess, sys, threading, time
 
-root, until, seed = sys.argv[1], time.monotonic() + float(sys.argv[2]), sys.argv[3]
+root, seconds, seed = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 gone_on = os.path.join(root, "big")
 stable = {f"stable-{i:05d}-{'x' * 20}" for i in range(2000)}
 counts, wrong = collections.Counter(), []
@@ -89,18 +89,21 @@ def remove_all(random):
 
 def loop(work, number):
     r = random.Random(f"{seed} {number}")
-    while time.monotonic() < until and not wrong:
+    while not wrong:
         try:
             work(r)
         except BaseException as error:
             wrong.append(f"{work.__name__}: {error!r}")
         counts[work.__name__] += 1
+        if time.monotonic() > until:
+            return
 
 
 os.mkdir(gone_on)
 for name in stable:
     touch(gone_on, name)
 print("ready", flush=True)
+until = time.monotonic() + seconds
 work = (whole, whole, slowly, with_attributes, come_and_go, come_and_go, marked, marked, remove_all)
 threads = [threading.Thread(target=loop, args=(each, number)) for number, each in enumerate(work)]
 for thread in threads:

@@ -7,7 +7,8 @@ import os
 import stat
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -44,6 +45,13 @@ class MemoryMounts:
     def mounted(self) -> list[Mounted]:
         """What is."""
         return list(self.table.values())
+
+    @contextmanager
+    def unmounted(self, name: str) -> Iterator[None]:
+        """See MountsLike."""
+        if name in self.table:
+            raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
+        yield
 
     def path_of(self, name: str) -> str | None:
         """Where."""

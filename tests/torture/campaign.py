@@ -23,7 +23,7 @@ from tests.torture.program import EXIT_GONE, Model, look, unlike
 T = TypeVar("T")
 History = list[list[int]]
 PROGRAM = Path(__file__).with_name("program.py")
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 WORKSPACES, PROGRAMS = 2, 2
 SNAPSHOTS_MAX = 12
 

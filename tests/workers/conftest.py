@@ -21,6 +21,7 @@ from cowfs_daemon.packets import receive
 from cowfs_daemon.remote import RemoteHost
 from cowfs_daemon.supervised import Supervised
 from cowfs_daemon.table import Table
+from tests.cli.live import Live
 
 DEADLINE_SECONDS = 60.0
 
@@ -112,6 +113,18 @@ def owned(tmp_path: Path) -> Iterator[Owned]:
         yield owned
     finally:
         owned.close()
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    live = Live(tmp_path / "s")
+    live.cowfs("init")
+    live.cowfs("daemon", "start", "--workers", "2")
+    yield live
+    live.end()
+    assert live.cowfs("fsck") == "clean"
+    assert live.mounts() == []
+    assert "Traceback" not in live.log()
 
 
 class Writer:

@@ -37,7 +37,7 @@ def campaign(owned: Owned, seconds: float, seed: int) -> dict[str, int]:
     ):
         assert busy.stdout.readline() == listing.stdout.readline() == "ready\n"
         while busy.poll() is None:
-            verb = r.choice(("checkpoint", "settle", "move", "restore", "restore"))
+            verb = r.choice(("checkpoint", "settle", "move", "restore", "restore")) if done else "restore"
             done[verb] += 1
             if verb == "checkpoint":
                 owned.engine.checkpoint("changing", "meanwhile")

@@ -6,11 +6,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cowfs.errors import Busy
+from cowfs.errors import Busy, NotFound
 from cowfs.host import Point
+from cowfs_daemon.mounts import BLAMED_MAX
+from cowfs_daemon.remote import RemoteHost
+from cowfs_daemon.users import mounted_at
+from tests.cli.live import Live
 from tests.workers.conftest import Owned, eventually
 
 pytestmark = [
@@ -75,3 +81,85 @@ def test_mounting_while_workers_die_is_busy_at_worst(owned: Owned) -> None:
     eventually(lambda: worker.started, "another worker")
     patiently(lambda: owned.path("one"))
     assert (path / "file").read_text() == "content"
+
+
+def test_a_snapshot_whose_mounting_outlives_a_worker_can_be_unmounted(owned: Owned) -> None:
+    """The worker was chosen, ended, and came again before it was asked: who serves must be known all the same."""
+    owned.make("one")
+    snapshot = owned.engine.checkpoint("one", "m", allow_empty=True).snapshot.id
+    worker = owned.worker_of("one")
+    place = owned.pool.place
+    ended: list[RemoteHost] = []
+
+    def ends_then(*arguments: Any) -> RemoteHost:
+        chosen = place(*arguments)
+        if not ended:
+            ended.append(chosen)
+            owned.kill(chosen)
+        return chosen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owned.pool, "place", ends_then)
+        owned.path(snapshot)
+    assert worker.started
+    owned.mounts.umount(snapshot)
+    assert snapshot not in {each.ref for each in owned.mounts.mounted()}
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.03, 0.1, 0.3])
+def test_a_daemon_stops_just_after_a_worker_has_ended(live: Live, pause_s: float) -> None:
+    live.cowfs("create", "ws")
+    Path(live.cowfs("path", "ws"), "file").write_text("content")
+    live.cowfs("checkpoint", "ws", "-m", "one", "--label", "one")
+    live.cowfs("mount", "ws@one")
+    for worker in live.json("daemon", "status")["workers"]:
+        os.kill(worker["pid"], signal.SIGKILL)
+    threading.Event().wait(pause_s)
+    stopped = live.run("daemon", "stop")
+    assert stopped.code == 0, stopped.err + live.log()
+    assert live.mounts() == []
+    assert Path(live.cowfs("path", "ws"), "file").read_text() == "content"
+
+
+def test_what_a_worker_leaves_mounted_counts_as_mounted(owned: Owned) -> None:
+    """Otherwise it could be renamed before its successor has it, which then mounts it at the place of the old name."""
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    served = [owned.engine.workspace("one").id]
+    owned.mounts.lost(owned.owner.serving.lost(served))
+    with pytest.raises(Busy), owned.mounts.unmounted("one"):
+        pass
+    assert owned.mounts.path_of("one") == os.fspath(path)
+    owned.mounts.restore_all()
+    assert (owned.path("one") / "file").read_text() == "content"
+
+
+def test_what_is_left_alone_can_be_unmounted(owned: Owned) -> None:
+    path = owned.make("one")
+    worker = owned.worker_of("one")
+    owned.mounts.lost(owned.owner.serving.lost([owned.engine.workspace("one").id]))
+    owned.mounts._blamed["one"] = BLAMED_MAX
+    owned.mounts.restore_all()
+    owned.mounts.umount("one")
+    assert mounted_at(str(path)) is None
+    with owned.mounts.unmounted("one"):
+        pass
+    owned.kill(worker)
+    assert owned.path("one") == path
+
+
+def test_a_workspace_that_a_worker_does_not_know_stays_wanted(owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is no more is forgotten: what is forgotten is unmounted, under programs that use it."""
+    path = owned.make("one")
+    (path / "file").write_text("content")
+    owned.mounts.lost(owned.owner.serving.lost([owned.engine.workspace("one").id]))
+
+    def unknown(*_: object) -> None:
+        raise NotFound("workspace wsp-1 is not open here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owned.owner.serving, "serve", unknown)
+        owned.mounts.restore_all()
+    assert "one" in owned.mounts.wanted()
+    owned.mounts.restore_all()
+    assert (owned.path("one") / "file").read_text() == "content"

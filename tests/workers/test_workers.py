@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,18 +135,6 @@ def test_verbs_in_one_worker_go_on_while_another_is_replaced(owned: Owned, victi
     eventually(lambda: workers[victim].started, "another worker")
     assert (paths[victim] / "file").read_text() == "1"
     assert owned.engine.checkpoint(("one", "two")[victim], "after").changed
-
-
-@pytest.fixture
-def live(tmp_path: Path) -> Iterator[Live]:
-    live = Live(tmp_path / "s")
-    live.cowfs("init")
-    live.cowfs("daemon", "start", "--workers", "2")
-    yield live
-    live.end()
-    assert live.cowfs("fsck") == "clean"
-    assert live.mounts() == []
-    assert "Traceback" not in live.log()
 
 
 def test_programs_in_both_workers_outlive_every_process_of_the_daemon(live: Live, writers: Start) -> None:

@@ -5,16 +5,20 @@ import sys
 
 import click
 
-from cowfs_cli.common import Session, clean, options
+from cowfs_cli.common import Session, bytes_of, clean, options
 
 
 @click.command("import")
-@click.argument("source", type=click.Path(file_okay=False, path_type=bytes))
+@click.argument("source", type=click.Path(path_type=bytes))
 @click.argument("workspace")
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches (repeatable).")
+@click.option("--limit", metavar="SIZE", callback=bytes_of, default="100G", help="An archive's size, unpacked: 100G.")
 @options
-def command(session: Session, source: bytes, workspace: str, exclude: tuple[str, ...]) -> None:
-    """Make WORKSPACE from the directory SOURCE.
+def command(session: Session, source: bytes, workspace: str, exclude: tuple[str, ...], limit: int) -> None:
+    """Make WORKSPACE from SOURCE: a directory, an archive or an image.
+
+    tar:FILE is an archive (gzip, bzip2, xz and zstd, too). oci:DIR[:TAG] is an OCI image layout,
+    docker-archive:FILE[:TAG] what `docker save` writes: each layer becomes a snapshot.
 
     Everything is kept: owners, modes, times, hard links, extended attributes, holes, devices. Other filesystems
     mounted below SOURCE are not entered. Importing an equal tree again stores nothing. What could not be read or
@@ -24,13 +28,15 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
     Examples:
       cowfs import /srv/rootfs ws-1
       cowfs import . ws-1 --exclude '*.pyc' --exclude .git
+      cowfs import tar:rootfs.tar.zst ws-1
+      cowfs import oci:debian:bookworm ws-1
     """
     from cowfs.client.store import import_lines
     from cowfs.errors import CowfsError
 
     live = sys.stderr.isatty() and not session.json
     done = None
-    for line in import_lines(session.wire(), source, workspace, exclude):
+    for line in import_lines(session.wire(), source, workspace, exclude, limit):
         if "workspace" in line:
             done = line
         elif live:

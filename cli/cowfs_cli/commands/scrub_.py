@@ -5,17 +5,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, clean, options, plural, size
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def bytes_of(_: click.Context, parameter: click.Parameter, text: str) -> int:
-    """A number of bytes such as 50M."""
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
-    if unit not in _UNITS or not number.isdecimal() or not int(number):
-        raise click.BadParameter(f"{text!r} is no number of bytes such as 50M", param=parameter)
-    return int(number) * _UNITS[unit]
+from cowfs_cli.common import Session, bytes_of, clean, options, plural, size
 
 
 @click.command()

@@ -23,11 +23,13 @@ class Create(Body):
 
 
 class Import(Body):
-    """``source`` or ``source_b64``: the absolute path of a directory on the daemon's machine."""
+    """``source`` or ``source_b64``: on the daemon's machine, the absolute path of a directory, or ``KIND:`` and that of
+    an archive or image (tar, oci, docker-archive). ``limit``: bytes of it, unpacked, at most."""
 
     name: Name
     source: Annotated[str, Field(max_length=4096)] | None = None
     source_b64: Base64Path | None = None
+    limit: Annotated[int, Field(ge=1, le=1 << 62)] = 100 << 30
     exclude: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=1000)] = []
 
     @model_validator(mode="after")
@@ -35,6 +37,13 @@ class Import(Body):
         if (self.source is None) == (self.source_b64 is None):
             raise ValueError("give one of source and source_b64")
         return self
+
+
+class Export(Body):
+    """``target_b64``: on the daemon's machine, ``tar:`` and the absolute path of a file that does not exist."""
+
+    ref: Ref
+    target_b64: Base64Path
 
 
 class Collect(Body):

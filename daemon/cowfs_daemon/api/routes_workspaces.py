@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cowfs.errors import Busy, Invalid, NotFound
+from cowfs.errors import Invalid, NotFound
+from cowfs.images import source_of
 from cowfs.remembered import Imported
 from cowfs.remembered import Request as Asked
 from cowfs.results import Restored, Snapshot, Workspace
@@ -100,8 +101,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     async def import_tree(body: bodies.Import, asked: Keyed) -> StreamingResponse:
         """Lines `{"progress": {…}}`, then `{"workspace": {…}, "problems": […]}` or `{"error": {…}}`."""
         source = decode_path(body.source_b64) if body.source_b64 is not None else os.fsencode(body.source or "")
-        if not source.startswith(b"/") or b"\0" in source:
-            raise Invalid("source must be an absolute path")
+        source_of(source)
 
         def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             problems: list[str] = []
@@ -113,10 +113,22 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
                 problems.extend(counts.pop("problems", ()))
                 progress(counts)
 
-            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked)
+            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit)
             return {"workspace": shapes.workspace(made, None), "problems": problems}
 
         return StreamingResponse(verbs.lines(work, body.name, asked=asked), media_type=NDJSON)
+
+    @routes.post("/exports")
+    async def export(body: bodies.Export) -> StreamingResponse:
+        """Lines `{"progress": {…}}`, then `{"target": …, "problems": […]}` or `{"error": {…}}`."""
+        target = decode_path(body.target_b64)
+        source_of(target)
+
+        def work(progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+            problems = verbs.engine.export(body.ref, target, progress)
+            return {"target": os.fsdecode(target).encode(errors="replace").decode(), "problems": list(problems)}
+
+        return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 
     @routes.get("/tree", response_model=shapes.TreeShape)
     async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> JSONResponse:
@@ -146,9 +158,8 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     async def rename(name: str, body: bodies.Rename, asked: Keyed) -> JSONResponse:
 
         def work() -> Workspace:
-            if verbs.mounts.path_of(name) is not None:
-                raise Busy(f"{name} is mounted", hint=f"cowfs umount {name}, then rename it")
-            return verbs.engine.rename(name, body.name, asked)
+            with verbs.mounts.unmounted(name):
+                return verbs.engine.rename(name, body.name, asked)
 
         renamed, fresh = await verbs.once("rename", asked, work, (name, body.name))
         if fresh:

@@ -7,11 +7,9 @@ that is no reader: opening a file, a notification and fstat wait for requests to
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
-import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
@@ -19,18 +17,14 @@ from typing import Protocol
 from cowfs.errors import NotFound
 from cowfs.geometry import ROOT_INO
 from cowfs.results import Handle
-from cowfs_daemon.fuse import mount, protocol
+from cowfs_daemon.fuse import mount, points, protocol
+from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace, Session, SessionStatistics
 
 log = logging.getLogger("cowfs.fuse")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_WAIT_WRITE_WAIT = 7
-_HANDLE = struct.Struct("<IiIII")
-_FILEID_FUSE = 0x81
 _UNHEARD_TRIES, _UNHEARD_PAUSE_S = 20, 0.001
 
 
@@ -74,15 +68,14 @@ class Transport:
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.connection = connection
-        self._flush_by_fsync = _kernel_version() < (6, 16)
         self.session = Session(
             server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end,
             # fsync would wait for the inode's lock, which the kernel holds while it asks for data and holes.
-            flush=None if self._flush_by_fsync else self._flush_inode,
+            flush=None if flushes_by_fsync() else self._flush_inode,
         )  # fmt: skip
         self._served = self.session.served
         self._workspace = workspace
-        self._root_fd = -1
+        self._handles = Handles(self._served.generations)
         self._pending: list[int] = []
         self._changes: Changes | None = None
 
@@ -101,7 +94,8 @@ class Transport:
             self.invalidate(untold)
 
     def _open_root(self) -> None:
-        self._root_fd = os.open(self.connection.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._handles = Handles(self._served.generations)
+        self._handles.open_root(self.connection.mountpoint)
         with self._workspace.lock:
             self._served.listing_closed(ROOT_INO)  # nobody lists the directory with this one
 
@@ -113,7 +107,7 @@ class Transport:
         """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
         if not force:
             self.session.settle()  # A job that has a file open would make the mount busy.
-        self._close_root()
+        self._handles.close_root()
         self.session.ending = True
         if self._is_mounted():
             try:
@@ -138,7 +132,7 @@ class Transport:
 
     def detach(self) -> Connection:
         """Stop serving and leave the mount as it is, to be served by another process."""
-        self._close_root()
+        self._handles.close_root()
         self.session.stop()
         return self.connection
 
@@ -146,11 +140,6 @@ class Transport:
         """After :meth:`detach`: let go of the mount and of the workspace, for good."""
         os.close(self.connection.fd)
         self.session.close()
-
-    def _close_root(self) -> None:
-        if self._root_fd >= 0:
-            os.close(self._root_fd)
-            self._root_fd = -1
 
     # Checkpoint
 
@@ -164,7 +153,7 @@ class Transport:
             writers = list(self._served.writers)
         for ino in writers:
             try:
-                fd = self._open_inode(ino, os.O_RDONLY)
+                fd = self._handles.open(ino, os.O_RDONLY)
             except OSError:
                 if not self._is_written(ino):
                     continue
@@ -172,11 +161,11 @@ class Transport:
             self._flush_and_close(fd)
 
     def _flush_inode(self, ino: int) -> None:
-        self._flush_and_close(self._open_inode(ino, os.O_RDONLY))
+        self._flush_and_close(self._handles.open(ino, os.O_RDONLY))
 
     def _flush_and_close(self, fd: int) -> None:
         try:
-            self._flush(fd)
+            self._handles.flush(fd)
         finally:
             os.close(fd)
 
@@ -188,24 +177,6 @@ class Transport:
             except OSError:
                 return False
             return ino in self._served.writers
-
-    def _flush(self, fd: int) -> None:
-        if self._flush_by_fsync:
-            os.fsync(fd)
-        elif _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
-            number = ctypes.get_errno()
-            if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
-                raise OSError(number, os.strerror(number))
-
-    def _open_inode(self, ino: int, flags: int) -> int:
-        """Open an inode by number, whatever its names: through a forged file handle."""
-        generation = self._served.generations.get(ino, 0)
-        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
-        fd = _libc.open_by_handle_at(self._root_fd, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return int(fd)
 
     # Restore
 
@@ -278,7 +249,7 @@ class Transport:
         with lock:
             opens = [ino for ino in self._pending if ino in served.opens]
         for ino in opens:
-            self._ask_size(ino)
+            self._handles.ask_size(ino)
         with lock:
             served.valid = protocol.FOREVER
             handles = [Handle(ino, ino in served.writers, ino in changes.gone) for ino in sorted(served.opens)]
@@ -296,7 +267,7 @@ class Transport:
         """
         self._notify(protocol.expire_entry(parent, name))
         with contextlib.suppress(OSError):
-            above = self._open_inode(parent, os.O_PATH)
+            above = self._handles.open(parent, os.O_PATH)
             try:
                 os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above))
             finally:
@@ -336,63 +307,15 @@ class Transport:
             return False
         return True
 
-    def _ask_size(self, ino: int) -> None:
-        """Make the kernel ask for the attributes: nothing else changes the size it holds."""
-        try:
-            fd = self._open_inode(ino, os.O_PATH)
-        except OSError as error:
-            if error.errno in (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED):
-                return
-            raise
-        try:
-            with contextlib.suppress(OSError):  # ESTALE: gone in the restore.
-                os.fstat(fd)
-        finally:
-            os.close(fd)
-
     def _refresh_later(self, ino: int) -> None:
         def job() -> None:
             self._notify(protocol.invalidate_inode(ino))
-            self._ask_size(ino)
+            self._handles.ask_size(ino)
 
         self.session.submit(job, asking=True)
 
     # Mount points
 
     def mount_points(self) -> list[tuple[str, int]]:
-        """(path within the workspace, inode it covers) of what is mounted on the workspace's directories.
-
-        Only mounts of this process's mount namespace can be seen.
-        """
-        table = mount.mount_table()
-        device = os.makedev(0, self.connection.number)
-        own = {mounted.mount_id: mounted for mounted in table if mounted.device == device}
-        points: list[tuple[str, int]] = []
-        for mounted in table:
-            parent = own.get(mounted.parent_id)
-            if parent is None or mounted.mount_id in own:
-                continue
-            below = os.path.relpath(mounted.path, parent.path)
-            path = os.fsencode(os.path.normpath(os.path.join(parent.root, below)).lstrip("/"))
-            ino = self._resolve(path)
-            if ino is not None:
-                points.append((os.fsdecode(path), ino))
-        return points
-
-    def _resolve(self, path: bytes) -> int | None:
-        with self._workspace.lock:
-            view, ino = self._workspace.view, ROOT_INO
-            for name in path.split(b"/"):
-                try:
-                    inode = view.lookup(ino, name)
-                except OSError:
-                    return None
-                if inode is None:
-                    return None
-                ino = inode.ino
-            return ino
-
-
-def _kernel_version() -> tuple[int, int]:
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+        """See :func:`.points.mount_points`."""
+        return points.mount_points(self._workspace, self.connection.number)

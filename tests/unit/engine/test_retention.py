@@ -159,6 +159,23 @@ def test_a_mounted_workspace_is_used(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
     assert len(prune(lab)) == 1
 
 
+def test_another_workspace_of_the_same_name_stays(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the removal, somebody removes the old one and makes a new one."""
+    lab.engine.create("other")
+    lab.engine.set("other", {"ttl": "1h"})
+    lab.clock.now += DAY
+    remove = lab.engine.retention._remove_workspace
+
+    def meanwhile(entry: Any) -> None:
+        lab.engine.remove("other")
+        lab.engine.create("other")
+        remove(entry)
+
+    monkeypatch.setattr(lab.engine.retention, "_remove_workspace", meanwhile)
+    assert lab.engine.retention.apply() == []
+    assert [each.name for each in lab.engine.list()] == ["other", "ws"]
+
+
 def entry(number: int, age: int, automatic: bool) -> SnapshotEntry:
     """A snapshot of some age in days."""
     return SnapshotEntry(f"snap-{number}", "wsp-1", None, "lay-1", "", "", -age * DAY, automatic, number)

@@ -1,0 +1,81 @@
+"""Files of a mount by inode number, whatever their names: for flushing, and to make the kernel ask for sizes.
+
+Used by threads that serve no request: what they do here is answered by those that do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Mapping
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_WAIT_WRITE_WAIT = 7
+_HANDLE = struct.Struct("<IiIII")
+_FILEID_FUSE = 0x81
+_GONE = (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED)
+
+
+class Handles:
+    """Opens inodes through forged file handles, on a descriptor of the mount's root.
+
+    ``generations``: inode -> its generation, where that is not 0.
+    """
+
+    def __init__(self, generations: Mapping[int, int]) -> None:
+        self._generations = generations
+        self._root = -1
+        self._by_fsync = flushes_by_fsync()
+
+    def open_root(self, mountpoint: str) -> None:
+        """Take hold of the mount. Raises OSError."""
+        self._root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close_root(self) -> None:
+        """Let go of it: otherwise it could not be unmounted."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+    def open(self, ino: int, flags: int) -> int:
+        """A descriptor of an inode. Raises OSError."""
+        generation = self._generations.get(ino, 0)
+        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
+        fd = _libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return int(fd)
+
+    def flush(self, fd: int) -> None:
+        """Return when pages that a mapping dirtied have been written. Raises OSError."""
+        if self._by_fsync:
+            os.fsync(fd)
+        elif _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT):
+            number = ctypes.get_errno()
+            if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
+                raise OSError(number, os.strerror(number))
+
+    def ask_size(self, ino: int) -> None:
+        """Make the kernel ask for the attributes: nothing else changes the size it holds. One that is gone is fine."""
+        try:
+            fd = self.open(ino, os.O_PATH)
+        except OSError as error:
+            if error.errno in _GONE:
+                return
+            raise
+        try:
+            os.fstat(fd)
+        except OSError:
+            pass  # ESTALE: gone in the restore.
+        finally:
+            os.close(fd)
+
+
+def flushes_by_fsync() -> bool:
+    """Whether flushing is done by fsync, as on kernels before 6.16."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(c for c in minor if c.isdigit()) or 0)) < (6, 16)
