@@ -11,8 +11,9 @@ from contextlib import suppress
 
 from cowfs import settings
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.refs import Resolved, label_operations, resolve
-from cowfs.errors import CowfsError, Invalid
+from cowfs.catalog.names import check_workspace_name
+from cowfs.catalog.refs import TEMPLATE, Resolved, label_operations, resolve, templates
+from cowfs.errors import Conflict, CowfsError, Invalid
 from cowfs.formats import control
 from cowfs.host import Host
 from cowfs.keys import Keys
@@ -58,7 +59,7 @@ class Configured:
                 if found.snapshot is not None and key == LABEL:
                     operations += self._labels(found.snapshot, text, move)
                 else:
-                    operations += self._setting(found, settings.find(key, target), text)
+                    operations += self._setting(found, settings.find(key, target), text, move)
             kept = self._keys.of(request, lambda: result(found))
             if operations or kept is not None:
                 self._catalog.commit(*operations, sync=True, then=kept)
@@ -77,10 +78,19 @@ class Configured:
             for each in self._catalog.labels_of(snapshot.id)
         ]  # fmt: skip
 
-    def _setting(self, found: Resolved, setting: settings.Setting, text: str | None) -> list[control.Operation]:
+    def _setting(
+        self, found: Resolved, setting: settings.Setting, text: str | None, move: bool
+    ) -> list[control.Operation]:
         target = found.workspace.id if found.snapshot is None else found.snapshot.id
         value = settings.parse(setting, text) if text else None
         operations = [control.Set(target, setting.key, None if value is None else settings.encode(value))]
+        if setting.key == TEMPLATE and isinstance(value, str):
+            check_workspace_name(value)
+            other = templates(self._catalog).get(value)
+            if other is not None and other.id != target:
+                if not move:
+                    raise Conflict(f"{other.id} is the template {value}", hint="Take the name from it with --move.")
+                operations.append(control.Set(other.id, TEMPLATE, None))
         if setting.key == "ttl":
             operations.append(control.Set(target, USED, None if value is None else str(self._clock()).encode()))
         return list(operations)

@@ -4,7 +4,8 @@ For each workspace, of its own snapshots, newest first:
 
 - automatic ones beyond ``retention.automatic`` go;
 - others go when ``retention.last`` or ``retention.within`` is set and neither keeps them;
-- what has a label or a pin, is the head of a workspace, is what ``restore --undo`` goes back to, or is mounted, stays.
+- what has a label or a pin, is a template or the head of a workspace, is what ``restore --undo`` goes back to, or is
+  mounted, stays.
 
 A workspace goes that has a ``ttl`` and was not used for so long. Whatever opens it uses it, and being mounted does all
 the time. When it was used last is known to the interval at which :meth:`Retention.apply` is called.
@@ -184,7 +185,8 @@ class Retention:
 
 
 def _pinned(catalog: Catalog, target: str) -> bool:
-    return settings.values(catalog.settings(target)).get("pin") is True
+    held = settings.values(catalog.settings(target))
+    return held.get("pin") is True or "template" in held
 
 
 def _by_rule(

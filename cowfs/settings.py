@@ -55,6 +55,7 @@ TABLE = (
             default=20, inherited=True),
     Setting("ttl", "duration", (WORKSPACE,), "remove the workspace when it was not used for so long", least=1),
     Setting("pin", "flag", (WORKSPACE, SNAPSHOT), "never remove it by a rule"),
+    Setting("template", "text", (SNAPSHOT,), "its name as a template; no rule removes one"),
     Setting("description", "text", (WORKSPACE, SNAPSHOT), "what it is"),
 )  # fmt: skip
 """In the order in which they are shown. ``label`` is written like them, but is no setting: it names a snapshot."""

@@ -20,6 +20,7 @@ COMMANDS = (
     "init",
     "import",
     "create",
+    "templates",
     "list",
     "path",
     "mount",

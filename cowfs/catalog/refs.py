@@ -5,6 +5,7 @@
     ws@LABEL    the snapshot with that label in the workspace, else in its nearest ancestor that has one
     @latest, @-2, @LABEL   where a workspace is given otherwise
     snap-…      a snapshot id, or a unique prefix of one with at least 4 hexadecimal digits
+    template:NAME   the snapshot whose setting ``template`` is that
 
 For a fork, ``latest`` and ``-N`` go on, behind its own snapshots, with those of its ancestors up to the fork point,
 newest first: its line, exactly the snapshots that it can be restored to.
@@ -29,7 +30,12 @@ PREFIX_DIGITS = 4
 _CANDIDATES = 5
 _ID = re.compile(r"snap-[0-9a-f]+")
 _NUMBER = re.compile(r"-[1-9][0-9]{0,17}")
-_GRAMMAR = "write WS, WS@latest, WS@-2, WS@LABEL, or a snapshot id (snap-…)"
+_GRAMMAR = "write WS, WS@latest, WS@-2, WS@LABEL, template:NAME, or a snapshot id (snap-…)"
+
+TEMPLATE = "template"
+"""The setting that makes a snapshot a template."""
+
+_TEMPLATE_PREFIX = TEMPLATE + ":"
 
 
 class Reference(NamedTuple):
@@ -89,6 +95,13 @@ def split_path(text: str) -> tuple[str, bytes]:
 
 def resolve(catalog: Catalog, text: str, workspace: str | None = None) -> Resolved:
     """What ``text`` names. ``workspace``: name of the workspace that ``@…`` alone belongs to."""
+    if text.startswith(_TEMPLATE_PREFIX):
+        found, wanted = templates(catalog), text.removeprefix(_TEMPLATE_PREFIX)
+        template = found.get(wanted)
+        if template is None:
+            known = ", ".join(sorted(found)[:20]) or "none"
+            raise NotFound(f"no template named {wanted[:80]!a}", hint=f"There are: {known}.")
+        return Resolved(catalog.workspace(template.workspace), template)
     reference = parse(text)
     if reference.snapshot is not None:
         snapshot = _by_prefix(catalog, reference.snapshot)
@@ -101,6 +114,16 @@ def resolve(catalog: Catalog, text: str, workspace: str | None = None) -> Resolv
     if reference.selector is None:
         return Resolved(entry, None)
     return Resolved(entry, _select(catalog, entry, reference.selector))
+
+
+def templates(catalog: Catalog) -> dict[str, SnapshotEntry]:
+    """The snapshots that are templates, by the names that they have as such."""
+    found = {}
+    for snapshot in catalog.snapshots.values():
+        name = catalog.settings(snapshot.id).get(TEMPLATE)
+        if name is not None:
+            found[name.decode("ascii", "replace")] = snapshot
+    return found
 
 
 def resolve_snapshot(catalog: Catalog, text: str, workspace: str | None = None) -> SnapshotEntry:

@@ -6,7 +6,7 @@ from cowfs_cli.common import Session, clean, complete_ref, options, table
 
 KEYS = (
     "quota.bytes", "quota.inodes", "retention.last", "retention.within", "retention.automatic", "ttl", "pin",
-    "description",
+    "template", "description",
 )  # fmt: skip
 """What completion offers; the daemon decides what there is."""
 
@@ -37,6 +37,7 @@ def command(session: Session, ref: str, settings: tuple[str, ...], label: str | 
       pin=yes                  never remove it by a rule
       description=TEXT         what it is
     Of a snapshot:
+      template=NAME            its name as a template; no rule removes one
       label=NAME               one more label: letters, digits and ._-, unique in its workspace
 
     \b

@@ -24,6 +24,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "retention.automatic": {"0": 0, "20": 20},
     "ttl": {"1s": 1, "30d": 2_592_000},
     "pin": {"yes": True, "no": False, "true": True, "off": False},
+    "template": {"py311": "py311"},
     "description": {"a b": "a b", "größer": "größer"},
 }
 BAD = {
@@ -34,6 +35,7 @@ BAD = {
     "retention.automatic": ["many"],
     "ttl": ["0d", "1"],
     "pin": ["1", "maybe", "YES"],
+    "template": ["a\nb", "x" * 5000],
     "description": ["a\nb", "\x1b[2J", "x" * 5000],
 }
 
@@ -43,7 +45,7 @@ def held(lab: Lab, ref: str = "ws") -> dict[str, Any]:
     return {each.key: each.value for each in lab.engine.settings(ref) if each.value is not None}
 
 
-@pytest.mark.parametrize("key", GOOD)
+@pytest.mark.parametrize("key", [each.key for each in settings.applicable(settings.WORKSPACE)])
 def test_values(lab: Lab, key: str) -> None:
     for text, value in GOOD[key].items():
         lab.engine.set("ws", {key: text})
