@@ -47,7 +47,8 @@ def check_segments(index: BlockIndex, segments: Path, *, deep: bool) -> Iterator
             yield Problem(where, f"it cannot be read: {error.strerror}", "segment")
             continue
         except Corrupt as error:
-            yield Problem(where, error.message, "segment")
+            if named:  # else it was begun, and nothing in it synced when the power went
+                yield Problem(where, error.message, "segment")
             continue
         if found.segment_id != segment:
             yield Problem(where, f"its header is that of segment {found.segment_id:016x}", "segment")

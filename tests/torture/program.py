@@ -15,6 +15,7 @@ import select
 import stat
 import sys
 import time
+import traceback
 from random import Random
 from typing import Any, NamedTuple
 
@@ -273,7 +274,9 @@ def run(directory: str, progress: str, history: list[list[int]]) -> tuple[int, d
         wrong = wrong or model.differences(directory) + held.differences()
     except (OSError, AssertionError) as error:
         gone = isinstance(error, OSError) and error.errno in GONE
-        report = {"steps": done - before, "wrong": [] if gone else [f"{time.time():.3f} {what!r:.60}: {error!r}"]}
+        where = getattr(error, "filename", None)
+        said = f"{time.time():.3f} {what!r:.60}: {error!r} {where or ''} {traceback.extract_tb(error.__traceback__)[-1].line}"
+        report = {"steps": done - before, "wrong": [] if gone else [said]}
         return EXIT_GONE if gone else 1, report
     return 1 if wrong else 0, {"steps": done - before, "wrong": wrong}
 

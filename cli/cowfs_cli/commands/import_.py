@@ -32,8 +32,11 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
       cowfs import oci:debian:bookworm ws-1
     """
     from cowfs.client.store import import_lines
-    from cowfs.errors import CowfsError
+    from cowfs.errors import CowfsError, Invalid
 
+    if os.path.isfile(source):
+        hint = "for an archive write tar:FILE, for an image docker-archive:FILE"
+        raise Invalid(f"{clean(os.fsdecode(source))} is not a directory", hint=hint)
     live = sys.stderr.isatty() and not session.json
     done = None
     for line in import_lines(session.wire(), source, workspace, exclude, limit):
