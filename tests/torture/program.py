@@ -273,9 +273,10 @@ def run(directory: str, progress: str, history: list[list[int]]) -> tuple[int, d
         what = ("verify",)
         wrong = wrong or model.differences(directory) + held.differences()
     except (OSError, AssertionError) as error:
-        gone = isinstance(error, OSError) and error.errno in GONE
-        where = getattr(error, "filename", None)
-        said = f"{time.time():.3f} {what!r:.60}: {error!r} {where or ''} {traceback.extract_tb(error.__traceback__)[-1].line}"
+        # Once the mount is gone, the path leads to what it covered, where nothing is.
+        gone = isinstance(error, OSError) and (error.errno in GONE or not os.path.isdir(directory))
+        where = traceback.extract_tb(error.__traceback__)[-1].line
+        said = f"{time.time():.3f} {what!r:.60}: {error!r} {getattr(error, 'filename', '')} {where}"
         report = {"steps": done - before, "wrong": [] if gone else [said]}
         return EXIT_GONE if gone else 1, report
     return 1 if wrong else 0, {"steps": done - before, "wrong": wrong}
