@@ -137,6 +137,7 @@ class Session:
         """After :meth:`stop`, for good: let go of what holds this in turn, so that it goes with its last user."""
         self.served.end()
         self.pacing.end()
+        self._flush = None
 
     def settle(self) -> None:
         """Wait for the jobs under way that use the mount."""
