@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cowfs.client import connect
+from cowfs.client.launch import wait_stopped
 from cowfs.errors import Busy
 from tests.cli.live import Live
 from tests.torture.killer import KINDS, processes
@@ -158,7 +159,8 @@ class Cycles:
     def close(self) -> str:
         """Stop the daemon; what fsck says."""
         try:
-            self.client.stop_daemon(force=True)
+            supervisor = int(self.client.daemon()["supervisor"]["pid"])
+            wait_stopped(supervisor, lambda: self.client.stop_daemon(force=True))
             self.client.close()
         finally:
             self.live.end()
