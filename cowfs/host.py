@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cowfs.blocks.reader import BlockReader
 from cowfs.diff import Difference, difference
-from cowfs.errors import Corrupt, Invalid, NotFound
+from cowfs.errors import Busy, Corrupt, Invalid, NotFound
 from cowfs.formats import control
 from cowfs.formats.inode import EMPTY, Content, InodeRecord, encode_inode
 from cowfs.geometry import PAGE, SECTOR
@@ -163,18 +163,18 @@ class Host:
                 workspace.know(each)
 
     def workspace(self, workspace: str) -> Workspace:
-        """The open workspace. Raises NotFound."""
+        """The open workspace. Raises Busy: it exists, and has just moved, or its worker was replaced."""
         found = self.workspaces.get(workspace)
         if found is None:
-            raise NotFound(f"workspace {workspace} is not open here")
+            raise Busy(f"workspace {workspace} is not open here", hint="try again")
         return found
 
     def limit(self, workspace: str, quota: Quota) -> None:
-        """From now on the open workspace has this quota. Raises NotFound."""
+        """From now on the open workspace has this quota. Raises Busy."""
         self.workspace(workspace).room.limit(quota)
 
     def usage(self, workspace: str) -> tuple[int, int]:
-        """(bytes, inodes) of an open workspace, as quotas count. Raises NotFound."""
+        """(bytes, inodes) of an open workspace, as quotas count. Raises Busy."""
         found = self.workspace(workspace)
         with found.lock:
             view = found.view.statistics()
