@@ -1,4 +1,7 @@
-"""``python -m tests.conformance``: compare a mount with the disk's own filesystem. Needs root, on ext4."""
+"""``python -m tests.conformance``: compare a mount with the disk's own filesystem. Needs root, on ext4.
+
+With ``--transport pyfuse3`` the mount is one in the foreground.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.conformance.suite import native_directory, play
-from tests.support.live import live_store
+from tests.conformance.differences import TRANSPORTS
+from tests.conformance.suite import native_directory, play, served
 
 
 def main() -> int:
     """Print what differs; exit code 1 when that is not what is documented."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one-in", type=int, default=1, help="play one case in so many")
+    parser.add_argument("--transport", choices=TRANSPORTS, default="kernel")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cowfs-conformance-") as scratch:
         directory = Path(scratch)
-        with live_store(directory) as live, native_directory(directory / "native") as native:
-            live.engine.create("ws")
-            report = play(native, live.mount("ws"), options.one_in, directory)
+        with served(options.transport, directory) as mounted, native_directory(directory / "native") as native:
+            report = play(native, mounted, options.one_in, directory, options.transport)
     for line in report.unknown:
         print(line)
     for name in report.stale:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cowfs_daemon.fuse import mount as mounts
-from tests.conformance.differences import KNOWN, explained
+from tests.conformance.differences import explained, known_of
+from tests.support.foreground import Foreground
+from tests.support.live import live_store
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _BIND, _REMOUNT, _AS_MOUNTED = 0x1000, 0x20, 0x402 | 0x4  # noatime, nosuid, nodev: as workspaces are mounted
@@ -25,6 +27,8 @@ PLAY_S = 1800
 @dataclass
 class Report:
     """``unknown``: what differs and should not; ``stale``: known differences that are gone."""
+
+    transport: str
 
     cases: int = 0
     checks: int = 0
@@ -52,7 +56,23 @@ def native_directory(path: Path) -> Iterator[Path]:
         mounts.unmount(str(path), force=True)
 
 
-def play(native: Path, mounted: Path, one_in: int, results: Path) -> Report:
+@contextlib.contextmanager
+def served(transport: str, directory: Path) -> Iterator[Path]:
+    """An empty workspace of a new store below ``directory``, mounted."""
+    if transport == "kernel":
+        with live_store(directory) as live:
+            live.engine.create("ws")
+            yield live.mount("ws")
+        return
+    foreground = Foreground(directory)
+    try:
+        foreground.start()
+        yield foreground.path
+    finally:
+        foreground.close()
+
+
+def play(native: Path, mounted: Path, one_in: int, results: Path, transport: str = "kernel") -> Report:
     """Play one case in so many in both directories; raw results go below ``results``."""
     files = []
     for name, directory in (("native", native), ("mounted", mounted)):
@@ -61,11 +81,11 @@ def play(native: Path, mounted: Path, one_in: int, results: Path) -> Report:
         with out.open("wb") as stream:
             command = [sys.executable, "-m", "tests.conformance.player", str(directory), str(one_in)]
             subprocess.run(command, stdout=stream, timeout=PLAY_S, check=True)
-    report = Report()
+    report = Report(transport)
     with files[0].open() as one, files[1].open() as other:
         for expected, found in zip(one, other, strict=True):
             _compare(report, json.loads(expected), json.loads(found))
-    report.stale = [each.name for each in KNOWN if not report.known[f"{each.name} in {each.witness}"]]
+    report.stale = [each.name for each in known_of(transport) if not report.known[f"{each.name} in {each.witness}"]]
     return report
 
 
@@ -90,7 +110,7 @@ def _compare(report: Report, expected: list[Any], found: list[Any]) -> None:
 
 
 def _differs(report: Report, case: str, step: str, what: str, native: Any, mounted: Any) -> None:
-    known = explained(case, step, what)
+    known = explained(report.transport, case, step, what)
     if known is None:
         report.unknown.append(f"{case}: {step}: {what}: ext4 {native!r}, cowfs {mounted!r}")
         return

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.differences import KNOWN
+from tests.conformance.differences import KNOWN, TRANSPORTS, known_of
 from tests.conformance.player import all_cases
-from tests.conformance.suite import Report, native_directory, play
-from tests.support.live import live_store
+from tests.conformance.suite import Report, native_directory, play, served
 from tests.tidy.source import ROOT
 
 ONE_IN = 12
@@ -23,12 +22,14 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[str(above)] for above in (path, *path.parents) if str(above) in mounts)
 
 
-def test_a_slice_is_as_on_ext4(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_slice_is_as_on_ext4(tmp_path: Path, transport: str) -> None:
     if filesystem_of(tmp_path) != "ext4":
         pytest.skip("compares with ext4, on which the temporary directory does not lie")
-    with live_store(tmp_path) as live, native_directory(tmp_path / "native") as native:
-        live.engine.create("ws")
-        report = play(native, live.mount("ws"), ONE_IN, tmp_path)
+    if transport == "pyfuse3":
+        pytest.importorskip("pyfuse3", reason="pyfuse3 is not installed")
+    with served(transport, tmp_path) as mounted, native_directory(tmp_path / "native") as native:
+        report = play(native, mounted, ONE_IN, tmp_path, transport)
     assert report.unknown == []
     assert report.stale == []
     assert report.cases > 300
@@ -40,7 +41,7 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
     with native_directory(tmp_path / "native") as native, native_directory(tmp_path / "second") as second:
         report: Report = play(native, second, 10**9, tmp_path)
     assert report.unknown == []
-    assert sorted(report.stale) == sorted(each.name for each in KNOWN)
+    assert sorted(report.stale) == sorted(each.name for each in known_of("kernel"))
     assert not report.passed
 
 
@@ -50,6 +51,7 @@ def test_names_are_different() -> None:
     assert {each.witness for each in KNOWN} <= set(names)
 
 
-def test_the_document_lists_the_same() -> None:
-    listed = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "posix.md").read_text(), re.MULTILINE)
-    assert listed == [each.name for each in KNOWN]
+@pytest.mark.parametrize(("document", "kernel"), [("posix.md", True), ("pyfuse3.md", False)])
+def test_the_documents_list_the_same(document: str, kernel: bool) -> None:
+    listed = re.findall(r"^\| `([a-z]+(?:-[a-z]+)+)` \|", (ROOT / "docs" / document).read_text(), re.MULTILINE)
+    assert listed == [each.name for each in KNOWN if ("kernel" in each.transports) is kernel]

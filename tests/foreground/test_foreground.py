@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cowfs_daemon.fuse import mount
-from tests.foreground.conftest import Foreground
+from tests.support.foreground import Foreground
 from tests.support.treehash import hash_directory
 
 pytestmark = [pytest.mark.fuse]

@@ -24,6 +24,7 @@ from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.callers import drop_group_bit
 from cowfs_daemon.fuse.served import Served, is_writable
 
 log = logging.getLogger("cowfs.pyfuse3")
@@ -241,8 +242,12 @@ class Operations(pyfuse3.Operations):
             attr.st_ctime_ns if fields.update_ctime else None,
             bool(fields.update_size) and ctx.uid != 0,
         )
+        who = self._caller(ctx)
         with self._workspace.lock:
-            return self._attributes(self._view.setattr(ino, changes, self._caller(ctx)))
+            self._view.setattr(ino, changes, who)
+            if changes.kill_priv:  # afterwards: the request may bring the mode, too, as the kernel had it
+                drop_group_bit(self._view, ino, who)
+            return self._attributes(self._view.inode(ino))
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -313,7 +318,7 @@ class Operations(pyfuse3.Operations):
                     continue
                 inode = self._view.inode(ino)
                 if flags & os.O_TRUNC:
-                    inode = self._view.setattr(ino, SetAttr(size=0, kill_priv=who.uid != 0), who)
+                    inode = self._emptied(ino, who)
                 return self._opened(inode, flags, who)
 
     @answered
@@ -345,8 +350,14 @@ class Operations(pyfuse3.Operations):
         elif not stat.S_ISREG(inode.mode) or who.uid not in (0, inode.uid):
             raise pyfuse3.FUSEError(errno.ESTALE)  # the kernel did not know it, and checked nothing: it looks again
         elif flags & os.O_TRUNC:
-            inode = view.setattr(inode.ino, SetAttr(size=0, kill_priv=who.uid != 0), who)
+            inode = self._emptied(inode.ino, who)
         return self._opened(inode, flags, who), self._entry(inode)
+
+    def _emptied(self, ino: int, who: Caller) -> Inode:
+        kill = who.uid != 0
+        if kill:
+            drop_group_bit(self._view, ino, who)
+        return self._view.setattr(ino, SetAttr(size=0, kill_priv=kill), who)
 
     @answered
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -358,9 +369,11 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Bytes written by a system call, or pages dirtied through a mapping: pyfuse3 does not say which."""
         file = self._files[fh]
-        who = self._caller(None)._replace(uid=file.who.uid, gid=file.who.gid)
+        who = self._caller(None)._replace(uid=file.who.uid, gid=file.who.gid, pid=file.who.pid)
         done = 0
         with self._workspace.lock:
+            if who.uid != 0:
+                drop_group_bit(self._view, file.ino, who)
             while done < len(data):
                 piece = memoryview(data)[done:]
                 done += self._view.write(file.ino, offset + done, piece, who, kill_priv=who.uid != 0)
