@@ -19,14 +19,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=10_000)
     parser.add_argument("--every", type=int, default=500, help="cycles between two figures")
-    parser.add_argument("--cold", action="store_true", help="do not fill the workers' caches first")
     options = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory(prefix="cowfs-endurance-") as scratch:
         cycles = Cycles(Path(scratch))
         try:
-            if not options.cold:
-                print(json.dumps({"caches": cycles.fill_caches()}), file=sys.stderr, flush=True)
             for _ in range(0, options.cycles, options.every):
                 cycles.run(options.every)
                 figures.append(cycles.figures().as_json())

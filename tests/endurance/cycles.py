@@ -9,11 +9,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cowfs.blocks.reader import NODE_CACHE_BYTES, RAW_CACHE_BYTES
 from cowfs.client import connect
 from cowfs.client.launch import wait_stopped
 from cowfs.errors import Busy
@@ -26,12 +24,6 @@ MOUNT_EVERY = 5
 """In every so manieth cycle the fork is mounted and written to."""
 
 QUIET_SECONDS = 60.0
-BALLAST_FILES, BALLAST_BYTES, BALLAST_FORKS = 60_000, 128 << 20, 12
-"""What fills the workers' caches: small files for that of nodes, bytes for that of blocks; read in so many forks."""
-
-WORKERS = 2
-CACHES = {"raw": WORKERS * RAW_CACHE_BYTES, "nodes": WORKERS * NODE_CACHE_BYTES}
-FULL = 0.95
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Cycles:
     def __init__(self, directory: Path) -> None:
         self.live = Live(directory / "store")
         self.live.cowfs("init")
-        self.live.cowfs("daemon", "start", "--workers", str(WORKERS))
+        self.live.cowfs("daemon", "start", "--workers", "2")
         self.client = connect(self.live.store)
         self.workspace = self.client.create("ws")
         self._root = Path(self.workspace.path)
@@ -125,39 +117,6 @@ class Cycles:
         self.client.remove(self._last)
         self._last = snapshot
 
-    def fill_caches(self) -> dict[str, int]:
-        """Read so much, in forks that spread over the workers, that their caches are full: what grows
-        in the cycles from here on is no cache. Returns what they hold."""
-        ballast = self.client.create("ballast")
-        root = Path(ballast.path)
-        for number in range(BALLAST_FILES):
-            if number % 500 == 0:
-                directory = root / f"d{number}"
-                directory.mkdir()
-            (directory / f"f{number}").write_bytes(b"%d" % number)
-        for number in range(BALLAST_BYTES >> 20):
-            (root / f"big{number}").write_bytes(os.urandom(1 << 20))
-        ballast.checkpoint("ballast")
-        self._settle()
-        for number in range(BALLAST_FORKS):
-            name = f"ballast-{number}"
-            self.client.fork("ballast", name)
-            for above, _, files in os.walk(self.client.mount(name)):
-                for file in files:
-                    Path(above, file).read_bytes()
-            self._patient(partial(self.client.umount, name))
-            self._patient(partial(self.client.remove, name))
-            caches = self._caches()
-            if all(caches[name] >= FULL * limit for name, limit in CACHES.items()):
-                break
-        else:
-            raise AssertionError(f"the caches do not get full: {caches}")
-        self._patient(lambda: self.client.remove("ballast", force=True))
-        return caches
-
-    def _caches(self) -> dict[str, int]:
-        return {name: counts["bytes"] for name, counts in self.client.daemon()["cache"].items()}
-
     def _patient(self, call: Callable[[], T]) -> T:
         """Whoever looks over the mounts of this machine may be in this one for a moment."""
         until = time.monotonic() + QUIET_SECONDS
@@ -193,8 +152,9 @@ class Cycles:
         disk = sum(path.lstat().st_blocks * 512 for path in self.live.store.rglob("*") if path.is_file())
         latency = {verb: round(statistics.median(took) * 1000, 3) for verb, took in self._took.items()}
         self._took.clear()
+        caches = {name: counts["bytes"] for name, counts in self.client.daemon()["cache"].items()}
         control = (self.live.store / "control" / "log").stat().st_size
-        return Figures(self._done, found, disk, files, control, self._caches(), latency)
+        return Figures(self._done, found, disk, files, control, caches, latency)
 
     def close(self) -> str:
         """Stop the daemon; what fsck says."""
