@@ -27,6 +27,7 @@ COMMANDS = (
     "umount",
     "checkpoint",
     "restore",
+    "run",
     "fork",
     "log",
     "tree",
@@ -123,6 +124,8 @@ def _report(error: CowfsError) -> int:
     """Print the error that is being handled; its exit code."""
     # The options may not have been parsed when the error came: look at the words themselves.
     words = sys.argv[1:]
+    if "--" in words:  # what comes then is another program's
+        words = words[: words.index("--")]
     if "--debug" in words:
         import traceback
 

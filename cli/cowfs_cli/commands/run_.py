@@ -1,0 +1,140 @@
+"""``cowfs run``."""
+
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+
+from cowfs.client import Store, connect
+from cowfs.errors import Invalid, NotFound
+from cowfs_cli.common import Session, complete_ref, options
+from cowfs_cli.sandbox import bubblewrap, places
+
+MESSAGE_MAX = 200
+
+
+@click.command()
+@click.argument("workspace", shell_complete=complete_ref)
+@click.option("--ephemeral", is_flag=True, help="Run in a fork of WORKSPACE (any reference), and remove it.")
+@click.option("--checkpoint-each", is_flag=True, help="Make a checkpoint afterwards, with the command as its message.")
+@click.option("--restore-on-failure", is_flag=True, help="Restore the state before when the exit code is not 0.")
+@click.option("--net", type=click.Choice(("none", "host")), default="none", help="The network. Default: none.")
+@click.option("--keep", multiple=True, metavar="PATH[=WS2]", help="Bind another workspace over PATH.")
+@click.option("--tmpfs", multiple=True, metavar="PATH", help="Memory over PATH.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable.")
+@click.option("--workdir", default="/", metavar="PATH", help="Where the program begins. Default: /.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@options
+def command(
+    session: Session, workspace: str, ephemeral: bool, checkpoint_each: bool, restore_on_failure: bool, net: str,
+    keep: tuple[str, ...], tmpfs: tuple[str, ...], env: tuple[str, ...], workdir: str, command: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Run COMMAND with WORKSPACE as its root directory, in a sandbox of its own (bubblewrap); its exit code.
+
+    /proc and /dev are fresh, /run and /dev/shm are memory; /tmp is in the workspace, unless --tmpfs /tmp. There is no
+    network but with --net host. Root inside can change every file of the workspace, and nothing of the machine.
+    What a workspace bound by --keep holds stays outside of checkpoints and survives restores; without =WS2 it is
+    one of this workspace's own, made at its first use.
+
+    With --json the program's output goes to standard error.
+
+    \b
+    Examples:
+      cowfs run ws-1 -- sh -c 'apt-get update'
+      cowfs run ws-1 --checkpoint-each --restore-on-failure -- make test
+      cowfs run ws-1@good --ephemeral --net host --keep /root/.cache -- pip install requests
+    """
+    program = bubblewrap.find()
+    with ExitStack() as stack:
+        store = stack.enter_context(connect(session.path()))
+        name = workspace
+        if ephemeral:
+            name = f"{workspace.partition('@')[0][:80]}-run-{secrets.token_hex(4)}"
+            store.fork(workspace, name)
+            stack.callback(partial(store.remove, name, force=True))
+        box = bubblewrap.Sandbox(store.workspace(name).path, name[:64], host_network=net == "host")
+        box.environment = dict(_pair(each) for each in env)
+        box.memory = [places.inside(path) for path in tmpfs]
+        box.kept = [_kept(store, name if not ephemeral else workspace.partition("@")[0], each) for each in keep]
+        box.workdir = workdir
+        places.make(box.root, box.mount_points())
+        done = _Run(store, name, list(command)).run(
+            partial(box.words, program), checkpoint_each, restore_on_failure, session.json
+        )
+    session.out({"workspace": workspace, **vars(done)}, list)
+    return done.exit_code
+
+
+@dataclass
+class Done:
+    """``exit_code``: 128 and more: by that signal. ``snapshot``: what was made afterwards; ``restored``: what to."""
+
+    exit_code: int
+    snapshot: str | None = None
+    restored: str | None = None
+
+
+class _Run:
+    def __init__(self, store: Store, name: str, command: list[str]) -> None:
+        self._workspace = store.workspace(name)
+        self._command = command
+        self._message = shlex.join(command)[:MESSAGE_MAX]
+
+    def run(self, words: Callable[[list[str], bool], list[str]], each: bool, restore: bool, quiet: bool) -> Done:
+        """Run it, and what is to come before and afterwards."""
+        before = self._workspace.checkpoint(f"before {self._message}").snapshot.id if restore else None
+        done = Done(_wait(words(self._command, os.isatty(0)), quiet))
+        if done.exit_code and before is not None:
+            self._workspace.restore(before)
+            done.restored = before
+            click.echo(f"cowfs: exit code {done.exit_code}: restored the state before", err=True)
+        elif each:
+            done.snapshot = self._workspace.checkpoint(self._message).snapshot.id
+        return done
+
+
+def _wait(words: list[str], quiet: bool) -> int:
+    """Run to the end; SIGTERM and SIGHUP are passed on, Ctrl-C reaches the program by itself."""
+    program = subprocess.Popen(words, stdout=sys.stderr.fileno() if quiet else None)
+    handlers: dict[signal.Signals, Any] = {}
+
+    def passed_on(number: int, _: object) -> None:
+        program.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        handlers[number] = signal.signal(number, passed_on)
+    handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = program.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise Invalid(f"--env {text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _kept(store: Store, owner: str, text: str) -> tuple[str, str]:
+    path, equals, name = text.partition("=")
+    path = places.inside(path)
+    name = name if equals else f"{owner}-keep{path.replace('/', '-')}"
+    try:
+        return path, store.workspace(name).path
+    except NotFound:
+        if equals:
+            raise
+        return path, store.create(name).path

@@ -1,0 +1,1 @@
+"""Running programs with a workspace as their root."""

@@ -1,0 +1,30 @@
+"""A store whose workspace ``ws`` is a small root filesystem; ends with a clean store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.live import Live
+from tests.support.rootfs import make_rootfs
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    if not os.path.exists("/dev/fuse") or os.geteuid() != 0:
+        pytest.skip("needs /dev/fuse and root")
+    assert shutil.which("bwrap"), "needs bubblewrap: apt-get install bubblewrap"
+    make_rootfs(tmp_path / "rootfs")
+    made = Live(tmp_path / "store")
+    try:
+        made.cowfs("init")
+        made.cowfs("import", str(tmp_path / "rootfs"), "ws")
+        yield made
+    finally:
+        made.end()
+    assert made.mounts() == []
+    assert made.cowfs("fsck") == "clean"
