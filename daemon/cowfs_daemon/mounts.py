@@ -91,14 +91,24 @@ class Mounts:
         if known is not None and mounted_at(known.path) is not None:
             return known
         with self._mounting:
-            ref, point, read_only = self._resolve(asked)  # it may have been renamed meanwhile
-            mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
-            with self._lock:
-                self._refuse_stopping()
-                known = self._table.get(ref)
-            if known is None or mounted_at(known.path) is None:
-                self._mount(mounted)
+            return self._mount_unless(asked)
+
+    def _mount_unless(self, asked: str) -> Mounted:
+        """Mount what is not. Held: ``_mounting``."""
+        ref, point, read_only = self._resolve(asked)  # it may have been renamed meanwhile
+        mounted = Mounted(ref, os.path.join(self._directory, point), read_only)
+        with self._lock:
+            self._refuse_stopping()
+            known = self._table.get(ref)
+        if known is None or mounted_at(known.path) is None:
+            self._mount(mounted)
         return mounted
+
+    def _mount_again(self, ref: str) -> None:
+        """Mount what should be, unless it has been unmounted since ``ref`` was listed."""
+        with self._mounting:
+            if ref in self.wanted():
+                self._mount_unless(ref)
 
     def _refuse_stopping(self) -> None:
         if self._stopping:
@@ -182,7 +192,7 @@ class Mounts:
                 log.error("%s is left alone: %d workers in a row ended while mounting it", ref, BLAMED_MAX)
                 continue
             try:
-                self.mount(ref)
+                self._mount_again(ref)
             except Busy as error:
                 self._blamed[ref] += 1
                 log.error("cannot mount %s again: %s", ref, error)

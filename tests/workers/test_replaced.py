@@ -163,3 +163,24 @@ def test_a_workspace_that_a_worker_does_not_know_stays_wanted(owned: Owned, monk
     assert "one" in owned.mounts.wanted()
     owned.mounts.restore_all()
     assert (owned.path("one") / "file").read_text() == "content"
+
+
+def test_what_is_unmounted_meanwhile_is_not_mounted_again(owned: Owned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What should be mounted is listed, and mounted one after the other: it may be unmounted in between."""
+    owned.make("one")
+    path = owned.make("two")
+    owned.mounts.lost(owned.owner.serving.lost([owned.engine.workspace("one").id]))
+    serve = owned.owner.serving.serve
+
+    def slow(ref: str, at: str, read_only: bool) -> None:
+        if ref == "one":
+            owned.mounts.umount("two")
+        serve(ref, at, read_only)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owned.owner.serving, "serve", slow)
+        owned.mounts.restore_all()
+    assert owned.mounts.path_of("two") is None
+    assert mounted_at(str(path)) is None
+    with owned.mounts.unmounted("two"):
+        pass
