@@ -280,7 +280,7 @@ class Host:
         for workspace in list(self.workspaces.values()):
             with workspace.lock:
                 state = workspace.view.state
-                found += _lowest([*(inode.data for inode in state.orphans.values()), *state.owner.merged])
+                found += _lowest([*(inode.data for inode in state.orphans.values()), *state.merged])
         for layer in list(self._layers.values()):
             found += _lowest(layer.merged)
         return found

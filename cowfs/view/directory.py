@@ -10,12 +10,15 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cowfs.blocks.api import BlockSource
 from cowfs.formats.inode import decode_dirent
 from cowfs.tree import names, radix
 from cowfs.view.inode import Owner
+
+if TYPE_CHECKING:
+    from cowfs.view.file import FileData
 
 DEPTH_MAX: Final = 16
 """Overlays on each other, one per layer that changed the directory, before they are merged into one."""
@@ -97,12 +100,13 @@ class _Map:
 class OverlayDirectory:
     """A directory in motion. ``len()`` is its number of entries without ``.`` and ``..``.
 
-    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`.
+    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`; what merges them enters itself in
+    ``merged``.
     """
 
     __slots__ = ("count", "depth", "key_bits", "map", "owner", "settled")
 
-    def __init__(self, owner: Owner, base: Directory | None, key_bits: int) -> None:
+    def __init__(self, owner: Owner, base: Directory | None, key_bits: int, merged: list[FileData | Directory]) -> None:
         self.owner = owner
         self.key_bits = key_bits
         self.settled: StoredDirectory | None = None
@@ -111,7 +115,7 @@ class OverlayDirectory:
         self.map: _Map | None = _Map(base)
         if self.depth > DEPTH_MAX:
             self.map, self.depth = _merged(base), 1
-            owner.merged.append(self)
+            merged.append(self)
 
     def settle(self, stored: StoredDirectory) -> None:
         """Replace the changes by the equal ``stored``; readers under way finish on the old map."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import Corrupt
@@ -22,6 +22,9 @@ from cowfs.formats.inode import Content
 from cowfs.geometry import PAGE
 from cowfs.tree import radix
 from cowfs.view.inode import Owner
+
+if TYPE_CHECKING:
+    from cowfs.view.directory import Directory
 
 Run = tuple[int, int]
 """Pages [first, end) that are allocated."""
@@ -172,12 +175,13 @@ class _Map:
 class OverlayFile:
     """File data in motion: extents over ``base``, whose first ``limit`` bytes are valid.
 
-    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`.
+    ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`; what merges them enters itself in
+    ``merged``.
     """
 
     __slots__ = ("depth", "map", "owner", "settled", "top")
 
-    def __init__(self, owner: Owner, base: FileData | None, limit: int) -> None:
+    def __init__(self, owner: Owner, base: FileData | None, limit: int, merged: list[FileData | Directory]) -> None:
         self.owner = owner
         self.map: _Map | None = _Map(base, limit)
         self.settled: StoredFile | None = None
@@ -185,6 +189,7 @@ class OverlayFile:
         self.depth: int = base.depth + 1 if isinstance(base, OverlayFile) and base.map is not None else 1
         if self.depth > DEPTH_MAX:
             self._merge()
+            merged.append(self)
 
     def _merge(self) -> None:
         """Take over the extents of all overlays below, and lie on what these lie on."""
@@ -206,7 +211,6 @@ class OverlayFile:
                 self.replace(start, end, source, position)
         self.truncate(limit)
         self.top, self.depth = -(-limit // PAGE), 1
-        self.owner.merged.append(self)
 
     def settle(self, stored: StoredFile) -> None:
         """Replace the extents by the equal ``stored``; readers under way finish on the old map."""

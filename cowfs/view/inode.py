@@ -68,13 +68,10 @@ class Statfs(NamedTuple):
 class Owner:
     """Identity of one delta: what carries it may be changed in place, everything else is cloned first.
 
-    ``merged``: what of it was merged, and so may lie on blocks that only an older root than the parent's refers to.
+    It refers to nothing, so that a delta goes with its last user: these are too many to look for cycles often.
     """
 
-    __slots__ = ("merged",)
-
-    def __init__(self) -> None:
-        self.merged: list[FileData | Directory] = []
+    __slots__ = ()
 
 
 class Inode:

@@ -43,7 +43,8 @@ class State:
 
     ``opens`` holds (open, writable) per inode that has descriptors, as journaled; ``pinned`` contains
     the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
-    (O_TMPFILE): only these may get one.
+    (O_TMPFILE): only these may get one. ``merged``: what of the delta was merged, and so may lie on blocks that only
+    an older root than the parent's refers to.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class State:
         "known_limit",
         "linkable",
         "live",
+        "merged",
         "next_ino",
         "opens",
         "orphans",
@@ -74,6 +76,7 @@ class State:
         self.sectors = parent.sectors if parent is not None else 0
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
+        self.merged: list[FileData | Directory] = []
         self.known: dict[int, Inode] = {}
         self.known_limit = KNOWN_LIMIT
         self.orphans: dict[int, Inode] = {}
@@ -196,7 +199,7 @@ class State:
             return data
         if not isinstance(data, OverlayDirectory | StoredDirectory):
             raise fail(errno.ENOTDIR)
-        mine = OverlayDirectory(self.owner, data if len(data) else None, self.geometry.key_bits)
+        mine = OverlayDirectory(self.owner, data if len(data) else None, self.geometry.key_bits, self.merged)
         inode.data = mine
         return mine
 
@@ -213,7 +216,7 @@ class State:
         if isinstance(data, OverlayFile) and data.owner is self.owner:
             return data
         base = self.file(inode)
-        mine = OverlayFile(self.owner, base if inode.size else None, inode.size)
+        mine = OverlayFile(self.owner, base if inode.size else None, inode.size, self.merged)
         inode.data = mine
         return mine
 
@@ -223,7 +226,7 @@ class State:
         layer = Layer(
             layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files, self.sectors - unnamed
         )
-        layer.merged = self.owner.merged
+        layer.merged, self.merged = self.merged, []
         self.parent = layer
         self.live = {}
         self.owner = Owner()

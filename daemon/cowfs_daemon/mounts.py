@@ -10,6 +10,7 @@ and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while 
 """
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ from cowfs_daemon.ports import Mounted, WorkerGone
 from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
+_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_DETACH = 2
 _MAX_NAMED = 8
 KEYS_MAX = 1_000
 """Idempotency keys of the last unmounts that are kept, with the list of mounts."""
@@ -314,11 +317,7 @@ class Mounts:
 
 def clear_place(path: str) -> None:
     """Make the directory ``path``, and detach what a killed daemon left mounted there (its connection is gone)."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    detach = 2  # MNT_DETACH, umount2(2)
     while mounted_at(path) is not None:
-        if libc.umount2(os.fsencode(path), detach) != 0:
+        if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
             raise Busy(f"cannot unmount what is at {path}: {os.strerror(ctypes.get_errno())}")
     os.makedirs(path, mode=0o700, exist_ok=True)

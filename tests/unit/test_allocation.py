@@ -11,7 +11,7 @@ from cowfs.view.inode import Owner
 
 @pytest.mark.parametrize("size", [1, 512, PAGE - 1])
 def test_a_page_cut_before_what_was_written_to_it_stays_allocated(size: int) -> None:
-    data = OverlayFile(Owner(), None, 0)
+    data = OverlayFile(Owner(), None, 0, [])
     assert fresh_pages(data, PAGE - 1, 3 * PAGE) == 3
     data.put(PAGE - 1, 3 * PAGE, ZERO, 0)
     data.truncate(size)
@@ -21,7 +21,7 @@ def test_a_page_cut_before_what_was_written_to_it_stays_allocated(size: int) -> 
 
 
 def test_what_put_says_is_newly_allocated_is_what_runs_shows() -> None:
-    data = OverlayFile(Owner(), None, 0)
+    data = OverlayFile(Owner(), None, 0, [])
     total = 0
     for start, end in pairwise([0, 10, 5000, 4096, 20_000, 12_288, 40_960, 40_961]):
         low, high = min(start, end), max(start, end)
