@@ -94,8 +94,10 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     return [each for each in found if each.startswith(incomplete)]
 
 
-def bytes_of(_: click.Context, parameter: click.Parameter, text: str) -> int:
+def bytes_of(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """A number of bytes such as 50M."""
+    if text is None:
+        return None
     number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
     if unit not in _UNITS or not number.isdecimal() or not int(number):
         raise click.BadParameter(f"{text!r} is no number of bytes such as 50M", param=parameter)

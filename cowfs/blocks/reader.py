@@ -18,8 +18,7 @@ from cowfs.errors import Corrupt
 from cowfs.formats.node import Branch, Leaf
 from cowfs.formats.segment import RECORD_BYTES, RecordHeader, check_lengths, decode_record_header
 
-RAW_CACHE_BYTES = 64 << 20
-NODE_CACHE_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20
 OPEN_SEGMENTS = 64
 """Segment descriptors kept open at most."""
 
@@ -120,8 +119,8 @@ class BlockReader:
         index: BlockIndex,
         segments_dir: Path,
         *,
-        raw_cache_bytes: int = RAW_CACHE_BYTES,
-        node_cache_bytes: int = NODE_CACHE_BYTES,
+        raw_cache_bytes: int = CACHE_BYTES,
+        node_cache_bytes: int = CACHE_BYTES,
         open_segments: int = OPEN_SEGMENTS,
     ) -> None:
         self.index = index

@@ -19,7 +19,10 @@ from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon
 from cowfs.client.wire import error_from
 from cowfs.errors import CowfsError, Invalid, NotFound
 
-_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TZ", "XDG_RUNTIME_DIR", "COWFS_RUNTIME_DIR", "COWFS_LOG_FORMAT")
+_KEPT = (
+    *("HOME", "LANG", "LC_ALL", "PATH", "TZ", "XDG_RUNTIME_DIR"),
+    *("COWFS_CACHE_BYTES", "COWFS_LOG_FORMAT", "COWFS_RUNTIME_DIR"),
+)
 _LOG_TAIL_BYTES = 2000
 
 

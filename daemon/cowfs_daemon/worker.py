@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cowfs
 from cowfs.blocks.index import BlockIndex
-from cowfs.blocks.reader import BlockReader
+from cowfs.blocks.reader import CACHE_BYTES, BlockReader
 from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
@@ -52,6 +52,13 @@ from cowfs_daemon.surroundings import WORKER_OOM, set_oom_score
 
 log = logging.getLogger("cowfs.worker")
 THREADS = 8
+CACHE_VARIABLE: Final = "COWFS_CACHE_BYTES"
+
+
+def cache_bytes() -> int:
+    """The bound of a worker's cache of blocks, and of that of tree nodes."""
+    chosen = os.environ.get(CACHE_VARIABLE, "")
+    return int(chosen) if chosen.isdecimal() else CACHE_BYTES
 
 
 class Worker:
@@ -62,7 +69,8 @@ class Worker:
         directory = StoreDirectory.open(store)
         geometry = directory.superblock.geometry
         self._index = BlockIndex(directory.index, writable=False)
-        self._blocks = BlockReader(self._index, directory.segments)
+        cache = cache_bytes()
+        self._blocks = BlockReader(self._index, directory.segments, raw_cache_bytes=cache, node_cache_bytes=cache)
         self.host = Host(Env(self._blocks, geometry, directory.journals, time.time_ns, Reserve(directory.path)))
         self._server = Server()
         self._transports: dict[str, Transport] = {}

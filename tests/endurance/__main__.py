@@ -19,10 +19,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=10_000)
     parser.add_argument("--every", type=int, default=500, help="cycles between two figures")
+    parser.add_argument("--cache", default="4M", help="of each worker: small, so that it is soon full")
     options = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory(prefix="cowfs-endurance-") as scratch:
-        cycles = Cycles(Path(scratch))
+        cycles = Cycles(Path(scratch), options.cache)
         try:
             for _ in range(0, options.cycles, options.every):
                 cycles.run(options.every)

@@ -64,12 +64,15 @@ def process(pid: int) -> Process:
 
 
 class Cycles:
-    """A store below ``directory`` with one mounted workspace; :meth:`run` as often as one likes, then :meth:`close`."""
+    """A store below ``directory`` with one mounted workspace; :meth:`run` as often as one likes, then :meth:`close`.
 
-    def __init__(self, directory: Path) -> None:
+    ``cache``: of each worker, as ``cowfs daemon start`` takes it.
+    """
+
+    def __init__(self, directory: Path, cache: str) -> None:
         self.live = Live(directory / "store")
         self.live.cowfs("init")
-        self.live.cowfs("daemon", "start", "--workers", "2")
+        self.live.cowfs("daemon", "start", "--workers", "2", "--cache", cache)
         self.client = connect(self.live.store)
         self.workspace = self.client.create("ws")
         self._root = Path(self.workspace.path)

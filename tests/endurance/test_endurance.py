@@ -17,7 +17,7 @@ WARM, MEASURED = 50, 100
 
 
 def test_no_descriptor_thread_or_file_is_left_behind(tmp_path: Path) -> None:
-    cycles = Cycles(tmp_path)
+    cycles = Cycles(tmp_path, "256K")
     try:
         cycles.run(WARM)
         before = cycles.figures()
@@ -27,6 +27,8 @@ def test_no_descriptor_thread_or_file_is_left_behind(tmp_path: Path) -> None:
         checked = cycles.close()
     assert checked == "clean"
     assert set(after.processes) == set(before.processes)
+    assert after.caches["raw"]
+    assert all(used <= 2 * 256 << 10 for used in after.caches.values()), after.caches
     spare = MEASURED // 6  # a fork is mounted in every fifth cycle
     for name, process in after.processes.items():
         assert process.descriptors - before.processes[name].descriptors < spare, name

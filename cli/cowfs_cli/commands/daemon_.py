@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, options, plural, size
+from cowfs_cli.common import Session, bytes_of, options, plural, size
 from cowfs_cli.daemons import log, uninstall, unit
 
 
@@ -33,6 +33,21 @@ _log_format = click.option(
     callback=_choose_format,
     help="One JSON object a line (default in the background), or text (default in the foreground).",
 )
+
+
+def _choose_cache(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    chosen = bytes_of(context, option, value)
+    if chosen is not None:
+        os.environ["COWFS_CACHE_BYTES"] = str(chosen)
+
+
+_cache = click.option(
+    "--cache",
+    metavar="SIZE",
+    expose_value=False,
+    callback=_choose_cache,
+    help="Memory of each process that serves files for blocks, and as much for tree nodes. Default: 64M.",
+)
 _workers = click.option(
     "--workers", type=click.IntRange(1, 256), help="Processes that serve files. Default: one per CPU, when needed."
 )
@@ -40,6 +55,7 @@ _workers = click.option(
 
 @command.command()
 @_workers
+@_cache
 @_log_format
 @options
 def run(session: Session, workers: int | None) -> None:
@@ -60,6 +76,7 @@ def run(session: Session, workers: int | None) -> None:
 
 @command.command()
 @_workers
+@_cache
 @_log_format
 @options
 def start(session: Session, workers: int | None) -> None:
