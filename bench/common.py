@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import stat
 import statistics
 import subprocess
 import tempfile
@@ -92,8 +93,8 @@ def write_back(where: Path) -> None:
     for directory, _, names in os.walk(where):
         for name in names:
             path = os.path.join(directory, name)
-            if os.path.islink(path):
-                continue
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                continue  # links, and an overlay's whiteouts
             last = path
             fd = os.open(path, os.O_RDONLY)
             try:

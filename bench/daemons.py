@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,25 @@ def serving(store: Path) -> Iterator[Store]:
         yield client
     finally:
         stop(client)
+
+
+@contextmanager
+def foreground(store: Path, workspace: str, path: Path, cpus: Sequence[int] | None) -> Iterator[None]:
+    """``workspace`` mounted at ``path`` through pyfuse3, by a process on ``cpus``."""
+    words = [sys.executable, "-P", "-m", "cowfs_cli", "mount", workspace, str(path), "--foreground"]
+    with (
+        common.placed(cpus),
+        subprocess.Popen(
+            [*words, "--transport", "pyfuse3", "--store", str(store)], stdout=subprocess.PIPE, env=common.environment()
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline(), "pyfuse3 does not serve"
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def stop(client: Store) -> None:

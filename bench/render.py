@@ -116,9 +116,9 @@ def files_section(data: dict[str, Any]) -> str:
             [
                 words(step),
                 *(ms(systems[system].get(step)) for system in systems),
-                *(number(ratios[step]) for ratios in one["ratio_to_native"].values()),
+                *(number(ratios[step]) if step in ratios else "" for ratios in one["ratio_to_native"].values()),
             ]
-            for step in systems["native"]
+            for step in dict.fromkeys(step for system in systems.values() for step in system)
         ]
         head = ["milliseconds, median (p95)", *systems, *(f"{name} / native" for name in one["ratio_to_native"])]
         count = runs(step for system in systems.values() for step in system.values())

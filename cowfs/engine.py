@@ -39,6 +39,7 @@ from cowfs.jobs import Jobs
 from cowfs.keys import Entries, Keys, snapshot_result
 from cowfs.lineage import Targets, chain
 from cowfs.looking import Looking
+from cowfs.paths import Paths
 from cowfs.quarantine import Quarantine
 from cowfs.remembered import Imported, Removed, Request
 from cowfs.removing import Removing
@@ -117,6 +118,7 @@ class Engine:
         self._removing = Removing(
             self.catalog, self._lock, self.host, self._branches, self._trimming, self._targets, self.collector
         )
+        self.paths = Paths(self.host, self.open_workspace)
         self.scrubber = Scrubber(store.path, store.segments, self._clock)
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)
@@ -156,7 +158,7 @@ class Engine:
         return chain(self.catalog, layer)
 
     def open_workspace(self, name: str) -> str:
-        """Let the host serve a workspace, for example to mount it; returns its id. Raises NotFound."""
+        """Let the host serve a workspace; returns its id. Raises NotFound."""
         return self._branches.ready(name).id
 
     # ---- verbs: ``request`` keeps the result for one that comes again under its key (cowfs.keys) -----------
@@ -209,15 +211,9 @@ class Engine:
         return self.workspace(name)
 
     def checkpoint(
-        self,
-        ws: str,
-        message: str,
-        label: str | None = None,
-        allow_empty: bool = False,
-        creator: str = "",
-        move: bool = False,
-        request: Request | None = None,
-    ) -> Checkpointed:
+        self, ws: str, message: str, label: str | None = None, allow_empty: bool = False, creator: str = "",
+        move: bool = False, request: Request | None = None, automatic: bool = False,
+    ) -> Checkpointed:  # fmt: skip
         """Snapshot a workspace, durably. With nothing changed the head is returned, the label added to it.
 
         Raises NotFound, Invalid, Conflict (the label is taken and not to be moved), NoSpace.
@@ -234,7 +230,7 @@ class Engine:
                 fresh = allow_empty or self.catalog.workspace(entry.id).head is None
             labels = () if label is None else (label,)
             order = CheckpointOrder(
-                self._ids("snap"), self._ids("lay"), message, labels, creator, False, fresh, request
+                self._ids("snap"), self._ids("lay"), message, labels, creator, automatic, fresh, request
             )
             done = self.host.checkpoint(entry.id, order)
             self._branches.take(entry.id, done.operations)
@@ -392,7 +388,7 @@ class Engine:
         return snapshot_result(self.catalog, found.snapshot)
 
     def settings(self, ref: str) -> tuple[SettingValue, ...]:
-        """Every setting that ``ref`` may have, set or not. Raises NotFound, Invalid."""
+        """Every setting ``ref`` may have. Raises NotFound, Invalid."""
         return tuple(self._configured.of(ref))
 
     def rename(self, ws: str, name: str, request: Request | None = None) -> Workspace:
@@ -491,8 +487,7 @@ class Engine:
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
         while True:
-            waiting = {entry.id for entry in self.unsettled()}
-            if ws is not None:
+            if (waiting := {entry.id for entry in self.unsettled()}) and ws is not None:
                 with self._lock:
                     waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
             if not waiting or not self.settle_next():

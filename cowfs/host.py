@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
+from cowfs import subtrees
 from cowfs.blocks.reader import BlockReader
 from cowfs.diff import Difference, difference
 from cowfs.errors import Busy, Corrupt, Invalid, NotFound
@@ -28,9 +29,10 @@ from cowfs.tree import root as roots
 from cowfs.tree.content import directory_content
 from cowfs.tree.radix import count
 from cowfs.view.directory import OverlayDirectory, StoredDirectory, lowest
-from cowfs.view.file import OverlayFile, StoredFile, bottom
+from cowfs.view.file import OverlayFile, StoredFile
 from cowfs.view.inode import Inode
 from cowfs.view.room import NO_QUOTA, Quota
+from cowfs.view.sharing import bottoms
 from cowfs.view.state import KNOWN_LIMIT, State
 from cowfs.workspace import Branch, CheckpointOrder, Env, Outcome, RestoreOrder, Workspace, WorkspaceStatistics
 
@@ -218,6 +220,14 @@ class Host:
             target = self._layer(chain)
         return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force, request)))
 
+    def remove_path(self, workspace: str, path: bytes) -> int:
+        """See :func:`cowfs.subtrees.remove`."""
+        return subtrees.remove(self.workspace(workspace), path)
+
+    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+        """See :func:`cowfs.subtrees.clone`."""
+        return subtrees.clone(self.workspace(workspace), source, target)
+
     def _took(self, outcome: Outcome) -> Done:
         with self._lock:
             for layer in outcome.layers:
@@ -361,8 +371,9 @@ class Host:
 def _lowest(contents: Iterable[object]) -> Iterator[bytes]:
     """An inode record for the stored content that each of ``contents`` lies on, if it does."""
     for data in contents:
-        if isinstance(data, OverlayFile | StoredFile) and (file := bottom(data)) is not None:
-            yield encode_inode(_BARE._replace(mode=stat.S_IFREG, size=file.size, content=file.content))
+        if isinstance(data, OverlayFile | StoredFile):
+            for file in bottoms(data):
+                yield encode_inode(_BARE._replace(mode=stat.S_IFREG, size=file.size, content=file.content))
         elif isinstance(data, OverlayDirectory) and (directory := lowest(data)) is not None:
             yield encode_inode(_BARE._replace(mode=stat.S_IFDIR, content=directory_content(directory.pointer)))
 

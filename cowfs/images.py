@@ -15,6 +15,7 @@ from cowfs.collector import Collector
 from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace
 from cowfs.formats import control
 from cowfs.leases import Leases
+from cowfs.owners import Owners
 from cowfs.reserve import Reserve
 from cowfs.settings import IMAGE_CONFIG
 from cowfs.settle.imageimport import LayerRoot, split_tag
@@ -53,7 +54,7 @@ class Brought(NamedTuple):
 
 class Images:
     """One store's. ``settler()`` imports, ``exporter`` exports; ``settle()`` settles one more layer, False: none is
-    left. ``lock`` is the engine's, for the catalog."""
+    left. ``lock`` is the engine's, for the catalog. ``owners``: whose ids those of directories are."""
 
     def __init__(
         self, store: StoreDirectory, catalog: Catalog, lock: threading.RLock, settler: Callable[[], Settler],
@@ -68,6 +69,7 @@ class Images:
         self._reserve = reserve
         self._collector = collector
         self._settle = settle
+        self.owners: Owners | None = None
 
     def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress) -> Brought:
         """Store a tree, or an image. The caller publishes it while its blocks are leased.
@@ -100,7 +102,9 @@ class Images:
 
     def _directory(self, path: bytes, exclude: Sequence[str], report: Callable[[int, int], None]) -> ImportResult:
         place = self._store.path.stat()
-        return self._settler().import_directory(path, exclude, [(place.st_dev, place.st_ino)], report)
+        return self._settler().import_directory(
+            path, exclude, [(place.st_dev, place.st_ino)], report, owners=self.owners
+        )
 
     def operations(self, brought: Brought, name: str, ids: Callable[[str], str], now: int) -> list[control.Operation]:
         """What makes a workspace of it, in one entry of the control log; ``ids(prefix)`` gives new ids."""

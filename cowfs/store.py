@@ -7,6 +7,7 @@ index/       LMDB: block id -> place in a segment
 segments/    block records
 journals/    one directory per workspace
 tmp/         files of running jobs; emptied at open
+shown/       files of read-only mounts, written out for the kernel to read; may be missing
 reserve      room that is given up when the disk is full (cowfs.reserve); may be missing
 """
 
@@ -44,6 +45,7 @@ class StoreDirectory:
         self.segments = path / "segments"
         self.journals = path / "journals"
         self.tmp = path / "tmp"
+        self.shown = path / "shown"
 
     @classmethod
     def create(cls, path: Path, superblock: Superblock) -> StoreDirectory:

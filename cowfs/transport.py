@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from cowfs.compare import Changes
 from cowfs.results import Handle
+from cowfs.subtrees import Removed
 
 
 class Transport(Protocol):
@@ -26,3 +28,9 @@ class Transport(Protocol):
 
     def invalidate(self, changes: Changes) -> list[Handle]:
         """Make the kernel forget everything old; returns the descriptors that the restore affected."""
+
+    def removed(self, gone: Sequence[Removed], directory: int) -> None:
+        """These names, from below, are gone, by no request; what held the uppermost is ``directory``."""
+
+    def made(self, parent: int, name: bytes) -> None:
+        """By no request there is a name now which the kernel may know not to be there."""

@@ -1,11 +1,13 @@
 """What every test run shares: Hypothesis profiles, skips with reasons, and the check that nothing is left behind."""
 
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.support.mounting import needs_mounts
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile(
@@ -19,16 +21,10 @@ NEEDS_MOUNTS = ("fuse", "conformance")
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what this machine cannot mount, saying why."""
-    reason = ""
-    if not os.path.exists("/dev/fuse"):
-        reason = "no /dev/fuse on this machine"
-    elif os.geteuid() != 0:
-        reason = "mounting directly needs root"
     for item in items:
         if set(NEEDS_MOUNTS) & set(Path(item.path).parts[-3:-1]):
-            item.add_marker(pytest.mark.fuse)
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=reason))
+            for mark in needs_mounts:
+                item.add_marker(mark)
 
 
 def mounts_below(folder: str) -> list[str]:
@@ -42,11 +38,9 @@ def children() -> list[str]:
     """``pid name`` of the processes this one has started and not reaped."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            try:
+        with suppress(FileNotFoundError):  # a thread, or a process, that has just ended
+            for pid in (task / "children").read_text().split():
                 found.append(f"{pid} {Path('/proc', pid, 'comm').read_text().strip()}")
-            except FileNotFoundError:
-                continue
     return found
 
 

@@ -72,7 +72,7 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="DIR",
         expose_value=False,
         callback=_set("store"),
-        help="The store. Default: COWFS_STORE.",
+        help="The store. Default: COWFS_STORE, or the user's own.",
     )(function)
 
 

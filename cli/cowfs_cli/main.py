@@ -28,11 +28,13 @@ COMMANDS = (
     "checkpoint",
     "restore",
     "run",
+    "bundle",
     "fork",
     "log",
     "tree",
     "diff",
     "show",
+    "clone",
     "export",
     "set",
     "rename",
@@ -76,7 +78,7 @@ def main() -> None:
 
     \b
     A first session:
-      cowfs init --store /var/lib/cowfs; export COWFS_STORE=/var/lib/cowfs
+      cowfs init
       cowfs import /some/rootfs ws-1          a workspace with the content of a directory
       p=$(cowfs path ws-1)                    mounted there, usable at once
       cowfs checkpoint ws-1 -m "clean" --label good

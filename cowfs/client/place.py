@@ -16,13 +16,29 @@ SUN_PATH_BYTES = 107
 
 
 def store_path(store: str | None) -> str:
-    """The absolute path of ``store``, or of COWFS_STORE when it is None. Raises Invalid when neither is given."""
-    chosen = os.environ.get("COWFS_STORE") if store is None else store
+    """The absolute path of ``store``; when it is None, of COWFS_STORE or else of :func:`default_store`.
+
+    Raises Invalid when it is empty, or nothing says where it could be.
+    """
+    chosen = os.environ.get("COWFS_STORE") or default_store() if store is None else store
     if not chosen:
         raise Invalid("no store given", hint="pass --store DIR or set COWFS_STORE; `cowfs init` makes a new store")
     if "\0" in chosen:
         raise Invalid("a path cannot contain a NUL byte")
     return os.path.abspath(chosen)
+
+
+def default_store() -> str:
+    """Where the store of this process's user is when nobody says otherwise; empty without a home directory.
+
+    ``/var/lib/cowfs`` for root, else ``cowfs`` in XDG_DATA_HOME (XDG base directory specification 0.8).
+    """
+    if os.geteuid() == 0:
+        return "/var/lib/cowfs"
+    data, home = os.environ.get("XDG_DATA_HOME", ""), os.environ.get("HOME", "")
+    if not os.path.isabs(data):  # to be ignored then, says the specification
+        data = os.path.join(home, ".local", "share") if os.path.isabs(home) else ""
+    return os.path.join(data, "cowfs") if data else ""
 
 
 def is_store(store: str) -> bool:

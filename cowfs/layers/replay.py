@@ -79,6 +79,11 @@ def _end(record: Any) -> None:
         raise Corrupt("a file of impossible size")
 
 
+def _cloned(record: j.CloneRange) -> None:
+    if max(record.offset, record.source_offset) + max(record.length, len(record.data)) > SIZE_MAX:
+        raise Corrupt("a file of impossible size")
+
+
 def _allocated(record: j.Allocate) -> None:
     if record.offset + record.length > SIZE_MAX:
         raise Corrupt("a file of impossible size")
@@ -100,7 +105,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     j.Link: _name,
     j.Rename: _names,
     j.Write: _end,
-    j.CloneRange: _end,
+    j.CloneRange: _cloned,
     j.Orphan: _end,
     j.Writers: _numbers,
     j.Allocate: _allocated,

@@ -147,6 +147,7 @@ class _Job:
         return make_root(self._writer, self._geometry, *arguments), {}, 0, b""
 
     def _import(self) -> Result:
+        from cowfs.owners import Ids, Owners
         from cowfs.settle.importer import import_directory
 
         params = self._params
@@ -158,6 +159,7 @@ class _Job:
             frozenset((int(device), int(inode)) for device, inode in params["forbidden"]),
             lambda files, size: self._channel.send("progress", files=files, bytes=size),
             params["numbering"],
+            Owners(*(Ids(ranges) for ranges in params["owners"])) if params["owners"] else None,
         )
         return _imported(result)
 

@@ -28,6 +28,7 @@ from cowfs.formats.inode import (
     encode_xattrs,
 )
 from cowfs.geometry import DIRECTORY_BLOCKS, DIRECTORY_SIZE, PAGE, ROOT_INO, Geometry
+from cowfs.owners import Owners
 from cowfs.settle import scan
 from cowfs.settle.exclude import Excludes
 from cowfs.settle.numbering import DEFAULT_NUMBERING, Children, numbering
@@ -80,14 +81,17 @@ def import_directory(
     forbidden: frozenset[tuple[int, int]] = frozenset(),
     progress: Progress | None = None,
     rule: str = DEFAULT_NUMBERING,
+    owners: Owners | None = None,
 ) -> ImportResult:
     """Import the directory ``source``, staying on its filesystem.
+
+    ``owners``: whose ids the host's are.
 
     ``forbidden``: (device, inode) of directories never entered (the store's own). ``rule``: inode numbering.
     Raises NotFound (no such directory), Invalid (it lies in a forbidden one; a bad pattern), NoSpace (257 names with
     one directory key).
     """
-    job = _Import(writer, geometry, Excludes(exclude), forbidden, progress, rule)
+    job = _Import(writer, geometry, Excludes(exclude), forbidden, progress, rule, owners)
     try:
         fd = scan.open_root(source)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -173,7 +177,9 @@ class _Import:
         forbidden: frozenset[tuple[int, int]],
         progress: Progress | None,
         rule: str,
+        owners: Owners | None,
     ) -> None:
+        self._owners = owners
         self._writer = _Sink(writer)
         self._geometry = geometry
         self._excludes = excludes
@@ -380,7 +386,8 @@ class _Import:
         if xattrs and len(encode_xattrs(xattrs)) > XATTRS_MAX:
             self._skip(path, f"extended attributes: more than {XATTRS_MAX} bytes")
             return ()
-        return xattrs
+        owners = self._owners
+        return xattrs if owners is None else tuple((key, owners.stored_xattr(key, value)) for key, value in xattrs)
 
     def _stored(self, node: _Node, content: Content) -> None:
         """The content of an inode is stored; its record waits when there may be more names."""
@@ -398,9 +405,12 @@ class _Import:
 
     def _record(self, node: _Node, content: Content, nlink: int) -> None:
         """Encode an inode whose content and names are known."""
-        seen = node.seen
+        seen, owners = node.seen, self._owners
+        uid, gid = seen.st_uid, seen.st_gid
+        if owners is not None:
+            uid, gid = owners.users.stored(uid), owners.groups.stored(gid)
         attributes = Attributes(
-            seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, seen.st_rdev, node.size, node.pages, node.xattrs
+            seen.st_mode, uid, gid, seen.st_mtime_ns, seen.st_rdev, node.size, node.pages, node.xattrs
         )
         self._table[node.ino] = encode(self._writer, self._geometry, attributes, node.links, content, nlink)
         pages = allocated_pages(attributes)

@@ -30,6 +30,7 @@ from cowfs.blocks.api import Location
 from cowfs.errors import Busy, Conflict, Corrupt, CowfsError, Invalid, NoSpace, NotFound
 from cowfs.formats.inode import ID_BYTES
 from cowfs.geometry import Geometry
+from cowfs.owners import Owners
 from cowfs.settle import bulk, imageimport
 from cowfs.settle.collect import Marked
 from cowfs.settle.delta import SettledLayer
@@ -178,6 +179,7 @@ class Settler:
         forbidden: Iterable[tuple[int, int]] = (),
         progress: Progress | None = None,
         numbering: str = DEFAULT_NUMBERING,
+        owners: Owners | None = None,
     ) -> ImportResult:
         """:func:`cowfs.settle.importer.import_directory` in the child. ``progress`` runs in another thread; when it
         raises, the import is given up and the exception comes out here."""
@@ -186,6 +188,7 @@ class Settler:
             "exclude": list(exclude),
             "forbidden": [list(identity) for identity in forbidden],
             "numbering": numbering,
+            "owners": [] if owners is None else [list(ids.ranges) for ids in owners],
         }
         return self._imported("import", params, progress)
 

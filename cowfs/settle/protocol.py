@@ -51,7 +51,7 @@ FIELDS: dict[str, dict[str, type]] = {
 
 JOBS: dict[str, dict[str, type]] = {
     "mkroot": {"mode": int, "uid": int, "gid": int, "time": int},
-    "import": {"source": str, "exclude": list, "forbidden": list, "numbering": str},
+    "import": {"source": str, "exclude": list, "forbidden": list, "numbering": str, "owners": list},
     "import_tar": {"source": str, "limit": int},
     "import_image": {"format": str, "source": str, "tag": str, "limit": int},
     "export": {"root": str, "target": str},

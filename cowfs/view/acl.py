@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 ACCESS = b"system.posix_acl_access"
 DEFAULT = b"system.posix_acl_default"
@@ -65,6 +66,12 @@ def with_mode(entries: Entries, mode: int) -> Entries:
     group = _group_tag(entries)
     bits = {_USER_OBJ: mode >> 6 & 7, group: mode >> 3 & 7, _OTHER: mode & 7}
     return [(tag, bits.get(tag, perm), who) for tag, perm, who in entries]
+
+
+def with_ids(entries: Entries, users: Callable[[int], int], groups: Callable[[int], int]) -> Entries:
+    """The same ACL with the users and groups that it names by other numbers."""
+    numbers = {_USER: users, _GROUP: groups}
+    return [(tag, perm, numbers[tag](who) if tag in numbers else who) for tag, perm, who in entries]
 
 
 def inherit(default: bytes, mode: int) -> tuple[int, bytes] | None:

@@ -18,6 +18,7 @@ from cowfs.view import acl
 from cowfs.view.directory import Entry, free_cookie
 from cowfs.view.file import Source, fresh_pages
 from cowfs.view.inode import Inode
+from cowfs.view.sharing import pieces
 from cowfs.view.state import State, new_inode, thaw
 
 CAPABILITY: Final = b"security.capability"
@@ -254,6 +255,25 @@ def write(
     return inode
 
 
+def clone_range(state: State, time: int, record: j.CloneRange) -> Inode:
+    """A range of one file shows what a range of another shows; nothing is copied."""
+    origin, source_end = state.file(state.inode(record.source)), record.source_offset + record.length
+    found = list(pieces(origin, record.source_offset, source_end, state.owner))
+    inode = state.own(state.inode(record.ino))
+    data = state.own_file(inode)
+    end, shift = record.offset + record.length, record.offset - record.source_offset
+    fresh = 8 * fresh_pages(data, record.offset, end)
+    for start, stop, source, position in found:
+        data.put(start + shift, stop + shift, source, position)
+    inode.blocks += fresh
+    state.sectors += fresh
+    inode.size = max(inode.size, end)
+    inode.mtime = inode.ctime = time
+    clear_set_id(inode)
+    drop_capability(inode)
+    return inode
+
+
 def allocate(state: State, time: int, record: j.Allocate) -> None:
     """fallocate. Nothing is reserved, so allocation only sets the size; punched pages become holes."""
     inode = state.own(state.inode(record.ino))
@@ -345,6 +365,10 @@ def replay(state: State, time: int, record: j.Record, source: Source, position: 
     ``position`` is the offset of the record in ``source``. Changes of an inode that the state does not
     have are those of an orphan whose state was not carried along: nothing can see them any more.
     """
+    if isinstance(record, j.CloneRange) and not record.data:
+        if state.find(record.ino) is not None:
+            clone_range(state, time, record)
+        return
     if isinstance(record, j.Write | j.CloneRange):
         inode = state.find(record.ino)
         if inode is not None:

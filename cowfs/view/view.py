@@ -37,6 +37,9 @@ RENAME_WHITEOUT = apply.RENAME_WHITEOUT
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
+CLONE_MIN = 16 * 1024
+"""Bytes from which on a range is copied by reference: less is as soon copied as looked up."""
+
 _RECORD = 512  # about what a record without data takes of the disk, at most
 
 
@@ -417,12 +420,40 @@ class View(Descriptors):
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
-        """Copy bytes between two files, at most 1 MiB a call; returns how many. Raises EINVAL, EFBIG, EISDIR."""
-        self.state.file(self.state.inode(ino))
-        data = self.read(source, source_offset, min(length, _COPY_CHUNK))
-        if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
+        """Copy bytes between two files; returns how many: all by reference, else at most 1 MiB.
+
+        Raises EINVAL, EFBIG, EISDIR.
+        """
+        origin, inode = self.state.inode(source), self.state.inode(ino)
+        self.state.file(inode)
+        if offset < 0 or source_offset < 0:
             raise fail(errno.EINVAL)
+        length = min(length, max(origin.size - source_offset, 0))
+        if source == ino and source_offset < offset + length and offset < source_offset + length:
+            raise fail(errno.EINVAL)
+        if length >= CLONE_MIN and self._clones(origin, source_offset, inode, offset, length, caller):
+            return self._clone(j.CloneRange(source, source_offset, ino, offset, length, b""), caller)
+        data = self.read(source, source_offset, min(length, _COPY_CHUNK))
         return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
+
+    @staticmethod
+    def _clones(origin: Inode, source_offset: int, inode: Inode, offset: int, length: int, caller: Caller) -> bool:
+        """Whether a range can be taken by reference: whole pages, of a file that a successor will know, too."""
+        whole = not length % PAGE or (source_offset + length == origin.size and offset + length >= inode.size)
+        keeps = caller.uid == 0 and inode.mode & (stat.S_ISUID | stat.S_ISGID)
+        return whole and not source_offset % PAGE and not offset % PAGE and bool(origin.nlink) and not keeps
+
+    def _clone(self, record: j.CloneRange, caller: Caller) -> int:
+        if record.offset + record.length > FILE_MAX:
+            raise fail(errno.EFBIG)
+        state = self.state
+        data, target = state.file(state.inode(record.source)), state.file(state.inode(record.ino))
+        # What is damaged must fail before it is journaled.
+        data.allocated(record.source_offset // PAGE, -(-(record.source_offset + record.length) // PAGE))
+        fresh = fresh_pages(target, record.offset, record.offset + record.length)
+        self._room.take(state, 8 * fresh, 0, _RECORD)
+        apply.clone_range(state, self._journaled(record, caller), record)
+        return record.length
 
 
 __all__ = ["NOW", "Caller", "SetAttr", "View"]

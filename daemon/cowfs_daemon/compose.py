@@ -14,14 +14,14 @@ from cowfs.client.place import daemon_dir
 from cowfs.engine import Engine
 from cowfs.errors import Busy, CowfsError
 from cowfs.workspace import Env
-from cowfs_daemon import orphans
+from cowfs_daemon import identity, orphans
 from cowfs_daemon.collecting import Collecting
 from cowfs_daemon.gauges import Picture
 from cowfs_daemon.keeper import RESTART_CODE
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
-from cowfs_daemon.ports import Parts
+from cowfs_daemon.ports import Parts, WorkerGone
 from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.scrubs import Scrubs
@@ -60,6 +60,7 @@ class Owner:
         index = Path(store) / "index"
         self._deaths, self.watch = Deaths(index), IndexWatch(index)
         self.engine = self._open()
+        self.engine.images.owners = identity.owners()
         if self.engine.reindexed is not None:
             log.warning("%s", self.engine.reindexed)
         self.watchdog = Watchdog(self._watched, beat_seconds=BEAT_SECONDS)
@@ -175,7 +176,16 @@ class Owner:
         """Let go of what the keeper holds of ``ids`` and should not be mounted any more."""
         wanted = self.mounts.wanted()
         kept = wanted | {each.id for each in self.engine.list() if each.name in wanted}
-        self.serving.abandon([each for each in ids if each not in kept])
+        gone = [each for each in ids if each not in kept]
+        for _ in range(LOSSES_MAX):
+            try:
+                return self.serving.abandon(gone)
+            except WorkerGone:
+                continue  # its successor is asked
+            except Busy as error:
+                log.error("what nobody wants stays mounted: %s", error)
+                return None
+        return None
 
     def spread(self) -> None:
         """Spread workspaces over the workers; see Serving.spread."""

@@ -10,7 +10,6 @@ and ``_wanted`` (what should be). ``_mounting``, taken before it, is held while 
 """
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -22,12 +21,11 @@ from typing import Protocol
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
+from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import Mounted, WorkerGone
 from cowfs_daemon.users import mounted_at, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
-_libc = ctypes.CDLL(None, use_errno=True)
-_MNT_DETACH = 2
 _MAX_NAMED = 8
 KEYS_MAX = 1_000
 """Idempotency keys of the last unmounts that are kept, with the list of mounts."""
@@ -318,6 +316,5 @@ class Mounts:
 def clear_place(path: str) -> None:
     """Make the directory ``path``, and detach what a killed daemon left mounted there (its connection is gone)."""
     while mounted_at(path) is not None:
-        if _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
-            raise Busy(f"cannot unmount what is at {path}: {os.strerror(ctypes.get_errno())}")
+        unmount(path, force=True)
     os.makedirs(path, mode=0o700, exist_ok=True)

@@ -246,6 +246,14 @@ class WorkerPool(Host):
         """See Host.usage."""
         return self._of(workspace).usage(workspace)
 
+    def remove_path(self, workspace: str, path: bytes) -> int:
+        """See Host.remove_path."""
+        return self._of(workspace).remove_path(workspace, path)
+
+    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+        """See Host.clone_path."""
+        return self._of(workspace).clone_path(workspace, source, target)
+
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff. Live points must be :meth:`together`."""
         return self._looking(old, new).diff(old, new, horizon)

@@ -44,11 +44,20 @@ class KeysLike(Protocol):
     def find(self, request: Request | None) -> Result | None: ...
 
 
+class PathsLike(Protocol):
+    """cowfs.paths.Paths."""
+
+    def remove(self, ws: str, path: bytes) -> int: ...
+    def clone(self, ws: str, source: bytes, target: bytes) -> int: ...
+
+
 class EngineLike(Protocol):
     """The verbs of cowfs.engine.Engine."""
 
     @property
     def keys(self) -> KeysLike: ...
+    @property
+    def paths(self) -> PathsLike: ...
     def create(self, name: str, request: Request | None = None) -> Workspace: ...
     def import_tree(
         self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None,
@@ -64,6 +73,7 @@ class EngineLike(Protocol):
         creator: str = "",
         *,
         request: Request | None = None,
+        automatic: bool = False,
     ) -> Checkpointed: ...
     def restore(
         self, ws: str, ref: str, discard: bool = False, force: bool = False, request: Request | None = None

@@ -392,6 +392,14 @@ class RemoteHost(Host):
         )
         return done
 
+    def remove_path(self, workspace: str, path: bytes) -> int:
+        """See Host.remove_path."""
+        return int(self.call("remove_path", workspace, path, workspaces=(workspace,)))
+
+    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+        """See Host.clone_path."""
+        return int(self.call("clone_path", workspace, source, target, workspaces=(workspace,)))
+
     def wants_freeze(self) -> list[str]:
         """See Host.wants_freeze."""
         return list(self.call("wants_freeze"))

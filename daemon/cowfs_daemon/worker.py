@@ -73,6 +73,7 @@ class Worker:
         self._blocks = BlockReader(self._index, directory.segments, raw_cache_bytes=cache, node_cache_bytes=cache)
         self.host = Host(Env(self._blocks, geometry, directory.journals, time.time_ns, Reserve(directory.path)))
         self._server = Server()
+        self._backing = directory.shown
         self._transports: dict[str, Transport] = {}
         self._frozen: dict[str, FrozenWorkspace] = {}
         self._mounting = threading.Lock()
@@ -103,7 +104,8 @@ class Worker:
             host.usage,
         )
         data = (
-            self.open, self.close, self.checkpoint, self.restore, self.contents, self.settled, self.figures, self.shown,
+            self.open, self.close, self.checkpoint, self.restore, self.remove_path, self.clone_path,
+            self.contents, self.settled, self.figures, self.shown,
         )  # fmt: skip
         mounts = (self.mount, self.mount_frozen, self.unmount, self.release, self.kept, self.abandon)
         return {call.__name__: call for call in (*plain, *data, *mounts)}
@@ -144,6 +146,16 @@ class Worker:
         """See Host.restore."""
         self._refuse_awaited(workspace)
         return self.host.restore(workspace, snapshot, chain, live, undo, force, request)
+
+    def remove_path(self, workspace: str, path: bytes) -> int:
+        """See Host.remove_path."""
+        self._refuse_awaited(workspace)
+        return self.host.remove_path(workspace, path)
+
+    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+        """See Host.clone_path."""
+        self._refuse_awaited(workspace)
+        return self.host.clone_path(workspace, source, target)
 
     def _refuse_awaited(self, workspace: str) -> None:
         """A mount that outlived its worker must be taken over first: until then its mappings cannot be flushed, and
@@ -241,7 +253,8 @@ class Worker:
             # What the predecessor had read and not answered comes again.
             if connection.init.has(HAS_RESEND):
                 os.write(connection.fd, protocol.resend())
-        transport = Transport(self._server, connection, served, complete=taken is None)
+        backing = self._backing if read_only else None
+        transport = Transport(self._server, connection, served, complete=taken is None, backing=backing)
         self._transports[key] = transport
         return transport
 

@@ -30,6 +30,7 @@ class Live:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "COWFS_STORE": str(store),
+            **{name: os.environ[name] for name in ("HOME", "XDG_RUNTIME_DIR") if name in os.environ},
         }
 
     def words(self, *words: str) -> list[str]:

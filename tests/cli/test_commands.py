@@ -1,12 +1,14 @@
 """Each command against a served engine in memory: output, JSON shapes, errors and exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cowfs.client import place
 from cowfs_cli.main import COMMANDS, main
 from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
@@ -133,8 +135,30 @@ def test_help_lists_every_command(cowfs: Cowfs) -> None:
 
 def test_without_a_store(cowfs: Cowfs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COWFS_STORE")
+    monkeypatch.setattr(place, "default_store", str)
     ran = cowfs("list")
     assert (ran.code, "--store" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("uid", "environment", "store"),
+    [
+        (0, {"HOME": "/root"}, "/var/lib/cowfs"),
+        (1000, {"HOME": "/somebody"}, "/somebody/.local/share/cowfs"),
+        (1000, {"HOME": "/somebody", "XDG_DATA_HOME": "/data"}, "/data/cowfs"),
+        (1000, {"HOME": "/somebody", "XDG_DATA_HOME": "relative"}, "/somebody/.local/share/cowfs"),
+        (1000, {}, ""),
+    ],
+)
+def test_the_store_of_a_user(
+    monkeypatch: pytest.MonkeyPatch, uid: int, environment: dict[str, str], store: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place.default_store() == store
 
 
 def test_status_and_stop_without_a_daemon(cowfs: Cowfs, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,6 +1,5 @@
 """A workspace whose journal was damaged: read-only as it was before that, named by every look, and forked to go on."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +8,9 @@ import pytest
 from cowfs.formats import journal as fmt
 from cowfs.layers.journal import JournalFile, read_records
 from tests.cli.live import Live
+from tests.support.mounting import needs_mounts
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 @pytest.fixture

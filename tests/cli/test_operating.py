@@ -20,6 +20,7 @@ import pytest
 from cowfs.client.place import connect_socket
 from cowfs_daemon.metrics import METRICS
 from tests.cli.live import Live
+from tests.support.mounting import as_others
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (-?[0-9.e+-]+|NaN|[+-]Inf)$')
@@ -237,6 +238,7 @@ def test_uninstall_leaves_the_store_and_nothing_else(live: Live) -> None:
     assert Path(live.cowfs("path", "ws")).joinpath("f").read_bytes() == b"kept"
 
 
+@as_others
 def test_doctor_names_limits_and_explains_who_may_not(live: Live) -> None:
     live.cowfs("list")
     found = {each["check"]: each for each in live.json("doctor")}

@@ -18,14 +18,11 @@ import pytest
 
 from tests.cli.live import Live
 from tests.cli.test_session import Program, live, program, ready, rootfs, wait_readable
+from tests.support.mounting import needs_mounts
 
 __all__ = ["live", "program", "ready", "rootfs"]
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:

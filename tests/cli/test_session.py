@@ -13,13 +13,10 @@ import pytest
 from cowfs.client import connect
 from cowfs.errors import Busy
 from tests.cli.live import Live
+from tests.support.mounting import needs_mounts
 from tests.support.treehash import hash_directory as tree_hash
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 from cowfs.errors import Invalid
 from cowfs_daemon.surroundings import leave_cgroup, refuse_sandbox
 from tests.cli.live import Live
+from tests.support.mounting import needs_root
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="cgroups and mount namespaces need root")
+namespaces = needs_root("cgroups and mount namespaces")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def cgroups(pid: int) -> dict[str, str]:
     return {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
 
 
-@needs_root
+@namespaces
 def test_the_daemon_is_in_no_memory_cgroup_of_its_starter(live: Live) -> None:
     live.cowfs("create", "ws-1")
     live.cowfs("path", "ws-1")
@@ -57,6 +58,7 @@ def test_version_1_and_2_of_cgroups(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access("/proc/1/ns/mnt", os.R_OK), reason="the first process's namespaces cannot be seen")
+@namespaces
 def test_none_is_started_in_a_mount_namespace_of_its_own(live: Live) -> None:
     words = ["unshare", "--mount", *live.words("list")]
     done = subprocess.run(words, env=live.env, capture_output=True, text=True, timeout=60)

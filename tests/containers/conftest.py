@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import Live
+from tests.support.mounting import OBSTACLE
 from tests.support.rootfs import make_rootfs
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    if not os.path.exists("/dev/fuse") or os.geteuid() != 0:
-        pytest.skip("needs /dev/fuse and root")
+    if OBSTACLE:
+        pytest.skip(OBSTACLE)
     assert shutil.which("bwrap"), "needs bubblewrap: apt-get install bubblewrap"
     make_rootfs(tmp_path / "rootfs")
     made = Live(tmp_path / "store")

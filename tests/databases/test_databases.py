@@ -1,17 +1,13 @@
 """A database under load, checkpointed and forked; ``python -m tests.databases.postgres`` and ``.sqlite`` are longer."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.databases import postgres, server, sqlite
+from tests.support.mounting import needs_mounts
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 @pytest.mark.skipif(bool(server.why_not()), reason=server.why_not())

@@ -1,17 +1,11 @@
 """Nothing grows by one for each cycle; ``python -m tests.endurance`` is the long version."""
 
-import os
 from pathlib import Path
 
-import pytest
-
 from tests.endurance.cycles import Cycles
+from tests.support.mounting import needs_mounts
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 WARM, MEASURED = 50, 100
 

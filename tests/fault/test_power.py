@@ -11,13 +11,10 @@ import pytest
 from tests.fault.power import FIRST, Run, in_memory, killed_first, mounted
 from tests.support.disk import CORNERS, Disk, Image, digest, read_log, write_image
 from tests.support.losses import History, Judge
+from tests.support.mounting import needs_mounts
 from tests.support.recordfs import Recorded
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 PROCESSES = 2
 ALL_VERBS = (

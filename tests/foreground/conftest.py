@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.foreground import Foreground
+from tests.support.mounting import OBSTACLE
 
 
 @pytest.fixture
 def foreground(tmp_path: Path) -> Iterator[Foreground]:
     pytest.importorskip("pyfuse3", reason="pyfuse3 is not installed")
-    if not os.path.exists("/dev/fuse") or os.geteuid() != 0:
-        pytest.skip("needs /dev/fuse and root")
+    if OBSTACLE:
+        pytest.skip(OBSTACLE)
     made = Foreground(tmp_path)
     yield made
     made.close()

@@ -19,6 +19,7 @@ import pytest
 
 from cowfs_daemon.fuse import mount
 from tests.support.foreground import Foreground
+from tests.support.mounting import as_others, mounts_inside
 from tests.support.treehash import hash_directory
 
 pytestmark = [pytest.mark.fuse]
@@ -49,6 +50,7 @@ def test_the_verbs(foreground: Foreground, top: Path) -> None:
     assert str(top) not in [shown.path for shown in mount.mount_table()]
 
 
+@as_others
 def test_all_kinds_of_files_outlive_it(foreground: Foreground, top: Path) -> None:
     (top / "d").mkdir(0o750)
     (top / "d/f").write_bytes(os.urandom(300_000))
@@ -81,6 +83,7 @@ def test_what_was_answered_is_there_after_a_kill(foreground: Foreground, top: Pa
     assert [(top / f"f{number}").read_bytes() for number in range(50)] == [b"%d" % number for number in range(50)]
 
 
+@mounts_inside
 def test_a_restore_that_it_cannot_do_is_refused(foreground: Foreground, top: Path) -> None:
     live = foreground.live
     (top / "f").write_text("first")
@@ -189,6 +192,7 @@ def test_xattr_flags(top: Path) -> None:
     assert outcome(lambda: os.setxattr(top / "f", "system.x", b"2")) == "ENOTSUP"
 
 
+@as_others
 def test_set_id_bits_and_permissions(foreground: Foreground, top: Path) -> None:
     os.chmod(top, 0o777)
     (top / "f").write_bytes(b"x")

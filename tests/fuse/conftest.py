@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import stat
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from cowfs_daemon.fuse import session
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
+from tests.support.mounting import OBSTACLE
 from tests.support.roomy import TestDisk
 
 HANG_S = 60.0
@@ -79,10 +79,8 @@ def new_workspace(directory: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def fuse() -> None:
     """Skips where FUSE cannot work at all."""
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("/dev/fuse is missing")
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    if OBSTACLE:
+        pytest.skip(OBSTACLE)
 
 
 @pytest.fixture

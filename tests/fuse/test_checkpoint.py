@@ -13,9 +13,10 @@ import pytest
 
 from cowfs.errors import Busy
 from cowfs_daemon.fuse import mount as mounts
+from tests.support.mounting import as_others, mounts_inside
 
 from .agent import Agent
-from .conftest import Mounted, client
+from .conftest import Mounted, client, wait_until
 
 libc = ctypes.CDLL(None, use_errno=True)
 ESTALE = ("errno", errno.ESTALE)
@@ -63,7 +64,7 @@ def test_flush_opens_nothing_that_stays(mounted: Mounted, agent: Agent) -> None:
     assert (before.opens, before.writers) == (after.opens, after.writers) == (50, 50)
     agent("[os.close(fd) for fd in fds]")
     mounted.checkpoint()
-    assert mounted.transport.statistics().writers == 0
+    wait_until(lambda: mounted.transport.statistics().writers == 0)  # the kernel tells of a close later
 
 
 def test_open_descriptors_go_on_with_the_restored_content(mounted: Mounted, agent: Agent) -> None:
@@ -176,6 +177,7 @@ def test_names_and_listings_are_those_of_the_snapshot(mounted: Mounted) -> None:
         assert (root / "kept").stat().st_mode & 0o777 == 0o755
 
 
+@as_others
 def test_xattrs_and_acls_are_those_of_the_snapshot(mounted: Mounted) -> None:
     path = mounted.path / "f"
     path.touch(0o600)
@@ -204,6 +206,7 @@ def test_xattrs_and_acls_are_those_of_the_snapshot(mounted: Mounted) -> None:
     assert client(read, mounted.path).stdout == "refused\n"
 
 
+@mounts_inside
 def test_a_mount_inside_survives_where_its_place_does(mounted: Mounted) -> None:
     inside = mounted.path / "proc"
     inside.mkdir()
@@ -220,6 +223,7 @@ def test_a_mount_inside_survives_where_its_place_does(mounted: Mounted) -> None:
         subprocess.run(["umount", inside], check=True)
 
 
+@mounts_inside
 def test_a_mount_inside_without_its_place_is_refused(mounted: Mounted) -> None:
     snapshot = mounted.checkpoint()
     inside = mounted.path / "proc"

@@ -22,6 +22,7 @@ from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse import negotiate as n
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
+from tests.support.mounting import as_others, by_handle, mounts_inside
 
 from .agent import Agent
 from .conftest import Mounted, client, wait_until, wrap_handler
@@ -86,6 +87,7 @@ def test_release_comes_after_the_last_mapping(mounted: Mounted, agent: Agent) ->
     assert content(mounted, ino)[4096] == 9
 
 
+@mounts_inside
 def test_a_handle_opens_renamed_unlinked_and_covered_files(mounted: Mounted, agent: Agent) -> None:
     """Flushing reaches a dirty mapping by the inode's number, whatever has become of its names."""
     (mounted.path / "d").mkdir()
@@ -105,6 +107,7 @@ def test_a_handle_opens_renamed_unlinked_and_covered_files(mounted: Mounted, age
     assert [content(mounted, ino)[0] for ino in inodes] == [5, 5, 5]
 
 
+@by_handle
 def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
     mounted: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +145,7 @@ def test_an_error_while_flushing_fails_the_checkpoint(
             mounted.checkpoint()
     agent("m[0] = 2")
     mounted.checkpoint()
-    assert (mounted.path / "f").read_bytes()[0] == 2
+    assert content(mounted, agent("os.fstat(f.fileno()).st_ino"))[0] == 2
 
 
 # What the kernel keeps
@@ -197,6 +200,7 @@ def test_invalidating_an_inode_waits_for_its_unanswered_read(
     thread.join()
 
 
+@mounts_inside
 def test_plain_invalidation_of_a_name_detaches_mounts(mounted: Mounted) -> None:
     """Expiring it does not, while the name stands for the same inode."""
     inside = mounted.path / "proc"
@@ -279,6 +283,7 @@ def fuse_descriptors() -> int:
     return found
 
 
+@as_others
 def test_a_set_id_program_in_a_workspace_is_none_for_the_host(mounted: Mounted) -> None:
     """Another user does not come as far as the mount, and the mount grants nothing to one who is there."""
     program = mounted.path / "id"

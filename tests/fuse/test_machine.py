@@ -8,6 +8,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from tests.property.native_world import NativeWorld
 from tests.property.operations import FilesystemMachine
+from tests.support.mounting import as_others
 from tests.support.node import Node
 
 from .conftest import Mounted
@@ -50,6 +51,7 @@ class MountMachine(FilesystemMachine):
         self.mount_world.native.close()
 
 
+@as_others
 def test_random_operations_and_restores(mounted: Mounted) -> None:
     machine = type("Machine", (MountMachine,), {"mounted": mounted, "beginning": mounted.checkpoint()})
     phases = [Phase.explicit, Phase.generate]  # a kernel is no pure function: shrink by hand

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cowfs_daemon.fuse import mount as mounts
+from tests.support.mounting import mounts_inside
 
 from .conftest import Mounted, client
 
@@ -62,6 +63,7 @@ CHANGES = """if True:
 """
 
 
+@mounts_inside
 @pytest.mark.parametrize("more", ["", ",redirect_dir=on,index=off", ",redirect_dir=on,index=on,metacopy=on"])
 def test_copy_up_whiteouts_and_opaque_directories(mounted: Mounted, overlay: Overlay, more: str) -> None:
     lower, upper = mounted.path / "lower", mounted.path / "upper"
@@ -86,6 +88,7 @@ def test_copy_up_whiteouts_and_opaque_directories(mounted: Mounted, overlay: Ove
     assert (merged / "moved" / "inside").read_text() == "inside"
 
 
+@mounts_inside
 def test_whiteouts_come_back_with_a_restore(mounted: Mounted, overlay: Overlay) -> None:
     (mounted.path / "lower" / "f").write_text("lower")
     merged = overlay("")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cowfs.view.inode import Caller
+from tests.support.mounting import as_others, by_handle
 
 from .conftest import Mounted, client
 
@@ -49,6 +50,7 @@ def test_files_directories_and_links(mnt: Path) -> None:
         (mnt / "soft").stat()
 
 
+@as_others
 def test_special_files(mnt: Path) -> None:
     os.mkfifo(mnt / "pipe", 0o640)
     os.mknod(mnt / "dev", stat.S_IFCHR | 0o600, os.makedev(300, 70000))
@@ -72,6 +74,7 @@ def test_umask_is_applied_once(mnt: Path) -> None:
     assert stat.S_IMODE((mnt / "d").stat().st_mode) == 0o750
 
 
+@as_others
 def test_chmod_chown_utimens(mnt: Path) -> None:
     path = mnt / "f"
     path.write_bytes(b"x")
@@ -93,6 +96,7 @@ def test_times_out_of_range_are_clamped(mnt: Path) -> None:
     assert ((mnt / "f").stat().st_atime_ns, (mnt / "f").stat().st_mtime_ns) == ((1 << 63) - 1, -(1 << 63))
 
 
+@by_handle
 def test_handle_of_an_inode_that_the_kernel_dropped(mounted: Mounted) -> None:
     """What flushing relies on when the kernel has not yet taken in the answer to a CREATE."""
     view = mounted.workspace.view
@@ -108,6 +112,7 @@ def test_handle_of_an_inode_that_the_kernel_dropped(mounted: Mounted) -> None:
     os.close(fd)
 
 
+@as_others
 def test_write_by_another_user_clears_set_id(mnt: Path) -> None:
     path = mnt / "f"
     path.write_bytes(b"x")
@@ -131,6 +136,7 @@ CHANGES = """if True:
 """
 
 
+@as_others
 @pytest.mark.parametrize("call", ["fallocate", "copy_file_range"])
 def test_set_id_where_the_kernel_does_not_say_who_calls(mnt: Path, call: str) -> None:
     (mnt / "from").write_bytes(b"x" * 100)
@@ -142,6 +148,7 @@ def test_set_id_where_the_kernel_does_not_say_who_calls(mnt: Path, call: str) ->
         assert stat.S_IMODE((mnt / "f").stat().st_mode) == mode, who
 
 
+@as_others
 def test_permissions_are_checked_by_the_kernel(mnt: Path) -> None:
     (mnt / "secret").write_bytes(b"x")
     (mnt / "secret").chmod(0o600)

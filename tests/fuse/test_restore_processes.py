@@ -18,6 +18,7 @@ from cowfs.compare import Changes
 from cowfs.errors import Busy
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
+from tests.support.mounting import by_handle, mounts_inside
 
 from .agent import Agent
 from .conftest import Mounted, unknown_file, wait_until, wrap_handler
@@ -106,6 +107,7 @@ def test_attributes_of_the_root_are_those_of_the_snapshot(mounted: Mounted) -> N
 # Mounts inside
 
 
+@mounts_inside
 def test_a_mount_whose_place_has_another_number_is_refused(mounted: Mounted) -> None:
     inside = mounted.path / "proc"
     inside.mkdir()
@@ -122,6 +124,7 @@ def test_a_mount_whose_place_has_another_number_is_refused(mounted: Mounted) -> 
     mounted.restore(snapshot)
 
 
+@mounts_inside
 def test_a_mount_stays_when_what_it_lies_in_is_moved_back(mounted: Mounted) -> None:
     inside = mounted.path / "a" / "proc"
     inside.mkdir(parents=True)
@@ -245,6 +248,7 @@ def test_requests_are_answered_while_the_kernel_is_notified(
 # Jobs of our own
 
 
+@by_handle
 def test_unmounting_waits_for_a_refresh_of_ours(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ class Hog:
     def __enter__(self) -> Hog:
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
+            self._process.communicate()
             pytest.skip("real-time priority is not allowed here")
         return self
 

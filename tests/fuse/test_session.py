@@ -14,6 +14,7 @@ from cowfs.errors import Busy, Conflict, Invalid, NotFound
 from cowfs_daemon.fuse import mount as mounts
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
+from tests.support.mounting import needs_root
 
 from .agent import Agent
 from .conftest import Mounted, new_workspace, wait_until
@@ -161,6 +162,11 @@ def test_mount_errors_are_clear(fuse: None, tmp_path: Path, monkeypatch: pytest.
         mounts.mount(str(tmp_path / "missing"), connection_id=1)
     with pytest.raises(NotFound):
         mounts.abort(4_000_000)
+    mounts.unmount(str(tmp_path))
+
+
+@needs_root("opens /dev/fuse by itself")
+def test_a_device_that_cannot_be_opened(fuse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def no_device(path: str, *arguments: int) -> int:
@@ -170,7 +176,6 @@ def test_mount_errors_are_clear(fuse: None, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(Invalid, match="/dev/fuse") as caught:
         mounts.mount(str(tmp_path), connection_id=1)
     assert "--device" in caught.value.hint
-    mounts.unmount(str(tmp_path))
 
 
 def test_mount_options(mounted: Mounted) -> None:

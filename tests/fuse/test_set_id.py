@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounting import as_others
+
 from .conftest import client
 
 CHANGE = """if True:
@@ -29,6 +31,7 @@ CHANGE = """if True:
 """
 
 
+@as_others
 @pytest.mark.parametrize("change", ["write", "truncate", "fallocate", "copy", "open"])
 @pytest.mark.parametrize(("group", "left"), [(2001, stat.S_ISGID), (2002, 0)], ids=["member", "stranger"])
 def test_changes_of_data(mnt: Path, change: str, group: int, left: int) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounting import as_others
+
 from .conftest import client
 
 
@@ -27,6 +29,7 @@ def test_xattrs(mnt: Path) -> None:
         os.getxattr(path, "user.a")
 
 
+@as_others
 def test_no_other_namespaces(mnt: Path) -> None:
     """Of system. the kernel checks ACLs alone: anybody could set the rest on everybody's files."""
     path = mnt / "f"
@@ -70,6 +73,7 @@ def test_an_acl_that_is_not_there_can_be_removed(mnt: Path) -> None:
         os.removexattr(mnt, name)
 
 
+@as_others
 def test_a_default_acl_leaves_the_set_group_id_bit(mnt: Path) -> None:
     """Setting an access ACL clears it for somebody outside the group; a default one does not."""
     (mnt / "d").mkdir()
@@ -90,6 +94,7 @@ def test_a_default_acl_leaves_the_set_group_id_bit(mnt: Path) -> None:
         assert stat.S_IMODE((mnt / "d").stat().st_mode) == mode, kind
 
 
+@as_others
 def test_access_acl_decides(mnt: Path) -> None:
     path = mnt / "f"
     path.write_bytes(b"x")

@@ -11,12 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import Live
+from tests.support.mounting import needs_mounts
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 NO_SPACE = 7
 

@@ -16,13 +16,10 @@ from cowfs.geometry import Geometry
 from cowfs.view.inode import Caller
 from tests.hostile.collisions import key_names, same_key, xxh64_names
 from tests.support.live import Live, live_store
+from tests.support.mounting import needs_mounts
 from tests.support.treehash import hash_directory
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 MANY, FEW = 20_000, 4_000
 NARROW = Geometry(key_bits=8)

@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import Ended, Live
+from tests.support.mounting import needs_mounts
 from tests.support.treehash import hash_directory
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 class LiveWithoutOverride(Live):

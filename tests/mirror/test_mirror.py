@@ -1,17 +1,13 @@
 """A few seconds of random events; ``python -m tests.mirror`` is the long version."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.mirror.campaign import Campaign
+from tests.support.mounting import needs_mounts
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 @pytest.mark.parametrize("kills", [False, True], ids=["alive", "killed"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.live import Live, live_store
+from tests.support.mounting import OBSTACLE
 
 RUN_S = 240.0
 
@@ -57,8 +58,8 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     """Both places, empty. Skips where nothing can be mounted."""
-    if not os.path.exists("/dev/fuse") or os.geteuid() != 0:
-        pytest.skip("mounting needs /dev/fuse and root")
+    if OBSTACLE:
+        pytest.skip(OBSTACLE)
     native = tmp_path / "native"
     native.mkdir()
     with live_store(tmp_path) as live:

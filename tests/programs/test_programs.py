@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.conftest import Pair, run
+from tests.support.mounting import as_others
 from tests.support.treehash import differences, hash_directory
 
 WHEELS = Path(ensurepip.__file__).parent / "_bundled"
@@ -163,6 +164,7 @@ COPIES = {
 }
 
 
+@as_others
 @pytest.mark.parametrize("program", COPIES)
 def test_copies_of_a_rich_tree(pair: Pair, rich_tree: Path, need: Callable[..., None], program: str) -> None:
     need(program)

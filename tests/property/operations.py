@@ -289,6 +289,19 @@ class FilesystemMachine(RuleBasedStateMachine):
             who = self.who(world, caller)
             world.run("copy_range", world.file(source), source_offset, node.ino, offset, length, who)
 
+    @rule(w=ranks, source=ranks, ino=ranks, at=st.sampled_from([0, 4096, 16_384, 131_072]),
+          offset=st.sampled_from([0, 4096, 131_072]), length=st.sampled_from([16_384, 131_072, 1 << 20]),
+          fill=st.booleans())  # fmt: skip
+    def clone_range(self, w: int, source: int, ino: int, at: int, offset: int, length: int, fill: bool) -> None:
+        """What is taken by reference: whole pages, of a file that may well have been written just now."""
+        world = self.world(w)
+        node, origin = world.model.nodes[world.file(ino)], world.model.nodes[world.file(source)]
+        if world.through_kernel and (privileges(node) or privileges(origin)):
+            return
+        if fill:
+            world.run("write", origin.ino, at, bytes([at % 251]) * 40_000, Who())
+        world.run("copy_range", origin.ino, at, node.ino, offset, length, Who())
+
     @rule(w=ranks, ino=ranks, offset=sizes, length=lengths)
     def read(self, w: int, ino: int, offset: int, length: int) -> None:
         world = self.world(w)

@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -27,6 +26,7 @@ from tests.property.operations import START, Clock, FilesystemMachine, World, pa
 from tests.support.compare import READ_WHOLE, Seen, Who, look, outcome
 from tests.support.live import Live
 from tests.support.model import CAPABILITY, FILE_MAX, Model
+from tests.support.mounting import needs_mounts, needs_root
 from tests.support.node import Node
 from tests.support.pair import Held, Pair, build, paths_of
 from tests.support.treehash import differences, hash_directory, hash_view
@@ -382,7 +382,4 @@ class MountedMachine(FilesystemMachine):
 
 TestMounted = MountedMachine.TestCase
 TestMounted.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
-TestMounted.pytestmark = [  # type: ignore[attr-defined]
-    pytest.mark.fuse,
-    pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounting needs /dev/fuse, root"),
-]
+TestMounted.pytestmark = [*needs_mounts, needs_root("owners and devices")]  # type: ignore[attr-defined]

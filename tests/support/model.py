@@ -417,9 +417,15 @@ class Model:
         self._modified(node, caller.uid != 0)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Any) -> int:
-        """Copy bytes, as a read and a write; at most 1 MiB a call."""
-        self._regular(ino)
-        data = self.read(source, source_offset, min(length, COPY_MAX))
+        """Copy bytes, as a read and a write; at most 1 MiB a call, unless it is whole pages of a file with a name."""
+        node = self._regular(ino)
+        origin = self._regular(source)
+        whole = min(length, max(origin.length - source_offset, 0))
+        tail = source_offset + whole == origin.length and offset + whole >= node.length
+        pages = not source_offset % 4096 and not offset % 4096 and (not whole % 4096 or tail)
+        keeps = caller.uid == 0 and node.mode & 0o6000
+        shared = whole >= 16_384 and pages and origin.nlink and not keeps
+        data = self.read(source, source_offset, whole if shared else min(length, COPY_MAX))
         if source == ino and source_offset < offset + len(data) and offset < source_offset + len(data):
             refuse(errno.EINVAL)
         return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)

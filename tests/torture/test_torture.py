@@ -1,18 +1,12 @@
 """A minute of torture; ``make torture`` is the long version."""
 
-import os
 from pathlib import Path
 
-import pytest
-
+from tests.support.mounting import needs_mounts
 from tests.torture import real
 from tests.torture.campaign import run
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def test_nothing_is_lost_and_no_program_sees_an_error(tmp_path: Path) -> None:

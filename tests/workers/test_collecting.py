@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 from cowfs_daemon.collecting import Collecting
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def test_the_daemon_applies_the_rules_and_collects(owned: Owned) -> None:

@@ -11,14 +11,11 @@ import pytest
 
 from cowfs.errors import Busy
 from cowfs_daemon import compose, remote
+from tests.support.mounting import needs_mounts
 from tests.support.treehash import Facts, hash_directory
 from tests.workers.conftest import Owned, eventually
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 POINTS_MAX = 200
 State = dict[bytes, Facts]

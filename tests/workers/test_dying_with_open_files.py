@@ -13,14 +13,11 @@ import pytest
 from cowfs.errors import Busy, CowfsError
 from cowfs_daemon import compose, remote
 from tests.fuse.agent import Agent
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
 from tests.workers.test_exactly_once import look
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 BEFORE = """
 os.mkdir('dir'); os.mkdir('dir/deep'); os.mkdir('gone'); open('dir/deep/file', 'w').write('in the snapshot')
@@ -126,8 +123,8 @@ def test_a_worker_that_dies_at_any_point_of_a_checkpoint(doomed: tuple[Owned, Pa
     path = owned.make("ws")
     with Agent(timeout_s=60) as agent:
         agent(f"os.chdir({os.fspath(path)!r})")
-        agent("held = os.open('mapped', os.O_RDWR | os.O_CREAT); os.ftruncate(held, 1 << 20)")
-        agent("mapped = mmap.mmap(held, 1 << 20)")
+        agent("held = os.open('mapped', os.O_RDWR | os.O_CREAT); os.ftruncate(held, 1 << 16)")
+        agent("mapped = mmap.mmap(held, 1 << 16)")
         point, died = 0, True
         while died:
             point += 1
@@ -137,7 +134,7 @@ def test_a_worker_that_dies_at_any_point_of_a_checkpoint(doomed: tuple[Owned, Pa
             eventually(lambda: checkpointed(owned, "ws", point), "a checkpoint")  # noqa: B023
             died = not doom.exists()
             doom.unlink(missing_ok=True)
-            wanted = bytearray(bytes([point]) * (1 << 20))
+            wanted = bytearray(bytes([point]) * (1 << 16))
             wanted[4096:4105] = b"%09d" % point
             assert b"".join(owned.engine.show("ws@latest", b"mapped")) == wanted, point
             assert agent("mapped[:10]") == bytes([point]) * 10

@@ -12,13 +12,10 @@ import pytest
 
 from cowfs_daemon import compose, remote
 from tests.fuse.agent import Agent
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 PREPARE = """
 os.mkdir('dir'); os.mkdir('full'); open('full/x', 'w').close()

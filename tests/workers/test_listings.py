@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
-
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned
 from tests.workers.listings import campaign
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def test_listings_under_checkpoints_restores_and_moves(owned: Owned) -> None:

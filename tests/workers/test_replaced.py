@@ -17,13 +17,10 @@ from cowfs_daemon.mounts import BLAMED_MAX
 from cowfs_daemon.remote import RemoteHost
 from cowfs_daemon.users import mounted_at
 from tests.cli.live import Live
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def test_questions_about_a_live_state_are_refused_as_busy(owned: Owned) -> None:

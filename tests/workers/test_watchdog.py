@@ -15,14 +15,11 @@ import pytest
 
 from cowfs_daemon import remote
 from cowfs_daemon.activity import Limits, Silence
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import DEADLINE_SECONDS, Owned, Writer, eventually
 from tests.workers.test_pressed import waiting
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 
 def test_a_stopped_worker_is_replaced_and_its_program_goes_on(owned: Owned, writers: Callable[[Path], Writer]) -> None:

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from tests.cli.live import Live
+from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, Writer, eventually
 
-pytestmark = [
-    pytest.mark.fuse,
-    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting directly needs root"),
-]
+pytestmark = needs_mounts
 
 Start = Callable[[Path], Writer]
 

@@ -52,7 +52,10 @@ def _machine() -> Iterator[Finding]:
     numbers = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
     yield _finding("kernel", numbers >= _MIN_KERNEL, f"Linux {release}", "cowfs needs Linux 5.15 or newer")
     usable = os.access("/dev/fuse", os.R_OK | os.W_OK)
-    yield _finding("/dev/fuse", usable, "usable" if usable else "missing or not permitted", "modprobe fuse")
+    there = os.path.exists("/dev/fuse")
+    detail = "usable" if usable else "this user may not open it" if there else "missing"
+    hint = "let users open it, as udev does: chmod 666 /dev/fuse" if there else "load the module: modprobe fuse"
+    yield _finding("/dev/fuse", usable, detail, hint)
     mounter = os.geteuid() == 0 or shutil.which("fusermount3") is not None
     how = "root" if os.geteuid() == 0 else shutil.which("fusermount3") or "neither root nor fusermount3"
     yield _finding("mounting", mounter, how, "run as root, or install fuse3")

@@ -6,18 +6,21 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cowfs.client import Store, connect
-from cowfs.errors import Invalid, NotFound
+from cowfs.errors import Invalid
+from cowfs_cli.agent import folder, serve
 from cowfs_cli.common import Session, complete_ref, options
-from cowfs_cli.sandbox import bubblewrap, places
+from cowfs_cli.sandbox import bubblewrap, choices, places
 
 MESSAGE_MAX = 200
 
@@ -27,6 +30,8 @@ MESSAGE_MAX = 200
 @click.option("--ephemeral", is_flag=True, help="Run in a fork of WORKSPACE (any reference), and remove it.")
 @click.option("--checkpoint-each", is_flag=True, help="Make a checkpoint afterwards, with the command as its message.")
 @click.option("--restore-on-failure", is_flag=True, help="Restore the state before when the exit code is not 0.")
+@click.option("--agent", is_flag=True, help="Let the program ask for checkpoints: see /run/cowfs/llms.txt inside.")
+@click.option("--allow", multiple=True, type=click.Choice(("restore", "fork")), help="With --agent, also this.")
 @click.option("--net", type=click.Choice(("none", "host")), default="none", help="The network. Default: none.")
 @click.option("--keep", multiple=True, metavar="PATH[=WS2]", help="Bind another workspace over PATH.")
 @click.option("--tmpfs", multiple=True, metavar="PATH", help="Memory over PATH.")
@@ -35,8 +40,9 @@ MESSAGE_MAX = 200
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @options
 def command(
-    session: Session, workspace: str, ephemeral: bool, checkpoint_each: bool, restore_on_failure: bool, net: str,
-    keep: tuple[str, ...], tmpfs: tuple[str, ...], env: tuple[str, ...], workdir: str, command: tuple[str, ...],
+    session: Session, workspace: str, ephemeral: bool, checkpoint_each: bool, restore_on_failure: bool, agent: bool,
+    allow: tuple[str, ...], net: str, keep: tuple[str, ...], tmpfs: tuple[str, ...], env: tuple[str, ...], workdir: str,
+    command: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run COMMAND with WORKSPACE as its root directory, in a sandbox of its own (bubblewrap); its exit code.
 
@@ -51,6 +57,7 @@ def command(
     Examples:
       cowfs run ws-1 -- sh -c 'apt-get update'
       cowfs run ws-1 --checkpoint-each --restore-on-failure -- make test
+      cowfs run ws-1 --agent --allow restore -- claude
       cowfs run ws-1@good --ephemeral --net host --keep /root/.cache -- pip install requests
     """
     program = bubblewrap.find()
@@ -62,16 +69,29 @@ def command(
             store.fork(workspace, name)
             stack.callback(partial(store.remove, name, force=True))
         box = bubblewrap.Sandbox(store.workspace(name).path, name[:64], host_network=net == "host")
-        box.environment = dict(_pair(each) for each in env)
+        box.environment = dict(choices.pair(each) for each in env)
         box.memory = [places.inside(path) for path in tmpfs]
-        box.kept = [_kept(store, name if not ephemeral else workspace.partition("@")[0], each) for each in keep]
+        box.kept = [choices.kept(store, name if not ephemeral else workspace.partition("@")[0], each) for each in keep]
         box.workdir = workdir
+        if agent:
+            _grant(stack, store, name, box, frozenset(allow))
+        elif allow:
+            raise Invalid("--allow says what --agent may ask for", hint="add --agent")
         places.make(box.root, box.mount_points())
         done = _Run(store, name, list(command)).run(
             partial(box.words, program), checkpoint_each, restore_on_failure, session.json
         )
     session.out({"workspace": workspace, **vars(done)}, list)
     return done.exit_code
+
+
+def _grant(stack: ExitStack, store: Store, name: str, box: bubblewrap.Sandbox, allow: frozenset[str]) -> None:
+    """Give the sandbox a socket through which it may ask for the verbs of its own workspace, until the run ends."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowfs-agent-")))
+    folder.make(directory)
+    stack.enter_context(serve.serving(store, name, str(directory / folder.SOCKET), serve.Grant(allow)))
+    box.shown.append((folder.INSIDE, str(directory)))
+    box.environment = folder.variables() | box.environment
 
 
 @dataclass
@@ -119,22 +139,3 @@ def _wait(words: list[str], quiet: bool) -> int:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise Invalid(f"--env {text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _kept(store: Store, owner: str, text: str) -> tuple[str, str]:
-    path, equals, name = text.partition("=")
-    path = places.inside(path)
-    name = name if equals else f"{owner}-keep{path.replace('/', '-')}"
-    try:
-        return path, store.workspace(name).path
-    except NotFound:
-        if equals:
-            raise
-        return path, store.create(name).path

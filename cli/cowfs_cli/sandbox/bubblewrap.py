@@ -20,7 +20,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass
 class Sandbox:
-    """``root``: where the workspace is mounted. ``kept``: (path inside, directory outside); ``memory``: paths inside.
+    """``root``: where the workspace is mounted. ``kept``: (path inside, directory outside); ``memory``: paths inside;
+    ``shown``: as ``kept``, to look at only.
 
     ``workdir`` is inside. ``host_network``: else there is only a loopback device of its own.
     """
@@ -28,6 +29,7 @@ class Sandbox:
     root: str
     hostname: str
     kept: list[tuple[str, str]] = field(default_factory=list)
+    shown: list[tuple[str, str]] = field(default_factory=list)
     memory: list[str] = field(default_factory=list)
     host_network: bool = False
     workdir: str = "/"
@@ -44,7 +46,9 @@ class Sandbox:
             words += ["--tmpfs", path]
         for path, outside in self.kept:
             words += ["--bind", outside, path]
-        words += ["--unshare-user-try"] if os.geteuid() else []
+        for path, outside in self.shown:
+            words += ["--ro-bind", outside, path]
+        words += ["--unshare-user", "--uid", "0", "--gid", "0"] if os.geteuid() else []
         words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         words += ["--hostname", self.hostname]
         words += [] if self.host_network else ["--unshare-net"]

@@ -70,12 +70,13 @@ class Scrub(Body):
 
 
 class Checkpoint(Body):
-    """``label`` is added also when nothing has changed."""
+    """``label`` is added also when nothing has changed. ``automatic``: the limit on automatic snapshots counts it."""
 
     message: Annotated[str, Field(max_length=65536)] = ""
     label: Name | None = None
     allow_empty: bool = False
     creator: Annotated[str, Field(max_length=255)] = ""
+    automatic: bool = False
 
 
 class Restore(Body):
@@ -91,6 +92,19 @@ class Restore(Body):
         if (self.ref is None) != self.undo:
             raise ValueError("give either ref or undo")
         return self
+
+
+class RemovePath(Body):
+    """``path_b64``: from the root of the workspace."""
+
+    path_b64: Base64Path
+
+
+class ClonePath(Body):
+    """``source_b64``, ``target_b64``: from the root of the workspace; the target does not exist."""
+
+    source_b64: Base64Path
+    target_b64: Base64Path
 
 
 class Fork(Body):

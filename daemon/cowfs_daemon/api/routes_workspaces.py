@@ -174,7 +174,13 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
             "checkpoint",
             asked,
             lambda: verbs.engine.checkpoint(
-                name, body.message, body.label, body.allow_empty, body.creator, request=asked
+                name,
+                body.message,
+                body.label,
+                body.allow_empty,
+                body.creator,
+                request=asked,
+                automatic=body.automatic,
             ),
             (name,),
         )
@@ -194,6 +200,22 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
         if fresh:
             verbs.emit("restored", workspace=name, snapshot=done.snapshot.id)
         return JSONResponse(shapes.restored(done))
+
+    @routes.post("/workspaces/{name}/remove-path", response_model=shapes.CountShape)
+    async def remove_path(name: str, body: bodies.RemovePath) -> JSONResponse:
+        """Remove a file, or a directory with everything in it, as `rm -r` does."""
+        path = decode_path(body.path_b64)
+        count = await verbs.run(verbs.engine.paths.remove, name, path)
+        verbs.emit("path_removed", workspace=name)
+        return JSONResponse({"count": count})
+
+    @routes.post("/workspaces/{name}/clone-path", response_model=shapes.CountShape, status_code=201)
+    async def clone_path(name: str, body: bodies.ClonePath) -> JSONResponse:
+        """Clone a file or a directory as `cp -a` copies it; bytes are shared."""
+        source, target = decode_path(body.source_b64), decode_path(body.target_b64)
+        count = await verbs.run(verbs.engine.paths.clone, name, source, target)
+        verbs.emit("path_cloned", workspace=name)
+        return JSONResponse({"count": count}, 201)
 
     @routes.post("/forks", response_model=list[shapes.WorkspaceShape], status_code=201)
     async def fork(body: bodies.Fork, asked: Keyed) -> JSONResponse:

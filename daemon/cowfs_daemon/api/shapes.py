@@ -44,6 +44,12 @@ class WorkspaceShape(TypedDict):
     settings: dict[str, int | bool | str]
 
 
+class CountShape(TypedDict):
+    """How many files it was about."""
+
+    count: int
+
+
 class SettingShape(TypedDict):
     """A setting: its value (null when not set), that and its default as they are written."""
 

@@ -95,7 +95,10 @@ class Operations(pyfuse3.Operations):
         connection, unique = self._served.connection_id, next(self._uniques)
         if ctx is None:
             return Caller(0, 0, 0, 0, connection, unique)
-        return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask, connection, unique)
+        uid, gid = ctx.uid, ctx.gid
+        if (owners := self._served.owners) is not None:
+            uid, gid = owners.users.stored(uid), owners.groups.stored(gid)
+        return Caller(uid, gid, ctx.pid, ctx.umask, connection, unique)
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -122,6 +125,8 @@ class Operations(pyfuse3.Operations):
         found.entry_timeout = found.attr_timeout = self._served.valid
         found.st_mode, found.st_nlink = inode.mode, inode.nlink
         found.st_uid, found.st_gid, found.st_rdev = inode.uid, inode.gid, inode.rdev
+        if (owners := self._served.owners) is not None:
+            found.st_uid, found.st_gid = owners.users.shown(inode.uid), owners.groups.shown(inode.gid)
         found.st_size, found.st_blocks, found.st_blksize = inode.size, inode.blocks, protocol.BLOCK_SIZE
         found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns = inode.atime, inode.mtime, inode.ctime
         return found
@@ -232,10 +237,13 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         """chmod, chown, truncate, utimensat. The kernel leaves it to us to clear set-id bits."""
+        uid, gid = attr.st_uid, attr.st_gid
+        if (owners := self._served.owners) is not None:
+            uid, gid = owners.users.stored(uid), owners.groups.stored(gid)
         changes = SetAttr(
             attr.st_mode & 0o7777 if fields.update_mode else None,
-            attr.st_uid if fields.update_uid else None,
-            attr.st_gid if fields.update_gid else None,
+            uid if fields.update_uid else None,
+            gid if fields.update_gid else None,
             attr.st_size if fields.update_size else None,
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
@@ -265,7 +273,9 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, ino: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """The value of an xattr."""
         with self._workspace.lock:
-            return self._view.getxattr(ino, name)
+            value = self._view.getxattr(ino, name)
+        owners = self._served.owners
+        return value if owners is None else owners.shown_xattr(name, value)
 
     @answered
     async def listxattr(self, ino: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
@@ -276,6 +286,8 @@ class Operations(pyfuse3.Operations):
     @answered
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set an xattr; whether it must, or must not, be there pyfuse3 has looked itself."""
+        if (owners := self._served.owners) is not None:
+            value = owners.stored_xattr(name, value)
         with self._workspace.lock:
             self._view.setxattr(ino, name, value, 0, self._caller(ctx))
 
@@ -347,14 +359,14 @@ class Operations(pyfuse3.Operations):
             inode = view.mknod(parent, name, stat.S_IFREG | mode & 0o7777, 0, who)
         elif flags & os.O_EXCL:
             raise pyfuse3.FUSEError(errno.EEXIST)
-        elif not stat.S_ISREG(inode.mode) or who.uid not in (0, inode.uid):
+        elif not stat.S_ISREG(inode.mode) or who.uid not in (self._served.root, inode.uid):
             raise pyfuse3.FUSEError(errno.ESTALE)  # the kernel did not know it, and checked nothing: it looks again
         elif flags & os.O_TRUNC:
             inode = self._emptied(inode.ino, who)
         return self._opened(inode, flags, who), self._entry(inode)
 
     def _emptied(self, ino: int, who: Caller) -> Inode:
-        kill = who.uid != 0
+        kill = who.uid != self._served.root
         if kill:
             drop_group_bit(self._view, ino, who)
         return self._view.setattr(ino, SetAttr(size=0, kill_priv=kill), who)
@@ -370,13 +382,17 @@ class Operations(pyfuse3.Operations):
         """Bytes written by a system call, or pages dirtied through a mapping: pyfuse3 does not say which."""
         file = self._files[fh]
         who = self._caller(None)._replace(uid=file.who.uid, gid=file.who.gid, pid=file.who.pid)
-        done = 0
+        done, kill = 0, who.uid != self._served.root
         with self._workspace.lock:
-            if who.uid != 0:
+            if kill:
                 drop_group_bit(self._view, file.ino, who)
-            while done < len(data):
-                piece = memoryview(data)[done:]
-                done += self._view.write(file.ino, offset + done, piece, who, kill_priv=who.uid != 0)
+            try:
+                while done < len(data):
+                    piece = memoryview(data)[done:]
+                    done += self._view.write(file.ino, offset + done, piece, who, kill_priv=kill)
+            except (OSError, CowfsError):
+                self._served.unwritten += 1
+                raise
         return done
 
     async def flush(self, fh: int) -> None:

@@ -20,9 +20,10 @@ from cowfs.errors import Busy, Conflict, Invalid, NotFound
 from cowfs.remembered import Request
 from cowfs.results import Scrubbed
 from cowfs.workspace import Workspace
+from cowfs_daemon import identity
 from cowfs_daemon.foreground.operations import Operations
 from cowfs_daemon.foreground.transport import Transport
-from cowfs_daemon.fuse import mount
+from cowfs_daemon.fuse import fusermount, mount
 from cowfs_daemon.fuse.negotiate import Negotiated
 from cowfs_daemon.fuse.served import Served
 from cowfs_daemon.metrics import Sample
@@ -84,6 +85,7 @@ class Foreground:
         self._undo = ExitStack()
         with ExitStack() as undo:
             self.engine = Engine.open(Path(store), time.time_ns, new_id)
+            self.engine.images.owners = identity.owners()
             undo.callback(self.engine.close)
             self.engine.reserve.refill()
             self._name = workspace
@@ -102,13 +104,16 @@ class Foreground:
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         negotiated = Negotiated(0, 0, 0)
-        served = Served(secrets.randbits(63), negotiated, complete=True, sync_later=_never, refresh=_never)
+        served = Served(
+            secrets.randbits(63), negotiated, complete=True, sync_later=_never, refresh=_never, owners=identity.owners()
+        )
         operations = Operations(self._workspace, served)
         with self._workspace.lock:
             self._workspace.view.unopened()
             self._workspace.view.state.pinned = served.lookups
         self._workspace.told()
-        options = set(OPTIONS) | ({"allow_other"} if os.geteuid() == 0 else set())
+        shared = os.geteuid() == 0 or fusermount.others_allowed()
+        options = set(OPTIONS) | ({"allow_other"} if shared else set())
         try:
             pyfuse3.init(operations, self._path, options)
         except RuntimeError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pyfuse3
 import trio
@@ -20,6 +20,7 @@ import trio
 from cowfs.errors import Busy
 from cowfs.geometry import ROOT_INO
 from cowfs.results import Handle
+from cowfs.subtrees import Removed
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import points, protocol
 from cowfs_daemon.fuse.handles import Handles
@@ -40,7 +41,7 @@ class Transport:
         self._served = served
         self._number = number
         self._token = token
-        self._handles = Handles(served.generations)
+        self._handles = Handles(workspace, served.generations)
         self._handles.open_root(mountpoint)
         self._swapped: trio.Event | None = None
         self._pending: list[int] = []
@@ -63,16 +64,20 @@ class Transport:
             writers = list(self._served.writers)
         for ino in writers:
             try:
-                fd = self._handles.open(ino, os.O_RDONLY)
+                self._flush(ino)
             except OSError:
                 with self._workspace.lock:
-                    if ino not in self._served.writers:
-                        continue
-                raise
-            try:
-                self._handles.flush(fd)
-            finally:
-                os.close(fd)
+                    if ino in self._served.writers:
+                        raise
+
+    def _flush(self, ino: int) -> None:
+        if self._handles.by_number:
+            self._handles.flush_inode(ino)
+            return
+        before = self._served.unwritten
+        _told(pyfuse3.invalidate_inode, ino)
+        if self._served.unwritten != before:
+            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: pages of a mapping could not be written")
 
     def mount_points(self) -> list[tuple[str, int]]:
         """See cowfs.transport.Transport."""
@@ -143,6 +148,22 @@ class Transport:
             handles = [Handle(ino, ino in served.writers, ino in changes.gone) for ino in sorted(served.opens)]
         self._pending = []
         return [handle for handle in handles if handle.gone or handle.writable]
+
+    def removed(self, gone: Sequence[Removed], directory: int) -> None:
+        """See cowfs.transport.Transport."""
+        for each in gone:
+            if each.is_dir:
+                with self._workspace.lock:
+                    self._served.removed(each.ino)
+            _told(pyfuse3.invalidate_entry, each.parent, each.name, each.ino)
+            if each.left:
+                _told(pyfuse3.invalidate_inode, each.ino)
+        _told(pyfuse3.invalidate_inode, directory)
+
+    def made(self, parent: int, name: bytes) -> None:
+        """See cowfs.transport.Transport."""
+        _told(pyfuse3.invalidate_entry, parent, name, 0)
+        _told(pyfuse3.invalidate_inode, parent)
 
 
 def _nothing() -> None:

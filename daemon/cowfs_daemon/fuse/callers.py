@@ -66,7 +66,7 @@ def drop_group_bit(view: View, ino: int, who: Caller) -> None:
     """
     inode = view.inode(ino)
     mode = inode.mode
-    if mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID or inode.is_dir or who.uid == 0:
+    if mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID or inode.is_dir:
         return
     their = credentials(who.pid)
     if not their.keeps and inode.gid not in their.groups:

@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from cowfs.errors import Corrupt
+from cowfs.errors import Corrupt, CowfsError
 from cowfs.view.inode import SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
@@ -40,8 +40,10 @@ def open_file(served: Served, view: View, request: bytearray, size: int, unique:
         except BaseException:
             view.released(nodeid, writable, who)
             raise
+    before = served.opens.get(nodeid, 0)
     served.opened(nodeid, writable)
-    return protocol.opened(unique, protocol.FOPEN_KEEP_CACHE)
+    backing = 0 if served.backing is None else served.backing.opened(view.inode(nodeid), before)
+    return protocol.opened_backed(unique, backing) if backing else protocol.opened(unique, protocol.FOPEN_KEEP_CACHE)
 
 
 def release(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -49,6 +51,8 @@ def release(served: Served, view: View, request: bytearray, size: int, unique: i
     _, flags, _, _ = protocol.unpack(_RELEASE, request, size)
     writable = is_writable(flags)
     served.released(nodeid, writable)
+    if served.backing is not None and nodeid not in served.opens:
+        served.backing.released(nodeid)
     try:
         view.released(nodeid, writable, caller(served, request, unique))
     except OSError as error:
@@ -83,7 +87,11 @@ def write(served: Served, view: View, request: bytearray, size: int, unique: int
     who = caller(served, request, unique)
     if kill:
         drop_group_bit(view, nodeid, who)
-    return protocol.counted(unique, view.write(nodeid, offset, data, who, append=append, kill_priv=kill))
+    try:
+        return protocol.counted(unique, view.write(nodeid, offset, data, who, append=append, kill_priv=kill))
+    except (OSError, CowfsError):
+        served.unwritten += 1
+        raise
 
 
 def fallocate(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

@@ -5,11 +5,17 @@ Used by threads that serve no request: what they do here is answered by those th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from cowfs.geometry import ROOT_INO
+from cowfs.view.view import View
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -19,13 +25,29 @@ _FILEID_FUSE = 0x81
 _GONE = (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED)
 
 
+class Viewed(Protocol):
+    """What names are looked up in."""
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Covers the view and its swap."""
+
+    @property
+    def view(self) -> View:
+        """What the mount shows."""
+
+
 class Handles:
     """Opens inodes through forged file handles, on a descriptor of the mount's root.
 
+    That needs CAP_DAC_READ_SEARCH. ``by_number``: whether it is there; without, inodes are found by a name that they
+    have, and can only be looked at.
     ``generations``: inode -> its generation, where that is not 0.
     """
 
-    def __init__(self, generations: Mapping[int, int]) -> None:
+    def __init__(self, workspace: Viewed, generations: Mapping[int, int]) -> None:
+        self.by_number = True
+        self._workspace = workspace
         self._generations = generations
         self._root = -1
         self._by_fsync = flushes_by_fsync()
@@ -33,6 +55,10 @@ class Handles:
     def open_root(self, mountpoint: str) -> None:
         """Take hold of the mount. Raises OSError."""
         self._root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(self.open(ROOT_INO, os.O_PATH))
+        except PermissionError:
+            self.by_number = False
 
     def close_root(self) -> None:
         """Let go of it: otherwise it could not be unmounted."""
@@ -41,7 +67,7 @@ class Handles:
             self._root = -1
 
     def open(self, ino: int, flags: int) -> int:
-        """A descriptor of an inode. Raises OSError."""
+        """A descriptor of an inode; only ``by_number``. Raises OSError."""
         generation = self._generations.get(ino, 0)
         handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
         fd = _libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -49,6 +75,29 @@ class Handles:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return int(fd)
+
+    def look(self, ino: int) -> int:
+        """A descriptor (O_PATH) of an inode. Raises OSError: FileNotFoundError also for one that is only open."""
+        if self.by_number:
+            return self.open(ino, os.O_PATH)
+        fd = os.open(self._path(ino), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        if os.fstat(fd).st_ino == ino:
+            return fd
+        os.close(fd)  # renamed meanwhile, or something is mounted in the way
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _path(self, ino: int) -> bytes:
+        """One of its paths from the root. Raises OSError when it has none."""
+        names: list[bytes] = []
+        with self._workspace.lock:
+            state = self._workspace.view.state
+            while ino != ROOT_INO:
+                links = state.inode(ino).links
+                if not links:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+                ino, name = links[0]
+                names.append(name)
+        return b"/".join(reversed(names)) or b"."
 
     def flush(self, fd: int) -> None:
         """Return when pages that a mapping dirtied have been written. Raises OSError."""
@@ -59,18 +108,25 @@ class Handles:
             if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
                 raise OSError(number, os.strerror(number))
 
+    def flush_inode(self, ino: int) -> None:
+        """The same by inode number; only ``by_number``."""
+        fd = self.open(ino, os.O_RDONLY)
+        try:
+            self.flush(fd)
+        finally:
+            os.close(fd)
+
     def ask_size(self, ino: int) -> None:
         """Make the kernel ask for the attributes: nothing else changes the size it holds. One that is gone is fine."""
         try:
-            fd = self.open(ino, os.O_PATH)
+            fd = self.look(ino)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in _GONE or not self.by_number:
                 return
             raise
         try:
-            os.fstat(fd)
-        except OSError:
-            pass  # ESTALE: gone in the restore.
+            with contextlib.suppress(OSError):  # ESTALE: gone in the restore.
+                os.fstat(fd)
         finally:
             os.close(fd)
 

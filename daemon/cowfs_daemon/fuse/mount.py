@@ -1,4 +1,4 @@
-"""Mounting and unmounting through mount(2), and the control files of a FUSE connection (fusectl).
+"""Mounting and unmounting, through mount(2) or fusermount3, and the control files of a FUSE connection (fusectl).
 
 A :class:`Connection` is what a mount needs to be served: made in one process, it can be served in
 another that is given the descriptor and the rest of its fields.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
+from cowfs_daemon.fuse import fusermount
 from cowfs_daemon.fuse.negotiate import REQUEST_BYTES, Negotiated, negotiate
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -61,10 +62,28 @@ def prepare_mountpoint(path: str) -> None:
 def mount(mountpoint: str, *, connection_id: int, read_only: bool = False) -> Connection:
     """Mount on the existing directory ``mountpoint`` and answer INIT; nothing else is answered yet.
 
-    nosuid, nodev, noatime (times of access are set by utimensat alone), permissions checked by the kernel.
+    nosuid, nodev, noatime (times of access are set by utimensat alone), permissions checked by the kernel. An ordinary
+    user's mounts are shown to nobody else, not even root, unless /etc/fuse.conf allows it.
     Raises :class:`Invalid` when /dev/fuse or the right to mount is missing, :class:`NotFound` for a missing
     mount point, :class:`Busy` when the kernel says so.
     """
+    fd = _mount_directly(mountpoint, read_only) if _is_root() else _mount_as_user(mountpoint, read_only)
+    try:
+        init = _answer_init(fd, passthrough=read_only and _is_root())
+        number = _device_minor(mountpoint)
+    except BaseException:
+        os.close(fd)
+        unmount(mountpoint, force=True)
+        raise
+    _raise_read_ahead(number)
+    return Connection(fd, init, os.path.abspath(mountpoint), connection_id, number)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _mount_directly(mountpoint: str, read_only: bool) -> int:
     try:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -72,24 +91,22 @@ def mount(mountpoint: str, *, connection_id: int, read_only: bool = False) -> Co
             f"/dev/fuse cannot be opened: {error.strerror}",
             hint="load the fuse module, or give the container --device /dev/fuse and CAP_SYS_ADMIN",
         ) from error
-    mounted = False
-    try:
-        options = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},default_permissions"
-        if os.geteuid() == 0:
-            options += ",allow_other"
-        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME | (_MS_RDONLY if read_only else 0)
-        if _libc.mount(b"cowfs", os.fsencode(mountpoint), b"fuse.cowfs", flags, options.encode()):
-            raise _mount_error(mountpoint, ctypes.get_errno())
-        mounted = True
-        init = _answer_init(fd)
-        number = _device_minor(mountpoint)
-    except BaseException:
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id={os.getegid()},default_permissions,allow_other"
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME | (_MS_RDONLY if read_only else 0)
+    if _libc.mount(b"cowfs", os.fsencode(mountpoint), b"fuse.cowfs", flags, options.encode()):
+        number = ctypes.get_errno()
         os.close(fd)
-        if mounted:
-            _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH)
-        raise
-    _raise_read_ahead(number)
-    return Connection(fd, init, os.path.abspath(mountpoint), connection_id, number)
+        raise _mount_error(mountpoint, number)
+    return fd
+
+
+def _mount_as_user(mountpoint: str, read_only: bool) -> int:
+    options = ["fsname=cowfs", "subtype=cowfs", "default_permissions", "noatime", "nosuid", "nodev"]
+    options += ["ro"] if read_only else []
+    options += ["allow_other"] if fusermount.others_allowed() else []
+    fd = fusermount.mount(mountpoint, options)
+    os.set_blocking(fd, False)
+    return fd
 
 
 def _mount_error(mountpoint: str, number: int) -> CowfsError:
@@ -105,12 +122,12 @@ def _mount_error(mountpoint: str, number: int) -> CowfsError:
     return Invalid(message)
 
 
-def _answer_init(fd: int) -> Negotiated:
+def _answer_init(fd: int, *, passthrough: bool) -> Negotiated:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     if not poller.poll(_INIT_TIMEOUT_MS):
         raise Busy("the kernel sent no FUSE INIT request")
-    agreed, reply = negotiate(os.read(fd, REQUEST_BYTES))
+    agreed, reply = negotiate(os.read(fd, REQUEST_BYTES), passthrough=passthrough)
     os.write(fd, reply)
     return agreed
 
@@ -136,6 +153,9 @@ def unmount(mountpoint: str, *, force: bool = False) -> None:
 
     Nothing mounted there is fine. Raises :class:`Busy` when in use and not forced.
     """
+    if not _is_root():
+        fusermount.unmount(mountpoint, lazy=force)
+        return
     if not _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if force else 0):
         return
     number = ctypes.get_errno()
@@ -149,7 +169,7 @@ def unmount(mountpoint: str, *, force: bool = False) -> None:
 
 def control_directory(number: int) -> Path:
     """The fusectl directory of a connection; fusectl is mounted if it is not. Raises :class:`NotFound`."""
-    if not any(_CONNECTIONS.iterdir()) and not os.path.ismount(_CONNECTIONS):
+    if _is_root() and not any(_CONNECTIONS.iterdir()) and not os.path.ismount(_CONNECTIONS):
         _libc.mount(b"none", os.fsencode(_CONNECTIONS), b"fusectl", 0, None)
     directory = _CONNECTIONS / str(number)
     if not directory.is_dir():

@@ -137,7 +137,7 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
         inode = view.mknod(nodeid, name, stat.S_IFREG | (mode & 0o7777), 0, who)
     elif flags & os.O_EXCL:
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-    elif not stat.S_ISREG(inode.mode) or who.uid not in (0, inode.uid):
+    elif not stat.S_ISREG(inode.mode) or who.uid not in (served.root, inode.uid):
         # The kernel did not know this name, so it checked no permission on it: ESTALE makes it look again.
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     elif flags & os.O_TRUNC:

@@ -14,7 +14,7 @@ DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, WRITEBACK_CACHE = 1 << 13, 1 << 14,
 PARALLEL_DIROPS, POSIX_ACL, ABORT_ERROR, MAX_PAGES = 1 << 18, 1 << 20, 1 << 21, 1 << 22
 CACHE_SYMLINKS, EXPLICIT_INVAL_DATA = 1 << 23, 1 << 25
 HANDLE_KILLPRIV_V2, SETXATTR_EXT, INIT_EXT = 1 << 28, 1 << 29, 1 << 30
-HAS_EXPIRE_ONLY, HAS_RESEND, ALLOW_IDMAP = 1 << 35, 1 << 39, 1 << 40
+HAS_EXPIRE_ONLY, PASSTHROUGH, HAS_RESEND, ALLOW_IDMAP = 1 << 35, 1 << 37, 1 << 39, 1 << 40
 
 WANTED: Final = (
     ASYNC_READ | ATOMIC_O_TRUNC | EXPORT_SUPPORT | BIG_WRITES | DONT_MASK | DO_READDIRPLUS | READDIRPLUS_AUTO
@@ -52,8 +52,11 @@ class Negotiated:
         return bool(self.flags & flag)
 
 
-def negotiate(request: bytes) -> tuple[Negotiated, bytes]:
-    """The INIT request -> (what is agreed, the reply). Raises :class:`Invalid` for a kernel that is too old."""
+def negotiate(request: bytes, *, passthrough: bool = False) -> tuple[Negotiated, bytes]:
+    """The INIT request -> (what is agreed, the reply). Raises :class:`Invalid` for a kernel that is too old.
+
+    ``passthrough``: take that, too, where it is offered; needs CAP_SYS_ADMIN.
+    """
     if len(request) < protocol.HEADER_BYTES + _IN.size:
         raise Invalid("the kernel's FUSE INIT request is too short")
     _, opcode, unique, _ = protocol.header(request)
@@ -67,10 +70,10 @@ def negotiate(request: bytes) -> tuple[Negotiated, bytes]:
     offered = low
     if low & INIT_EXT and len(request) >= protocol.HEADER_BYTES + _IN.size + 4:
         offered |= struct.unpack_from("<I", request, protocol.HEADER_BYTES + _IN.size)[0] << 32
-    flags = offered & WANTED
+    flags = offered & (WANTED | (PASSTHROUGH if passthrough else 0))
     agreed = Negotiated(min(minor, protocol.MINOR), flags, MAX_WRITE)
     reply = _OUT.pack(
         16 + 64, 0, unique, protocol.MAJOR, agreed.minor, readahead, flags & 0xFFFFFFFF, MAX_BACKGROUND,
-        MAX_BACKGROUND * 3 // 4, MAX_WRITE, 1, PAGES, 0, flags >> 32, 0, 0, 0,
+        MAX_BACKGROUND * 3 // 4, MAX_WRITE, 1, PAGES, 0, flags >> 32, int(bool(flags & PASSTHROUGH)), 0, 0,
     )  # fmt: skip
     return agreed, reply

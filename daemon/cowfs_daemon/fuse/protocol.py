@@ -27,7 +27,7 @@ SYNCFS, TMPFILE, STATX, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 OPCODES: Final = 64
 """Length of a dispatch table; greater opcodes are answered ENOSYS."""
 
-NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_RESEND = 2, 3, 7
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_DELETE, NOTIFY_RESEND = 2, 3, 6, 7
 EXPIRE_ONLY: Final = 1
 
 UNIQUE_RESEND: Final = 1 << 63
@@ -37,6 +37,7 @@ FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4
 FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_CTIME, FATTR_KILL_SUIDGID = 128, 256, 1024, 2048
 FOPEN_KEEP_CACHE: Final = 2
 FOPEN_CACHE_DIR: Final = 8
+FOPEN_PASSTHROUGH: Final = 1 << 7
 OPEN_KILL_SUIDGID: Final = 1
 WRITE_CACHE, WRITE_KILL_SUIDGID = 1, 4
 SETXATTR_ACL_KILL_SGID: Final = 1
@@ -193,6 +194,11 @@ def opened(unique: int, flags: int) -> bytes:
     return _OUT_OPEN.pack(32, 0, unique, 0, flags, 0)
 
 
+def opened_backed(unique: int, backing: int) -> bytes:
+    """The same for a file that the kernel reads by itself, from what was registered as ``backing``."""
+    return _OUT_OPEN.pack(32, 0, unique, 0, FOPEN_PASSTHROUGH, backing)
+
+
 def opened_directory(unique: int, handle: int, flags: int) -> bytes:
     """The same for OPENDIR: ``handle`` comes back in RELEASEDIR."""
     return _OUT_OPEN.pack(32, 0, unique, handle, flags, 0)
@@ -281,6 +287,14 @@ _INVAL_ENTRY = struct.Struct("<IiQQII")
 def invalidate_entry(parent: int, name: bytes) -> bytes:
     """A notification: forget ``name`` in ``parent`` now (what is mounted on it, or below it, is detached)."""
     return _INVAL_ENTRY.pack(33 + len(name), NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"
+
+
+def delete(parent: int, ino: int, name: bytes) -> bytes:
+    """A notification: ``name`` in ``parent``, if it is ``ino``, was removed; whoever watches is told."""
+    return _DELETE.pack(41 + len(name), NOTIFY_DELETE, 0, parent, ino, len(name), 0) + name + b"\0"
+
+
+_DELETE = struct.Struct("<IiQQQII")
 
 
 def resend() -> bytes:

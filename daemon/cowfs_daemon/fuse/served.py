@@ -14,7 +14,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cowfs.geometry import ROOT_INO
+from cowfs.owners import Owners
 from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.backing import Backing
 from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
 
 HANDED_LOOKUPS_MAX = 50_000
@@ -57,14 +59,17 @@ class Served:
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
     ``flush_first(request, inode)`` has the pages written that mappings dirtied, then the request answered, in another
     thread, unless it says no; ``flushed`` is the request that is answered after that.
+    ``backing``: files that the kernel reads by itself, on read-only mounts where that is possible.
+    ``owners`` maps ids where an ordinary user serves; ``root`` is the stored id of who may do everything, or nobody's.
+    ``unwritten`` counts writes that failed, which the kernel tells nobody of when they are of pages that it cached.
     ``refresh(inode)`` makes the kernel drop what it cached of an inode and ask for its size, likewise.
     """
 
     __slots__ = (
-        "appending", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
+        "appending", "backing", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
         "generations", "invalidating", "listings",
-        "lookups", "opens", "refresh",
-        "setxattr_ext", "stale", "sync_later", "valid", "writers",
+        "lookups", "opens", "owners", "refresh", "root",
+        "setxattr_ext", "stale", "sync_later", "unwritten", "valid", "writers",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +81,12 @@ class Served:
         sync_later: Callable[[int], None],
         refresh: Callable[[int], None],
         flush_first: Callable[[bytearray, int], bool] = lambda request, ino: False,
+        owners: Owners | None = None,
     ) -> None:
+        self.backing: Backing | None = None
+        self.owners = owners
+        self.root = 0 if owners is None else -1
+        self.unwritten = 0
         self.connection_id = connection_id
         self.setxattr_ext = init.has(SETXATTR_EXT)
         self.complete = complete

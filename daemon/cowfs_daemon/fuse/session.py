@@ -22,9 +22,10 @@ from typing import Protocol
 
 from cowfs.errors import CowfsError
 from cowfs.layers.answers import Answer
+from cowfs.owners import Owners
 from cowfs.pressure import Pressed
 from cowfs.view.view import View
-from cowfs_daemon.fuse import mount, pacing, protocol, resent
+from cowfs_daemon.fuse import mount, pacing, protocol, resent, shown
 from cowfs_daemon.fuse.counts import Counts
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
@@ -95,13 +96,14 @@ class Session:
         flush: Callable[[int], None] | None = None,
         complete: bool = True,
         on_end: Callable[[], None] | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.fd = connection.fd
         self.connection = connection
         self.workspace = workspace
         self.served = Served(
             connection.connection_id, connection.init, complete=complete, sync_later=self._sync_later, refresh=refresh,
-            flush_first=self._flush_first,
+            flush_first=self._flush_first, owners=owners,
         )  # fmt: skip
         self._flush = flush
         self._server = server
@@ -182,7 +184,7 @@ class Session:
         poller.register(self.fd, select.POLLIN)
         poller.register(reader.wake, select.POLLIN)
         request, workspace = reader.request, self.workspace
-        fd, buffers, lock = self.fd, [request], workspace.lock
+        fd, buffers, lock, owners = self.fd, [request], workspace.lock, self.served.owners
         readv, answer, number = os.readv, self._answer, 0
         while not self._stopping:
             try:
@@ -200,6 +202,8 @@ class Session:
                 return False
             self._requests += 1
             number += 1
+            if owners is not None:
+                shown.take(owners, request, size, self.served.setxattr_ext)
             if self._pressed is None or not self._waits(request, size):
                 if number % SAMPLED:
                     with lock:
@@ -251,6 +255,7 @@ class Session:
         if pressed is None or opcode not in pacing.CHANGES or unique & protocol.UNIQUE_RESEND:
             return False  # what comes again may have been carried out: then it must be answered
         if pressed.refuse and opcode in pacing.GROWS and self.pacing.refuse():
+            self.served.unwritten += opcode == protocol.WRITE
             with contextlib.suppress(FileNotFoundError):
                 os.write(self.fd, protocol.error(unique, errno.ENOSPC))
             return True
@@ -284,10 +289,11 @@ class Session:
         if reply is None or opcode in _UNANSWERED:
             return
         try:
-            if isinstance(reply, bytes):
-                os.write(self.fd, reply)
-            else:
+            if isinstance(reply, tuple):
                 os.writev(self.fd, reply)
+            else:
+                owners = self.served.owners
+                os.write(self.fd, reply if owners is None else shown.give(owners, request, size, opcode, reply))
         except OSError as error:
             # ENOENT: nobody waits for this reply any more; ENODEV: the next read tells.
             if error.errno not in (errno.ENOENT, errno.ENODEV):

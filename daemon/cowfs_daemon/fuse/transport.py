@@ -11,15 +11,20 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from cowfs.errors import NotFound
 from cowfs.geometry import ROOT_INO
 from cowfs.results import Handle
+from cowfs.subtrees import Removed
+from cowfs_daemon import identity
 from cowfs_daemon.fuse import mount, points, protocol
+from cowfs_daemon.fuse.backing import Backing
 from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync
 from cowfs_daemon.fuse.mount import Connection
+from cowfs_daemon.fuse.negotiate import PASSTHROUGH
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace, Session, SessionStatistics
 
@@ -56,7 +61,10 @@ class Changes(Protocol):
 
 
 class Transport:
-    """The mount of one workspace, served by ``server``. Serves from :meth:`start` on."""
+    """The mount of one workspace, served by ``server``. Serves from :meth:`start` on.
+
+    ``backing``: where files may be written out that the kernel then reads by itself; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -66,16 +74,19 @@ class Transport:
         *,
         complete: bool = True,
         on_end: Callable[[], None] | None = None,
+        backing: Path | None = None,
     ) -> None:
         self.connection = connection
         self.session = Session(
             server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end,
             # fsync would wait for the inode's lock, which the kernel holds while it asks for data and holes.
-            flush=None if flushes_by_fsync() else self._flush_inode,
+            flush=None if flushes_by_fsync() else self._flush_inode, owners=identity.owners(),
         )  # fmt: skip
         self._served = self.session.served
+        if backing is not None and connection.init.has(PASSTHROUGH):
+            self._served.backing = Backing(connection.fd, backing, str(connection.connection_id), complete=complete)
         self._workspace = workspace
-        self._handles = Handles(self._served.generations)
+        self._handles = Handles(workspace, self._served.generations)
         self._pending: list[int] = []
         self._changes: Changes | None = None
 
@@ -94,7 +105,7 @@ class Transport:
             self.invalidate(untold)
 
     def _open_root(self) -> None:
-        self._handles = Handles(self._served.generations)
+        self._handles = Handles(self._workspace, self._served.generations)
         self._handles.open_root(self.connection.mountpoint)
         with self._workspace.lock:
             self._served.listing_closed(ROOT_INO)  # nobody lists the directory with this one
@@ -121,7 +132,7 @@ class Transport:
             with contextlib.suppress(OSError, NotFound):  # Gone already when nobody used it.
                 mount.abort(self.connection.number)
         self.session.stop()
-        self.close()
+        self.close(gone=True)
 
     def _is_mounted(self) -> bool:
         """Whether the mount point still shows this mount, and not what somebody mounted there later."""
@@ -136,8 +147,11 @@ class Transport:
         self.session.stop()
         return self.connection
 
-    def close(self) -> None:
-        """After :meth:`detach`: let go of the mount and of the workspace, for good."""
+    def close(self, *, gone: bool = False) -> None:
+        """After :meth:`detach`: let go of the mount and of the workspace, for good; ``gone``: it is unmounted."""
+        if self._served.backing is not None:
+            self._served.backing.close(gone=gone)
+            self._served.backing = None
         os.close(self.connection.fd)
         self.session.close()
 
@@ -153,21 +167,21 @@ class Transport:
             writers = list(self._served.writers)
         for ino in writers:
             try:
-                fd = self._handles.open(ino, os.O_RDONLY)
+                self._flush_inode(ino)
             except OSError:
-                if not self._is_written(ino):
-                    continue
-                raise
-            self._flush_and_close(fd)
+                if self._is_written(ino):
+                    raise
 
     def _flush_inode(self, ino: int) -> None:
-        self._flush_and_close(self._handles.open(ino, os.O_RDONLY))
-
-    def _flush_and_close(self, fd: int) -> None:
-        try:
-            self._handles.flush(fd)
-        finally:
-            os.close(fd)
+        if self._handles.by_number:
+            self._handles.flush_inode(ino)
+            return
+        # Without the right to open files by number: the kernel writes what is dirty before it drops it, whether that
+        # works or not.
+        before = self._served.unwritten
+        self._notify(protocol.invalidate_inode(ino))
+        if self._served.unwritten != before:
+            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: pages of a mapping could not be written")
 
     def _is_written(self, ino: int) -> bool:
         """Whether an inode of the view is open for writing. One that a restore took away has nowhere to flush to."""
@@ -267,7 +281,7 @@ class Transport:
         """
         self._notify(protocol.expire_entry(parent, name))
         with contextlib.suppress(OSError):
-            above = self._handles.open(parent, os.O_PATH)
+            above = self._handles.look(parent)
             try:
                 os.close(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above))
             finally:
@@ -313,6 +327,33 @@ class Transport:
             self._handles.ask_size(ino)
 
         self.session.submit(job, asking=True)
+
+    # Subtrees
+
+    def removed(self, gone: Sequence[Removed], directory: int) -> None:
+        """See cowfs.transport.Transport."""
+        served, complete, lookups = self._served, self._served.complete, self._served.lookups
+        for each in gone:
+            if each.is_dir:
+                with self._workspace.lock:
+                    served.removed(each.ino)
+            if (each.ino in lookups or not complete) and not self._delete(each):
+                self._notify(protocol.invalidate_entry(each.parent, each.name))
+            if each.left and (each.ino in lookups or not complete):
+                self._notify(protocol.invalidate_inode(each.ino))
+        self._notify(protocol.invalidate_inode(directory))
+
+    def _delete(self, removed: Removed) -> bool:
+        try:
+            os.write(self.connection.fd, protocol.delete(removed.parent, removed.ino, removed.name))
+        except OSError as error:  # ENOENT: the kernel does not know it, or knows another one by now
+            return error.errno not in (errno.ENOTEMPTY, errno.EBUSY)
+        return True
+
+    def made(self, parent: int, name: bytes) -> None:
+        """See cowfs.transport.Transport."""
+        self._notify(protocol.expire_entry(parent, name))
+        self._notify(protocol.invalidate_inode(parent))
 
     # Mount points
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from cowfs.compare import Changes
 from cowfs.errors import Busy
 from cowfs.results import Handle
+from cowfs.subtrees import Removed
 from cowfs.transport import Transport
 from tests.support.lab import Lab
 
@@ -38,6 +39,12 @@ class During(Transport):
         """The restore has happened in the journal."""
         self.act()
         return []
+
+    def removed(self, gone: Sequence[Removed], directory: int) -> None:
+        """Nothing is cached."""
+
+    def made(self, parent: int, name: bytes) -> None:
+        """Nothing is cached."""
 
 
 def two_snapshots(lab: Lab) -> tuple[str, str]:

@@ -1,0 +1,254 @@
+"""Size and company: a directory of a million files, a workspace of ten million, 64 programs at once, and neighbours.
+
+``directory``: making, looking at, listing and removing so many files in one directory of a mount, and on the disk.
+``workspace``: opening, listing and changing a workspace with so many files; memory of the process that serves it.
+``parallel``: file operations a second of so many programs at once in one workspace, in one each, and on the disk.
+``neighbours``: what a program waits for each of its file operations while a storm goes on elsewhere: in another
+workspace, in the fork it came from, and, as a floor, while as many processes merely keep the CPUs busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import common, daemons, native
+from cowfs.client.store import Store
+
+_DIRECTORY = """
+import json, os, sys, time
+where, count = sys.argv[1], int(sys.argv[2])
+took = {}
+def timed(name, work):
+    began = time.perf_counter(); work(); took[name] = (time.perf_counter() - began) / count * 1e6
+def make():
+    os.mkdir(where)
+    for n in range(count):
+        os.close(os.open(f"{where}/file-{n}", os.O_CREAT | os.O_WRONLY | os.O_EXCL))
+def look():
+    for n in range(0, count, 100):
+        os.stat(f"{where}/file-{n}")
+        os.path.exists(f"{where}/none-{n}")
+def entries():
+    assert sum(1 for _ in os.scandir(where)) == count
+def remove():
+    for n in range(count):
+        os.unlink(f"{where}/file-{n}")
+    os.rmdir(where)
+for name, work in ("create", make), ("look", look), ("list", entries), ("list_again", entries), ("unlink", remove):
+    timed(name, work)
+took["look"] *= 100 / 2
+print(json.dumps(took))
+"""
+_OPERATIONS = """
+import os, sys, time
+where, seconds = sys.argv[1], float(sys.argv[2])
+os.mkdir(where)
+count, until = 0, time.monotonic() + seconds
+while time.monotonic() < until:
+    path = f"{where}/{count % 100}"
+    with open(path, "wb") as file:
+        file.write(b"x" * 1000)
+    os.stat(path)
+    with open(path, "rb") as file:
+        file.read()
+    os.unlink(path)
+    count += 1
+print(count * 4)
+"""
+_NEIGHBOUR = """
+import json, os, sys, time
+where, seconds = sys.argv[1], float(sys.argv[2])
+os.makedirs(where, exist_ok=True)
+took, until, n = [], time.monotonic() + seconds, 0
+while time.monotonic() < until:
+    n += 1
+    began = time.perf_counter()
+    with open(f"{where}/f", "wb") as file:
+        file.write(b"x" * 1000)
+    os.stat(f"{where}/none-{n}") if os.path.exists(f"{where}/none-{n}") else None
+    os.unlink(f"{where}/f")
+    took.append((time.perf_counter() - began) * 1e3)
+    time.sleep(0.002)
+print(json.dumps(took))
+"""
+_STORM = """
+import os, sys
+where = sys.argv[1]
+os.makedirs(where, exist_ok=True)
+print("ready", flush=True)
+n = 0
+while True:
+    n += 1
+    with open(f"{where}/{n % 1000}", "wb") as file:
+        file.write(b"x" * 4096)
+    os.stat(f"{where}/{n % 1000}")
+"""
+_SPIN = """
+print("ready", flush=True)
+while True:
+    sum(range(10_000))
+"""
+
+
+def python(code: str, *arguments: object) -> str:
+    """What a program prints."""
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(words, stdout=subprocess.PIPE, env=common.environment(), check=True).stdout.decode()
+
+
+@contextmanager
+def meanwhile(code: str, *arguments: object) -> Iterator[None]:
+    """A program that says when it is ready, and runs until the end of the context."""
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=common.environment()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def memory(client: Store) -> float:
+    """Megabytes that are the workers' own."""
+    found = 0
+    for worker in client.daemon()["workers"]:
+        fields = Path(f"/proc/{worker['pid']}/statm").read_text().split()
+        found += (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    return round(found / 1e6, 1)
+
+
+def directory(client: Store, plain: Path, files: int) -> dict[str, Any]:
+    """Microseconds a file."""
+    root = Path(client.create("directory").path)
+    before = memory(client)
+    measured = json.loads(python(_DIRECTORY, root / "d", files))
+    return {
+        "files": files, "cowfs_us": measured, "native_us": json.loads(python(_DIRECTORY, plain / "d", files)),
+        "workers_mb": [before, memory(client)],
+    }  # fmt: skip
+
+
+def workspace(store: Path, files: int) -> dict[str, Any]:
+    """Seconds, and megabytes of the workers."""
+    name, took = f"n{files}", {}
+
+    def timed(step: str, *words: str) -> None:
+        began = time.perf_counter()
+        common.run(*words)
+        took[step] = round(time.perf_counter() - began, 3)
+
+    with daemons.serving(store) as client:
+        began = time.perf_counter()
+        root = Path(client.mount(name))
+        took["mount"] = round(time.perf_counter() - began, 3)
+        mounted = memory(client)
+        timed("find", "sh", "-c", f"find {root} -name none | wc -l")
+        found = memory(client)
+        timed("touch_1000", "sh", "-c", f"find {root} -type f | head -1000 | xargs touch")
+        began = time.perf_counter()
+        handle = client.workspace(name)
+        made = handle.checkpoint("one").snapshot.id
+        took["checkpoint"] = round(time.perf_counter() - began, 4)
+        timed("touch_again", "sh", "-c", f"find {root} -type f | head -1000 | xargs touch")
+        began = time.perf_counter()
+        handle.restore(made)
+        took["restore"] = round(time.perf_counter() - began, 4)
+        daemons.settled(client)
+        megabytes = {"mounted": mounted, "after_find": found, "at_the_end": memory(client)}
+        return {"files": files, "seconds": took, "workers_mb": megabytes}
+
+
+def parallel(client: Store, plain: Path, programs: int, seconds: float) -> dict[str, Any]:
+    """Operations a second of all programs together."""
+    one = Path(client.create("parallel").path)
+    base = client.workspace("parallel").checkpoint("base").snapshot.id
+    names = [f"each-{n}" for n in range(programs)]
+    for name in names:
+        client.fork(base, name)
+    each = [Path(client.mount(name)) for name in names]
+    places = {
+        "cowfs_one_workspace": [one / f"p{n}" for n in range(programs)],
+        "cowfs_one_each": [root / "p" for root in each],
+        "native": [plain / f"p{n}" for n in range(programs)],
+    }
+    found = {}
+    for name, wheres in places.items():
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", _OPERATIONS, str(where), str(seconds)],
+                stdout=subprocess.PIPE, env=common.environment(),
+            )
+            for where in wheres
+        ]  # fmt: skip
+        found[name] = round(sum(int(process.communicate()[0]) for process in running) / seconds)
+    return {"programs": programs, "operations_per_second": found, "workers_mb": memory(client)}
+
+
+def neighbours(client: Store, turns: int, seconds: float) -> dict[str, Any]:
+    """Milliseconds of three file operations: the median of the turns' medians and of their 95th percentiles."""
+    root = Path(client.create("calm").path)
+    base = client.workspace("calm").checkpoint("base", allow_empty=True).snapshot.id
+    client.fork(base, "fork")
+    client.create("other")
+    storms = {
+        "alone": None,
+        "storm_in_another_workspace": (_STORM, Path(client.mount("other")) / "storm"),
+        "storm_in_its_fork": (_STORM, Path(client.mount("fork")) / "storm"),
+        "cpu_busy": (_SPIN, ""),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in storms}
+    for _ in range(turns):
+        for name, storm in storms.items():
+            if storm is None:
+                took = json.loads(python(_NEIGHBOUR, root / "n", seconds))
+            else:
+                with meanwhile(*storm):
+                    took = json.loads(python(_NEIGHBOUR, root / "n", seconds))
+            took.sort()
+            taken[name].append((statistics.median(took), took[len(took) * 95 // 100]))
+    return {
+        name: {
+            "median_ms": round(statistics.median(each[0] for each in pairs), 3),
+            "p95_ms": round(statistics.median(each[1] for each in pairs), 3),
+            "n": len(pairs),
+        }
+        for name, pairs in taken.items()
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=int, default=1_000_000, help="files in one directory")
+    parser.add_argument("--workspace", type=int, default=10_000_000, help="files in one workspace")
+    parser.add_argument("--programs", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    with common.scratch() as place:
+        plain = place / "native"
+        plain.mkdir()
+        daemons.make_store(place / "large", [options.workspace])
+        results["workspace"] = workspace(place / "large", options.workspace)
+        daemons.make_store(place / "store", [])
+        with daemons.serving(place / "store") as client, native.noatime(plain) as disk:
+            results["neighbours"] = neighbours(client, options.turns, options.seconds / 2)
+            results["parallel"] = parallel(client, disk, options.programs, options.seconds)
+            results["directory"] = directory(client, disk, options.directory)
+    common.report("scale", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""``cowfs-guest``: the verbs on the command line, inside of a sandbox."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import cowfs_guest
+from cowfs_guest import Refused
+
+EXIT_CODES = {"invalid": 2, "not_found": 3, "conflict": 4, "busy": 5, "corrupt": 6, "no_space": 7}
+"""As those of ``cowfs`` on the host."""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="cowfs-guest", description="Keep and restore the files of this sandbox.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    made = verbs.add_parser("checkpoint", help="keep every file as it is now; prints the snapshot's id")
+    made.add_argument("-m", "--message", default="")
+    made.add_argument("--label", help="a name for it, as in: restore @LABEL")
+    back = verbs.add_parser("restore", help="make every file what it was; prints what takes that back")
+    back.add_argument("ref", nargs="?", default="@latest", help="@LABEL, @latest, @-2 or an id")
+    verbs.add_parser("log", help="the snapshots, newest first")
+    changed = verbs.add_parser("diff", help="what differs: A to B, or A to now")
+    changed.add_argument("a", nargs="?", default="@latest")
+    changed.add_argument("b", nargs="?", default="")
+    new = verbs.add_parser("fork", help="a new workspace; prints its name")
+    new.add_argument("name")
+    new.add_argument("ref", nargs="?", default="")
+    verbs.add_parser("ping", help="what is allowed here")
+    for each in verbs.choices.values():
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main() -> int:
+    """Run one verb; its exit code."""
+    options = vars(arguments().parse_args())
+    verb, as_json = options.pop("verb"), options.pop("json")
+    try:
+        value = cowfs_guest.call(verb, **options)
+    except Refused as error:
+        told = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        print(json.dumps(told) if as_json else f"cowfs-guest: {error}", file=sys.stderr)
+        return EXIT_CODES.get(error.code, 1)
+    except OSError as error:
+        print(f"cowfs-guest: the host does not answer: {error} (is this a sandbox that may ask?)", file=sys.stderr)
+        return 1
+    print(json.dumps(value) if as_json else "\n".join(_lines(verb, value)))
+    return 0
+
+
+def _lines(verb: str, value: Any) -> list[str]:
+    if verb == "checkpoint":
+        return [value["snapshot"]]
+    if verb == "restore":
+        undo = f"; back again: cowfs-guest restore {value['undo']}" if value["undo"] else ""
+        return [f"{value['snapshot']} ({value['changed']} files changed{undo})"]
+    if verb == "log":
+        return [" ".join([each["id"], *(f"@{label}" for label in each["labels"]), each["message"]]) for each in value]
+    if verb == "diff":
+        return [f"{each['change']} {each['path']}" for each in value["changes"]]
+    if verb == "fork":
+        return [value["workspace"]]
+    return [f"workspace {value['workspace']}: {', '.join(value['verbs'])}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""``cowfs run --agent``: the verbs from inside of a real sandbox, and what a hostile program there can do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cowfs.client import connect
+from cowfs.errors import Invalid
+from cowfs_cli.agent import folder, protocol, serve
+from tests.cli.live import Live
+
+pytestmark = [pytest.mark.fuse]
+
+GUEST = [sys.executable, str(Path(folder.__file__).parents[3] / "guest" / "cowfs_guest" / "__main__.py")]
+
+
+@pytest.fixture
+def sock(live: Live, tmp_path: Path) -> Iterator[Path]:
+    """A socket for ``ws`` that may do everything, many times a minute."""
+    path = tmp_path / "agent.sock"
+    grant = serve.Grant(frozenset(protocol.CHOICES), per_minute=100_000, forks=2)
+    with connect(live.store) as store, serve.serving(store, "ws", str(path), grant):
+        yield path
+    assert not path.exists()
+
+
+def ask(path: Path, *lines: bytes) -> list[dict[str, object]]:
+    """The answers to some lines on one connection."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(path))
+        client.sendall(b"".join(lines))
+        client.shutdown(socket.SHUT_WR)
+        data = b""
+        while piece := client.recv(65536):
+            data += piece
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def guest(path: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    """Run the guest's program on this side."""
+    made = path.parent / "shown"
+    if not made.exists():
+        made.mkdir()
+        folder.make(made)
+    env = {"COWFS_AGENT": str(path), "PATH": os.environ["PATH"]}
+    return subprocess.run([python, str(made / "cowfs-guest"), *words], env=env, capture_output=True, text=True)
+
+
+def test_the_verbs_of_the_program(live: Live, sock: Path) -> None:
+    root = Path(live.cowfs("path", "ws"))
+    (root / "f").write_text("good")
+    made = guest(sock, "checkpoint", "-m", "it works", "--label", "good").stdout.strip()
+    assert made.startswith("snap-")
+    (root / "f").write_text("bad")
+    assert guest(sock, "diff", "@good").stdout.splitlines() == ["modified f"]
+    restored = guest(sock, "restore", "@good")
+    assert restored.stdout.startswith(f"{made} (1 files changed; back again: cowfs-guest restore snap-")
+    assert (root / "f").read_text() == "good"
+    undo = restored.stdout.rpartition(" ")[2].strip(")\n")
+    assert guest(sock, "restore", undo).returncode == 0
+    assert (root / "f").read_text() == "bad"
+    assert f"{made} @good it works" in guest(sock, "log").stdout.splitlines()
+    assert guest(sock, "fork", "idea", "@good").stdout == "ws-idea\n"
+    assert live.cowfs("show", "ws-idea:f") == "good"
+    assert json.loads(guest(sock, "ping", "--json").stdout)["workspace"] == "ws"
+    (first, *_) = live.json("log", "ws")
+    assert first["creator"] in ("agent", "cowfs")
+    nothing = guest(sock, "restore", "@none")
+    assert (nothing.returncode, "cowfs-guest: " in nothing.stderr) == (3, True)
+
+
+def test_what_has_no_label_counts_as_automatic(live: Live, sock: Path) -> None:
+    live.cowfs("set", "ws", "retention.automatic=3")
+    root = Path(live.cowfs("path", "ws"))
+    for number in range(6):
+        (root / "f").write_text(str(number))
+        ask(sock, b'{"verb": "checkpoint"}\n')
+    live.cowfs("gc", "--prune")
+    assert len([each for each in live.json("log", "ws") if each["automatic"]]) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n", b"{}\n", b"[]\n", b"null\n", b'{"verb": 1}\n', b'{"verb": "rm"}\n', b'{"verb": "__init__"}\n', b"\xff\n",
+        b'{"verb": "checkpoint", "message": 5}\n', b'{"verb": "checkpoint", "creator": "root"}\n',
+        b'{"verb": "checkpoint", "label": "a\\u0000b"}\n', b'{"verb": "checkpoint", "message": "%s"}\n' % (b"x" * 5000),
+        b'{"verb": "restore", "ref": "other@latest"}\n', b'{"verb": "diff", "a": "other"}\n',
+        b'{"verb": "restore", "ref": "../x"}\n', b"[" * 15_000 + b"\n", b'{"verb": "fork"}\n',
+        b'{"verb": "fork", "name": "../../x"}\n', b'{"verb": "checkpoint", "label": "latest"}\n',
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_and_the_next_request_answered(live: Live, sock: Path, line: bytes) -> None:
+    first, second = ask(sock, line, b'{"verb": "ping"}\n')
+    assert isinstance(first["error"], dict)
+    assert first["error"]["code"] in ("invalid", "conflict")
+    assert "ok" in second
+    assert [each["name"] for each in live.json("list")] == ["ws"]
+
+
+@given(st.binary(max_size=200).map(lambda data: data.replace(b"\n", b"")) | st.text(max_size=100).map(str.encode))
+def test_any_line_is_parsed_or_refused(line: bytes) -> None:
+    try:
+        verb, fields = protocol.parse(line)
+    except Invalid:
+        return
+    assert verb in protocol.VERBS
+    assert set(fields) <= set(protocol.VERBS[verb])
+
+
+def test_other_workspaces_are_out_of_reach(live: Live, sock: Path) -> None:
+    live.cowfs("create", "secret")
+    (Path(live.cowfs("path", "secret")) / "key").write_text("x")
+    theirs = live.cowfs("checkpoint", "secret", "--label", "theirs")
+    ask(sock, b'{"verb": "checkpoint", "label": "mine"}\n')
+    for request in (
+        {"verb": "diff", "a": theirs}, {"verb": "diff", "b": theirs}, {"verb": "restore", "ref": theirs},
+        {"verb": "fork", "name": "x", "ref": theirs}, {"verb": "fork", "name": "x", "ref": theirs[:9]},
+        {"verb": "restore", "ref": "@theirs"}, {"verb": "diff", "a": "@theirs"},
+    ):  # fmt: skip
+        (answer,) = ask(sock, json.dumps(request).encode() + b"\n")
+        assert "error" in answer, request
+    assert sorted(each["name"] for each in live.json("list")) == ["secret", "ws"]
+
+
+def test_a_line_without_end_is_cut_off(live: Live, sock: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(sock))
+        client.sendall(b"x" * protocol.REQUEST_BYTES)
+        assert b"at most" in client.recv(65536)
+        assert client.recv(1) == b""
+    assert "ok" in ask(sock, b'{"verb": "ping"}\n')[0]
+
+
+def test_many_connections_wait_their_turn(live: Live, sock: Path) -> None:
+    held = []
+    for _ in range(serve.CONNECTIONS_MAX):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(sock))
+        held.append(client)
+    done = threading.Event()
+
+    def late() -> None:
+        assert "ok" in ask(sock, b'{"verb": "ping"}\n')[0]
+        done.set()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    try:
+        assert not done.wait(0.3)
+    finally:
+        for client in held:
+            client.close()
+        thread.join()
+    assert done.is_set()
+
+
+def test_what_is_not_allowed(live: Live, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with connect(live.store) as store, serve.serving(store, "ws", str(path), serve.Grant(forks=0)):
+        for verb in (b'{"verb": "restore"}\n', b'{"verb": "fork", "name": "x"}\n'):
+            (answer,) = ask(path, verb)
+            assert "does not allow" in str(answer)
+        assert ask(path, b'{"verb": "ping"}\n')[0]["ok"] == {
+            "workspace": "ws", "verbs": ["ping", "checkpoint", "log", "diff"],
+        }  # fmt: skip
+
+
+def test_forks_are_counted(live: Live, sock: Path) -> None:
+    answers = [ask(sock, b'{"verb": "fork", "name": "%d"}\n' % number)[0] for number in range(3)]
+    assert ["ok" in answer for answer in answers] == [True, True, False]
+
+
+def test_too_many_requests_are_told_to_wait(live: Live, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with connect(live.store) as store, serve.serving(store, "ws", str(path), serve.Grant(per_minute=30)):
+        answers = ask(path, *[b'{"verb": "ping"}\n'] * 20)
+        assert ["ok" in answer for answer in answers[:10]] == [True] * 10
+        assert "too many requests" in str(answers[-1])
+        until = time.monotonic() + 30
+        while "ok" not in ask(path, b'{"verb": "ping"}\n')[0]:  # it lets one more through in two seconds
+            assert time.monotonic() < until
+            threading.Event().wait(0.1)
+
+
+def test_another_user_is_refused(live: Live, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with connect(live.store) as store, serve.serving(store, "ws", str(path), serve.Grant(uid=12_345)):
+        assert "another user" in str(ask(path, b'{"verb": "ping"}\n'))
+
+
+def test_it_ends_with_its_workspace_and_when_it_is_taken_back(live: Live, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    live.cowfs("create", "other")
+    with connect(live.store) as store:
+        with serve.serving(store, "other", str(path), serve.Grant()):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(path))
+            live.cowfs("rm", "other")
+            assert "error" in ask(path, b'{"verb": "ping"}\n')[0]
+            live.cowfs("create", "other")  # another one of the same name
+            assert "gone" in str(ask(path, b'{"verb": "ping"}\n')[0])
+        assert client.recv(10) == b""
+        client.close()
+        with pytest.raises(FileNotFoundError):
+            ask(path, b"\n")
+
+
+def with_python(live: Live, tmp_path: Path) -> bool:
+    """Put this machine's Python into ``ws``, if it is one that a copy of suffices."""
+    python = shutil.which("python3", path="/usr/bin")
+    if python is None:
+        return False
+    version = subprocess.run(
+        [python, "-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    root = live.cowfs("path", "ws")
+    files = [os.path.realpath(python), f"/usr/lib/python{version}"]
+    needed = subprocess.run(["ldd", files[0]], capture_output=True, text=True, check=True).stdout.split()
+    files += [word for word in needed if word.startswith("/")]
+    for file in files:
+        subprocess.run(["cp", "-aL", "--parents", file, root], check=True, cwd="/")
+    (Path(root) / "usr/bin").mkdir(parents=True, exist_ok=True)
+    if not (Path(root) / "usr/bin/python3").exists():
+        os.symlink(files[0], Path(root) / "usr/bin/python3")
+    if not (Path(root) / "usr/bin/env").exists():
+        shutil.copy("/usr/bin/env", Path(root) / "usr/bin/env")
+    return True
+
+
+def test_an_agent_in_a_sandbox_takes_back_what_it_broke(live: Live, tmp_path: Path) -> None:
+    if not with_python(live, tmp_path):
+        pytest.skip("needs /usr/bin/python3")
+    script = """
+        set -e
+        cat /run/cowfs/llms.txt > /dev/null
+        echo good > /work
+        /run/cowfs/cowfs-guest checkpoint -m 'it works' --label good > /dev/null
+        echo bad > /work; mkdir /new; rm -r /etc
+        /run/cowfs/cowfs-guest restore @good > /dev/null
+        cat /work; ls -d /etc /new 2>/dev/null || true
+        python3 -c "from cowfs_guest import checkpoint, log; checkpoint('again', label='py'); print(len(log()))"
+    """
+    said = live.run("run", "ws", "--agent", "--allow", "restore", "--", "sh", "-c", script)
+    assert said.code == 0, said.err
+    assert said.out.split()[:2] == ["good", "/etc"]
+    assert {label for each in live.json("log", "ws") for label in each["labels"]} == {"good", "py"}
+    refused = live.run("run", "ws", "--agent", "--", "/run/cowfs/cowfs-guest", "restore", "@good")
+    assert (refused.code, "does not allow" in refused.err) == (4, True)
+    without = live.run("run", "ws", "--", "sh", "-c", "ls /run")
+    assert without.out == ""
+    assert live.run("run", "ws", "--allow", "restore", "--", "true").code == 2
+
+
+def test_the_guest_runs_on_an_older_python(live: Live, sock: Path) -> None:
+    """Only what Python 3.9 has: checked by its grammar, since hardly a machine has one."""
+    import ast
+
+    for path in (Path(folder.__file__).parents[3] / "guest" / "cowfs_guest").glob("*.py"):
+        ast.parse(path.read_text(), feature_version=(3, 9))
+        assert "from __future__ import annotations" in path.read_text()
