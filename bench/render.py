@@ -206,6 +206,62 @@ def gc_section(data: dict[str, Any]) -> str:
     )
 
 
+def shared_section(data: dict[str, Any]) -> str:
+    """Memory of many mounts that are read."""
+    parts = []
+    for name, words_for in (("snapshots", "read-only mounts of equal snapshots"), ("forks", "forks, writable")):
+        rows = [
+            [one["mounts"], *(number(one[key]) for key in ("read_mb", "page_cache_mb", "workers_mb"))]
+            for one in data[name]
+        ]
+        head = [words_for, "MB read in each", "page cache grew by, MB", "workers grew by, MB"]
+        parts.append(table(head, rows))
+    title = f"### Many mounts of one root\n\n{data['files']:,} files, every one read in each mount, from cold."
+    return title + "\n\n" + "\n\n".join(parts)
+
+
+def scale_section(data: dict[str, Any]) -> str:
+    """Large directories and workspaces, many programs, neighbours."""
+    where = data["directory"]
+    steps = where["cowfs_us"]
+    parts = [
+        f"A directory of {where['files']:,} files; the workers had {number(where['workers_mb'][0])} MB before and "
+        f"{number(where['workers_mb'][1])} MB after it:",
+        table(
+            ["microseconds a file", "cowfs", "native", "cowfs / native"],
+            [[words(step), number(steps[step]), number(where["native_us"][step]),
+              number(steps[step] / where["native_us"][step])] for step in steps],
+        ),
+    ]  # fmt: skip
+    large = data["workspace"]
+    parts += [
+        f"A workspace of {large['files']:,} files:",
+        table(
+            ["seconds", *(words(step) for step in large["seconds"])],
+            [["", *(number(took) for took in large["seconds"].values())]],
+        ),
+        "Memory of the workers, MB: "
+        + ", ".join(f"{words(when)} {number(size)}" for when, size in large["workers_mb"].items()) + ".",
+    ]  # fmt: skip
+    together = data["parallel"]
+    parts += [
+        f"{together['programs']} programs at once that make, look at, read and remove small files, operations a second "
+        "of all together:",
+        table(
+            [words(name) for name in together["operations_per_second"]],
+            [[f"{count:,}" for count in together["operations_per_second"].values()]],
+        ),
+        "What a program waits for making, looking at and removing a small file, while something else goes on:",
+        table(
+            ["milliseconds", "median", "p95", "median / alone"],
+            [[words(name), number(one["median_ms"]), number(one["p95_ms"]),
+              number(one["median_ms"] / data["neighbours"]["alone"]["median_ms"])]
+             for name, one in data["neighbours"].items()],
+        ),
+    ]  # fmt: skip
+    return "### Size and company\n\n" + "\n\n".join(parts)
+
+
 def _over(one: dict[str, float], alone: float) -> float:
     return one["median_ms"] / alone
 
@@ -235,6 +291,7 @@ def render(reports: dict[str, Any]) -> str:
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
         "files": files_section, "import_tree": import_section, "settle": settle_section,
         "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
+        "shared": shared_section, "scale": scale_section,
     }  # fmt: skip
     sections = [machine_section(reports), aims_section(results)]
     sections += [make(results[name]) for name, make in makers.items() if name in results]
