@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from cowfs.client import connect
 from cowfs.errors import Invalid
 from cowfs_cli.agent import folder, protocol, serve
 from tests.cli.live import Live
+from tests.support.rootfs import add_python
 
 pytestmark = [pytest.mark.fuse]
 
@@ -221,30 +221,8 @@ def test_it_ends_with_its_workspace_and_when_it_is_taken_back(live: Live, tmp_pa
             ask(path, b"\n")
 
 
-def with_python(live: Live, tmp_path: Path) -> bool:
-    """Put this machine's Python into ``ws``, if it is one that a copy of suffices."""
-    python = shutil.which("python3", path="/usr/bin")
-    if python is None:
-        return False
-    version = subprocess.run(
-        [python, "-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    root = live.cowfs("path", "ws")
-    files = [os.path.realpath(python), f"/usr/lib/python{version}"]
-    needed = subprocess.run(["ldd", files[0]], capture_output=True, text=True, check=True).stdout.split()
-    files += [word for word in needed if word.startswith("/")]
-    for file in files:
-        subprocess.run(["cp", "-aL", "--parents", file, root], check=True, cwd="/")
-    (Path(root) / "usr/bin").mkdir(parents=True, exist_ok=True)
-    if not (Path(root) / "usr/bin/python3").exists():
-        os.symlink(files[0], Path(root) / "usr/bin/python3")
-    if not (Path(root) / "usr/bin/env").exists():
-        shutil.copy("/usr/bin/env", Path(root) / "usr/bin/env")
-    return True
-
-
 def test_an_agent_in_a_sandbox_takes_back_what_it_broke(live: Live, tmp_path: Path) -> None:
-    if not with_python(live, tmp_path):
+    if not add_python(Path(live.cowfs("path", "ws"))):
         pytest.skip("needs /usr/bin/python3")
     script = """
         set -e

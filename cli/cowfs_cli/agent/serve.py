@@ -13,8 +13,8 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,12 +39,14 @@ CREATOR: Final = "agent"
 @dataclass(frozen=True)
 class Grant:
     """What the sandbox may do. ``allowed``: of :data:`protocol.CHOICES`. ``per_minute``: requests; ``uid``: whose they
-    must be, None: anybody's who can open the socket. ``forks``: how many it may make in all."""
+    must be, None: anybody's who can open the socket. ``forks``: how many it may make in all. ``around()``: a context
+    for each restore."""
 
     allowed: frozenset[str] = frozenset()
     per_minute: int = 60
     uid: int | None = None
     forks: int = 16
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class _Bucket:
@@ -106,7 +108,9 @@ class Agent:
         return {"snapshot": done.snapshot.id, "changed": done.changed}
 
     def _restore(self, workspace: WorkspaceHandle, ref: str = "") -> dict[str, Any]:
-        done = workspace.restore(_own(workspace, ref) or "@latest")
+        target = _own(workspace, ref) or "@latest"
+        with self._grant.around():
+            done = workspace.restore(target)
         undo = None if done.undo is None else done.undo.id
         return {"snapshot": done.snapshot.id, "undo": undo, "changed": done.changed_inodes}
 

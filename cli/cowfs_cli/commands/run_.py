@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ import click
 from cowfs.client import Store, connect
 from cowfs.errors import Invalid
 from cowfs_cli.agent import folder, serve
-from cowfs_cli.common import Session, complete_ref, options
+from cowfs_cli.common import Session, bytes_of, complete_ref, options
 from cowfs_cli.sandbox import bubblewrap, choices, places
+from cowfs_cli.sandbox.cgroup import Group, Limits
 
 MESSAGE_MAX = 200
 
@@ -32,6 +33,10 @@ MESSAGE_MAX = 200
 @click.option("--restore-on-failure", is_flag=True, help="Restore the state before when the exit code is not 0.")
 @click.option("--agent", is_flag=True, help="Let the program ask for checkpoints: see /run/cowfs/llms.txt inside.")
 @click.option("--allow", multiple=True, type=click.Choice(("restore", "fork")), help="With --agent, also this.")
+@click.option("--memory", metavar="SIZE", callback=bytes_of, help="Memory at most, swap included.")
+@click.option("--cpus", type=click.FloatRange(0.01), metavar="N", help="Processors at most: 1.5 is one and a half.")
+@click.option("--pids", type=click.IntRange(1), metavar="N", help="Processes and threads at most.")
+@click.option("--freeze", is_flag=True, help="With --agent: stop everything inside while it restores.")
 @click.option("--net", type=click.Choice(("none", "host")), default="none", help="The network. Default: none.")
 @click.option("--keep", multiple=True, metavar="PATH[=WS2]", help="Bind another workspace over PATH.")
 @click.option("--tmpfs", multiple=True, metavar="PATH", help="Memory over PATH.")
@@ -41,8 +46,8 @@ MESSAGE_MAX = 200
 @options
 def command(
     session: Session, workspace: str, ephemeral: bool, checkpoint_each: bool, restore_on_failure: bool, agent: bool,
-    allow: tuple[str, ...], net: str, keep: tuple[str, ...], tmpfs: tuple[str, ...], env: tuple[str, ...], workdir: str,
-    command: tuple[str, ...],
+    allow: tuple[str, ...], memory: int | None, cpus: float | None, pids: int | None, freeze: bool, net: str,
+    keep: tuple[str, ...], tmpfs: tuple[str, ...], env: tuple[str, ...], workdir: str, command: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run COMMAND with WORKSPACE as its root directory, in a sandbox of its own (bubblewrap); its exit code.
 
@@ -57,9 +62,11 @@ def command(
     Examples:
       cowfs run ws-1 -- sh -c 'apt-get update'
       cowfs run ws-1 --checkpoint-each --restore-on-failure -- make test
-      cowfs run ws-1 --agent --allow restore -- claude
+      cowfs run ws-1 --agent --allow restore -- my-agent
       cowfs run ws-1@good --ephemeral --net host --keep /root/.cache -- pip install requests
     """
+    if (allow or freeze) and not agent:
+        raise Invalid("--allow and --freeze are about what --agent asks for", hint="add --agent")
     program = bubblewrap.find()
     with ExitStack() as stack:
         store = stack.enter_context(connect(session.path()))
@@ -73,23 +80,34 @@ def command(
         box.memory = [places.inside(path) for path in tmpfs]
         box.kept = [choices.kept(store, name if not ephemeral else workspace.partition("@")[0], each) for each in keep]
         box.workdir = workdir
+        limits = Limits(memory, cpus, pids)
+        group = stack.enter_context(closing(Group(limits, freezer=freeze))) if limits.any() or freeze else None
         if agent:
-            _grant(stack, store, name, box, frozenset(allow))
-        elif allow:
-            raise Invalid("--allow says what --agent may ask for", hint="add --agent")
+            _grant(stack, store, name, box, serve.Grant(frozenset(allow), around=_frozen(group if freeze else None)))
         places.make(box.root, box.mount_points())
         done = _Run(store, name, list(command)).run(
-            partial(box.words, program), checkpoint_each, restore_on_failure, session.json
+            partial(_entering, group, box, program), checkpoint_each, restore_on_failure, session.json
         )
     session.out({"workspace": workspace, **vars(done)}, list)
     return done.exit_code
 
 
-def _grant(stack: ExitStack, store: Store, name: str, box: bubblewrap.Sandbox, allow: frozenset[str]) -> None:
+def _entering(
+    group: Group | None, box: bubblewrap.Sandbox, program: str, command: list[str], terminal: bool
+) -> list[str]:
+    words = box.words(program, command, terminal)
+    return words if group is None else group.words(words)
+
+
+def _frozen(group: Group | None) -> Callable[[], AbstractContextManager[None]]:
+    return nullcontext if group is None else group.frozen
+
+
+def _grant(stack: ExitStack, store: Store, name: str, box: bubblewrap.Sandbox, grant: serve.Grant) -> None:
     """Give the sandbox a socket through which it may ask for the verbs of its own workspace, until the run ends."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowfs-agent-")))
     folder.make(directory)
-    stack.enter_context(serve.serving(store, name, str(directory / folder.SOCKET), serve.Grant(allow)))
+    stack.enter_context(serve.serving(store, name, str(directory / folder.SOCKET), grant))
     box.shown.append((folder.INSIDE, str(directory)))
     box.environment = folder.variables() | box.environment
 
