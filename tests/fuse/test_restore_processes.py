@@ -229,6 +229,7 @@ def test_requests_are_answered_while_the_kernel_is_notified(
     for i in range(3):
         (mounted.path / f"f{i}").write_bytes(b"new")
     (mounted.path / "g").touch()
+    wait_until(lambda: mounted.transport.statistics().writers == 0)  # else what is notified first is a flush
     notify = mounted.transport._notify
     seen: list[Any] = []
 
