@@ -127,8 +127,13 @@ def _answer_init(fd: int, *, passthrough: bool) -> Negotiated:
     poller.register(fd, select.POLLIN)
     if not poller.poll(_INIT_TIMEOUT_MS):
         raise Busy("the kernel sent no FUSE INIT request")
-    agreed, reply = negotiate(os.read(fd, REQUEST_BYTES), passthrough=passthrough)
-    os.write(fd, reply)
+    try:
+        agreed, reply = negotiate(os.read(fd, REQUEST_BYTES), passthrough=passthrough)
+        os.write(fd, reply)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT):
+            raise
+        raise Busy("it was unmounted while it was being mounted", hint="try again") from error
     return agreed
 
 
