@@ -325,14 +325,25 @@ def writers(state: State, time: int, record: j.Writers) -> None:
 
 
 def orphan(state: State, record: j.Orphan, source: Source, position: int) -> None:
-    """An inode without a name enters this layer; ``position`` is where ``record.data`` lies."""
+    """An inode without a name enters this layer; ``position`` is where ``record.data`` lies.
+
+    It does so with its last byte: who wrote it may have died before that, and then what is known of it stays.
+    """
     if record.record:
-        state.add_orphan(thaw(state.blocks, state.geometry, record.ino, fmt.decode_inode(record.record)))
-        if record.linkable:
-            state.linkable.add(record.ino)
+        inode = thaw(state.blocks, state.geometry, record.ino, fmt.decode_inode(record.record))
+        state.arriving = (inode, bool(record.linkable), inode.blocks // 8)
+    if state.arriving is None or state.arriving[0].ino != record.ino:
+        return
+    inode, linkable, missing = state.arriving
     if record.data:
-        inode = state.inode(record.ino)
-        state.own_file(inode).put(record.offset, record.offset + len(record.data), source, position)
+        end = record.offset + len(record.data)
+        state.own_file(inode).put(record.offset, end, source, position)
+        missing -= -(-end // PAGE) - record.offset // PAGE
+    state.arriving = None if missing <= 0 else (inode, linkable, missing)
+    if missing <= 0:
+        state.add_orphan(inode)
+        if linkable:
+            state.linkable.add(record.ino)
 
 
 def orphan_end(state: State, time: int, record: j.OrphanEnd) -> None:

@@ -44,10 +44,12 @@ class State:
     ``opens`` holds (open, writable) per inode that has descriptors, as journaled; ``pinned`` contains
     the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
     (O_TMPFILE): only these may get one. ``merged``: what of the delta was merged, and so may lie on blocks that only
-    an older root than the parent's refers to.
+    an older root than the parent's refers to. ``arriving``: a carried orphan that a replay has not met every byte of
+    yet, whether it is linkable, and how many pages are missing.
     """
 
     __slots__ = (
+        "arriving",
         "blocks",
         "files",
         "first_ino",
@@ -81,6 +83,7 @@ class State:
         self.known_limit = KNOWN_LIMIT
         self.orphans: dict[int, Inode] = {}
         self.linkable: set[int] = set()
+        self.arriving: tuple[Inode, bool, int] | None = None
         self.opens: dict[int, tuple[int, int]] = {}
         self.pinned: Container[int] = ()
 
