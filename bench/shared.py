@@ -15,7 +15,7 @@ from cowfs.client.store import Store
 
 
 def cached() -> int:
-    """Bytes of the page cache, with the kernel's caches of names and inodes."""
+    """Bytes of the page cache."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     found = {name.rstrip(":"): int(rest[0]) << 10 for name, *rest in lines}
     return found["Cached"]

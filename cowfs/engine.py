@@ -118,7 +118,7 @@ class Engine:
         self._removing = Removing(
             self.catalog, self._lock, self.host, self._branches, self._trimming, self._targets, self.collector
         )
-        self.paths = Paths(self.host, self.open_workspace)
+        self.paths = Paths(self.host, self.open_workspace, self._verbs, self._ids)
         self.scrubber = Scrubber(store.path, store.segments, self._clock)
         self._checking = Checking(store, self.catalog, self._lock, self.index, self._trimming, self.collector)
         self._configured = Configured(self.catalog, self._lock, self.host, self._clock, self.keys)

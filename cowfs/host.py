@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from cowfs import subtrees
 from cowfs.blocks.reader import BlockReader
 from cowfs.diff import Difference, difference
 from cowfs.errors import Busy, Corrupt, Invalid, NotFound
@@ -25,6 +24,7 @@ from cowfs.layers.layer import Layer, Span
 from cowfs.layers.replay import replay_span
 from cowfs.remembered import Request
 from cowfs.results import Change, Handle
+from cowfs.subtrees import Clone, Part, Removal, part
 from cowfs.tree import root as roots
 from cowfs.tree.content import directory_content
 from cowfs.tree.radix import count
@@ -220,13 +220,15 @@ class Host:
             target = self._layer(chain)
         return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force, request)))
 
-    def remove_path(self, workspace: str, path: bytes) -> int:
-        """See :func:`cowfs.subtrees.remove`."""
-        return subtrees.remove(self.workspace(workspace), path)
+    def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
+        """A part of the :class:`cowfs.subtrees.Removal` of ``path``; None: go on with what ``token`` stands for."""
+        found = self.workspace(workspace)
+        return part(found, token, None if path is None else Removal(found, path))
 
-    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
-        """See :func:`cowfs.subtrees.clone`."""
-        return subtrees.clone(self.workspace(workspace), source, target)
+    def clone_path(self, workspace: str, token: str, paths: tuple[bytes, bytes] | None) -> Part:
+        """The same of a :class:`cowfs.subtrees.Clone`; ``paths``: source and target."""
+        found = self.workspace(workspace)
+        return part(found, token, None if paths is None else Clone(found, *paths))
 
     def _took(self, outcome: Outcome) -> Done:
         with self._lock:

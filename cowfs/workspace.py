@@ -33,6 +33,7 @@ from cowfs.orders import asked, kept
 from cowfs.pressure import Backlog, Lag, Pressed, backlog
 from cowfs.remembered import Made, WentBack
 from cowfs.results import Handle
+from cowfs.subtrees import Job
 from cowfs.transport import Transport
 from cowfs.untold import Untold
 from cowfs.view.inode import ViewStatistics
@@ -123,6 +124,7 @@ class Workspace:
         self.view = self._view(State(env.blocks, env.geometry, branch.parent, branch.next_ino))
         self.unanswered: Answer | None = None
         self.untold = Untold()
+        self.jobs: dict[str, Job] = {}
         self._carried_bytes = 0
         self._crossed = False  # replayed a marker
         self._verbs = threading.Lock()

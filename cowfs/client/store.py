@@ -265,12 +265,14 @@ class WorkspaceHandle:
 
     def remove_path(self, path: str | bytes) -> int:
         """Remove a file, or a directory with everything in it, as ``rm -r`` but faster; how many names went."""
-        return int(self._wire.call("POST", self._target("/remove-path"), {"path_b64": _inside(path)})["count"])
+        return int(
+            self._wire.call("POST", self._target("/remove-path"), {"path_b64": _inside(path)}, again=False)["count"]
+        )
 
     def clone_path(self, source: str | bytes, target: str | bytes) -> int:
         """Clone a file or directory to a new path, as ``cp -a`` but sharing all bytes; how many names were made."""
         body = {"source_b64": _inside(source), "target_b64": _inside(target)}
-        return int(self._wire.call("POST", self._target("/clone-path"), body)["count"])
+        return int(self._wire.call("POST", self._target("/clone-path"), body, again=False)["count"])
 
     def rename(self, name: str) -> "WorkspaceHandle":
         self._wire.call("POST", self._target("/rename"), {"name": name})

@@ -19,6 +19,7 @@ from cowfs.layers.journal import JournalStatistics
 from cowfs.pressure import Backlog
 from cowfs.remembered import Request
 from cowfs.results import Change, Handle
+from cowfs.subtrees import Part
 from cowfs.view.inode import ViewStatistics
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, WorkspaceStatistics
@@ -51,6 +52,7 @@ _RECORDS: tuple[type, ...] = (
     Handle,
     JournalStatistics,
     LayerSpec,
+    Part,
     Point,
     Quota,
     Request,

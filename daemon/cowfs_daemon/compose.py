@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +179,10 @@ class Owner:
         kept = wanted | {each.id for each in self.engine.list() if each.name in wanted}
         gone = [each for each in ids if each not in kept]
         for _ in range(LOSSES_MAX):
-            try:
-                return self.serving.abandon(gone)
-            except WorkerGone:
-                continue  # its successor is asked
-            except Busy as error:
-                log.error("what nobody wants stays mounted: %s", error)
-                return None
-        return None
+            with suppress(WorkerGone):  # its successor is asked
+                self.serving.abandon(gone)
+                return
+        log.error("what nobody wants stays mounted: no worker lives for long enough")
 
     def spread(self) -> None:
         """Spread workspaces over the workers; see Serving.spread."""

@@ -18,6 +18,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
+from cowfs.subtrees import Part
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon.fuse.served import Handed
@@ -246,13 +247,13 @@ class WorkerPool(Host):
         """See Host.usage."""
         return self._of(workspace).usage(workspace)
 
-    def remove_path(self, workspace: str, path: bytes) -> int:
+    def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
         """See Host.remove_path."""
-        return self._of(workspace).remove_path(workspace, path)
+        return self._of(workspace).remove_path(workspace, token, path)
 
-    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+    def clone_path(self, workspace: str, token: str, paths: tuple[bytes, bytes] | None) -> Part:
         """See Host.clone_path."""
-        return self._of(workspace).clone_path(workspace, source, target)
+        return self._of(workspace).clone_path(workspace, token, paths)
 
     def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
         """See Host.diff. Live points must be :meth:`together`."""

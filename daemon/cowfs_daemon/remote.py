@@ -25,6 +25,7 @@ from cowfs.formats.inode import Content
 from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec, Point
 from cowfs.remembered import Request
 from cowfs.results import Change
+from cowfs.subtrees import Part
 from cowfs.view.room import Quota
 from cowfs.workspace import CheckpointOrder, Env, WorkspaceStatistics
 from cowfs_daemon import lingering
@@ -392,13 +393,15 @@ class RemoteHost(Host):
         )
         return done
 
-    def remove_path(self, workspace: str, path: bytes) -> int:
+    def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
         """See Host.remove_path."""
-        return int(self.call("remove_path", workspace, path, workspaces=(workspace,)))
+        done: Part = self.call("remove_path", workspace, token, path, workspaces=(workspace,))
+        return done
 
-    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+    def clone_path(self, workspace: str, token: str, paths: tuple[bytes, bytes] | None) -> Part:
         """See Host.clone_path."""
-        return int(self.call("clone_path", workspace, source, target, workspaces=(workspace,)))
+        done: Part = self.call("clone_path", workspace, token, paths, workspaces=(workspace,))
+        return done
 
     def wants_freeze(self) -> list[str]:
         """See Host.wants_freeze."""

@@ -32,6 +32,7 @@ from cowfs.host import BranchSpec, Chain, Done, Host, LayerSpec
 from cowfs.remembered import Request
 from cowfs.reserve import Reserve
 from cowfs.store import StoreDirectory
+from cowfs.subtrees import Part
 from cowfs.workspace import CheckpointOrder, Env
 from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
@@ -43,6 +44,7 @@ from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace
 from cowfs_daemon.fuse.transport import Transport
+from cowfs_daemon.fuse.written_out import WrittenOut
 from cowfs_daemon.gauges import Tally
 from cowfs_daemon.kept import Kept
 from cowfs_daemon.mounts import clear_place
@@ -73,7 +75,7 @@ class Worker:
         self._blocks = BlockReader(self._index, directory.segments, raw_cache_bytes=cache, node_cache_bytes=cache)
         self.host = Host(Env(self._blocks, geometry, directory.journals, time.time_ns, Reserve(directory.path)))
         self._server = Server()
-        self._backing = directory.shown
+        self._written = WrittenOut(directory.shown)
         self._transports: dict[str, Transport] = {}
         self._frozen: dict[str, FrozenWorkspace] = {}
         self._mounting = threading.Lock()
@@ -147,15 +149,15 @@ class Worker:
         self._refuse_awaited(workspace)
         return self.host.restore(workspace, snapshot, chain, live, undo, force, request)
 
-    def remove_path(self, workspace: str, path: bytes) -> int:
+    def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
         """See Host.remove_path."""
         self._refuse_awaited(workspace)
-        return self.host.remove_path(workspace, path)
+        return self.host.remove_path(workspace, token, path)
 
-    def clone_path(self, workspace: str, source: bytes, target: bytes) -> int:
+    def clone_path(self, workspace: str, token: str, paths: tuple[bytes, bytes] | None) -> Part:
         """See Host.clone_path."""
         self._refuse_awaited(workspace)
-        return self.host.clone_path(workspace, source, target)
+        return self.host.clone_path(workspace, token, paths)
 
     def _refuse_awaited(self, workspace: str) -> None:
         """A mount that outlived its worker must be taken over first: until then its mappings cannot be flushed, and
@@ -253,8 +255,8 @@ class Worker:
             # What the predecessor had read and not answered comes again.
             if connection.init.has(HAS_RESEND):
                 os.write(connection.fd, protocol.resend())
-        backing = self._backing if read_only else None
-        transport = Transport(self._server, connection, served, complete=taken is None, backing=backing)
+        written = self._written if read_only else None
+        transport = Transport(self._server, connection, served, complete=taken is None, written=written)
         self._transports[key] = transport
         return transport
 

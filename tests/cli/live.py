@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,20 @@ class Ended:
     code: int
     out: str
     err: str
+
+
+@contextmanager
+def living(store: Path) -> Iterator["Live"]:
+    """A new store at ``store``. Its daemon ends with the context, whatever happens; then nothing may be left mounted,
+    and fsck find nothing."""
+    made = Live(store)
+    try:
+        made.cowfs("init")
+        yield made
+    finally:
+        made.end()
+    assert made.cowfs("fsck") == "clean"
+    assert not made.mounts()
 
 
 class Live:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.live import Live
+from tests.cli.live import Live, living
 from tests.support.mounting import mounts_inside, needs_mounts
 from tests.support.treehash import hash_directory
 
@@ -20,15 +20,9 @@ pytestmark = needs_mounts
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    made = Live(tmp_path / "store")
-    made.cowfs("init")
-    made.cowfs("create", "ws")
-    try:
+    with living(tmp_path / "store") as made:
+        made.cowfs("create", "ws")
         yield made
-    finally:
-        made.end()
-    assert made.cowfs("fsck") == "clean"
-    assert not made.mounts()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.live import Live
+from tests.cli.live import Live, living
 from tests.support.mounting import OBSTACLE
 from tests.support.rootfs import make_rootfs
 
@@ -19,12 +19,6 @@ def live(tmp_path: Path) -> Iterator[Live]:
         pytest.skip(OBSTACLE)
     assert shutil.which("bwrap"), "needs bubblewrap: apt-get install bubblewrap"
     make_rootfs(tmp_path / "rootfs")
-    made = Live(tmp_path / "store")
-    try:
-        made.cowfs("init")
+    with living(tmp_path / "store") as made:
         made.cowfs("import", str(tmp_path / "rootfs"), "ws")
         yield made
-    finally:
-        made.end()
-    assert made.mounts() == []
-    assert made.cowfs("fsck") == "clean"

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,7 +55,6 @@ def guest(path: Path, *words: str, python: str = sys.executable) -> subprocess.C
     """Run the guest's program on this side."""
     made = path.parent / "shown"
     if not made.exists():
-        made.mkdir()
         folder.make(made)
     env = {"COWFS_AGENT": str(path), "PATH": os.environ["PATH"]}
     return subprocess.run([python, str(made / "cowfs-guest"), *words], env=env, capture_output=True, text=True)
@@ -77,8 +77,8 @@ def test_the_verbs_of_the_program(live: Live, sock: Path) -> None:
     assert guest(sock, "fork", "idea", "@good").stdout == "ws-idea\n"
     assert live.cowfs("show", "ws-idea:f") == "good"
     assert json.loads(guest(sock, "ping", "--json").stdout)["workspace"] == "ws"
-    (first, *_) = live.json("log", "ws")
-    assert first["creator"] in ("agent", "cowfs")
+    creators = {each["id"]: each["creator"] for each in live.json("log", "ws")}
+    assert (creators[made], creators[undo]) == ("agent", "cowfs")
     nothing = guest(sock, "restore", "@none")
     assert (nothing.returncode, "cowfs-guest: " in nothing.stderr) == (3, True)
 
@@ -184,6 +184,27 @@ def test_what_is_not_allowed(live: Live, tmp_path: Path) -> None:
 def test_forks_are_counted(live: Live, sock: Path) -> None:
     answers = [ask(sock, b'{"verb": "fork", "name": "%d"}\n' % number)[0] for number in range(3)]
     assert ["ok" in answer for answer in answers] == [True, True, False]
+
+
+def test_other_users_of_the_machine_cannot_reach_it(live: Live) -> None:
+    """The socket is open to whatever user the program becomes inside; its folder lies in one that is closed."""
+    live.cowfs("run", "ws", "--", "sh", "-c", "mkdir -p /srv")
+    script = "echo x > /srv/begun; while ! [ -e /srv/go ]; do :; done"
+    root = Path(live.cowfs("path", "ws"))
+    before = set(Path(tempfile.gettempdir()).glob("cowfs-agent-*"))
+    thread = threading.Thread(target=lambda: live.run("run", "ws", "--agent", "--", "sh", "-c", script))
+    thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not (root / "srv/begun").exists():
+            assert time.monotonic() < until
+        (outer,) = set(Path(tempfile.gettempdir()).glob("cowfs-agent-*")) - before
+        assert outer.stat().st_mode & 0o077 == 0
+        assert len(list(outer.glob("*/agent.sock"))) == 1
+    finally:
+        (root / "srv/go").touch()
+        thread.join()
+    assert not outer.exists()
 
 
 def test_too_many_requests_are_told_to_wait(live: Live, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.live import Live
+from cowfs_daemon.fuse import fusermount
+from tests.cli.live import Live, living
 from tests.support.mounting import ROOT, needs_mounts
 
 pytestmark = [*needs_mounts, pytest.mark.skipif(ROOT, reason="only as an ordinary user")]
@@ -22,12 +23,8 @@ UID, GID = os.geteuid(), os.getegid()
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    made = Live(tmp_path / "store")
-    made.cowfs("init")
-    yield made
-    made.end()
-    assert not made.mounts()
-    assert made.cowfs("fsck") == "clean"
+    with living(tmp_path / "store") as made:
+        yield made
 
 
 def test_stored_root_is_shown_as_the_user(live: Live, tmp_path: Path) -> None:
@@ -93,6 +90,20 @@ def test_writing_clears_set_id_bits(live: Live) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
+def test_a_set_group_id_bit_without_execution_stays_for_members(live: Live, tmp_path: Path) -> None:
+    """As on the disk: who changes the file is in its group, whatever number that has in the store."""
+    live.cowfs("create", "ws")
+    for path in (tmp_path / "f", Path(live.cowfs("path", "ws")) / "f"):
+        path.write_text("x")
+        path.chmod(0o2644)
+        with path.open("a") as file:
+            file.write("y")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o2644, path
+        path.chmod(0o6755)
+        os.chown(path, -1, -1)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755, path
+
+
 def test_a_shared_mapping_is_in_the_checkpoint_and_taken_back(live: Live) -> None:
     """Without the right to open files by number, pages are flushed another way."""
     live.cowfs("create", "ws")
@@ -124,13 +135,14 @@ def test_a_shared_mapping_is_in_the_checkpoint_and_taken_back(live: Live) -> Non
         program.stdin.close()
 
 
-def test_root_is_kept_out_and_others_are(live: Live) -> None:
-    """The kernel shows an ordinary user's mount to nobody else (unless /etc/fuse.conf says otherwise)."""
+def test_the_mount_is_the_users_alone(live: Live) -> None:
+    """The kernel shows an ordinary user's mount to nobody else, not even root, unless /etc/fuse.conf allows it."""
     live.cowfs("create", "ws")
     path = live.cowfs("path", "ws")
     with open("/proc/self/mountinfo") as file:
         (line,) = [line for line in file if f" {path} " in line]
     assert f"user_id={UID}" in line
+    assert ("allow_other" in line) == fusermount.others_allowed()
     assert "nosuid" in line
     assert "nodev" in line
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.live import Live
+from tests.cli.live import Live, living
 from tests.support.mounting import ROOT, needs_mounts
 from tests.support.rootfs import make_rootfs
 
@@ -21,13 +21,9 @@ def live(tmp_path: Path) -> Iterator[Live]:
     if shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     make_rootfs(tmp_path / "rootfs")
-    made = Live(tmp_path / "store")
-    made.cowfs("init")
-    made.cowfs("import", str(tmp_path / "rootfs"), "ws")
-    yield made
-    made.end()
-    assert not made.mounts()
-    assert made.cowfs("fsck") == "clean"
+    with living(tmp_path / "store") as made:
+        made.cowfs("import", str(tmp_path / "rootfs"), "ws")
+        yield made
 
 
 def test_the_user_is_root_inside(live: Live) -> None:

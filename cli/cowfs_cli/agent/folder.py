@@ -46,11 +46,15 @@ _MAIN = "import sys\nfrom cowfs_guest.__main__ import main\nsys.exit(main())\n"
 
 
 def make(directory: Path) -> None:
-    """Fill the new folder ``directory``. Raises NotFound when this installation lacks the guest's part."""
+    """Make and fill the folder ``directory``, which everybody may enter: its parent must be closed.
+
+    Raises NotFound when this installation lacks the guest's part.
+    """
     found = importlib.util.find_spec("cowfs_guest")
     if found is None or found.origin is None:
         raise NotFound("the package cowfs_guest is missing", hint="install cowfs anew")
     source = Path(found.origin).parent
+    directory.mkdir()
     program = directory / PROGRAM
     with program.open("wb") as file:
         file.write(b"#!/usr/bin/env python3\n")

@@ -159,7 +159,7 @@ class Served:
         self._path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.bind(path)
-        # In a folder of our own: who may open it is who is shown it, whatever user that is inside.
+        # Its folder's parent is closed (folder.make): who may open it is who is shown it, whatever user that is inside.
         os.chmod(path, 0o666)
         self._inode = os.stat(path).st_ino
         self._sock.listen(CONNECTIONS_MAX)

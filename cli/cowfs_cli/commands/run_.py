@@ -105,7 +105,8 @@ def _frozen(group: Group | None) -> Callable[[], AbstractContextManager[None]]:
 
 def _grant(stack: ExitStack, store: Store, name: str, box: bubblewrap.Sandbox, grant: serve.Grant) -> None:
     """Give the sandbox a socket through which it may ask for the verbs of its own workspace, until the run ends."""
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowfs-agent-")))
+    # What is shown may be entered by whoever the program becomes inside; on the host, nobody gets through its parent.
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowfs-agent-")), "shown")
     folder.make(directory)
     stack.enter_context(serve.serving(store, name, str(directory / folder.SOCKET), grant))
     box.shown.append((folder.INSIDE, str(directory)))

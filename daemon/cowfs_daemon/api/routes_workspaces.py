@@ -2,8 +2,10 @@
 
 import base64
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -20,6 +22,7 @@ from cowfs_daemon.api.verbs import Verbs
 
 RefQuery = Annotated[str, Query(min_length=1, max_length=1024)]
 NDJSON = "application/x-ndjson"
+_PAUSE = partial(time.sleep, 0.05)
 
 
 async def _asked(request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Asked | None:
@@ -205,7 +208,7 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
     async def remove_path(name: str, body: bodies.RemovePath) -> JSONResponse:
         """Remove a file, or a directory with everything in it, as `rm -r` does."""
         path = decode_path(body.path_b64)
-        count = await verbs.run(verbs.engine.paths.remove, name, path)
+        count = await verbs.run(verbs.engine.paths.remove, name, path, _PAUSE)
         verbs.emit("path_removed", workspace=name)
         return JSONResponse({"count": count})
 
@@ -213,7 +216,7 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
     async def clone_path(name: str, body: bodies.ClonePath) -> JSONResponse:
         """Clone a file or a directory as `cp -a` copies it; bytes are shared."""
         source, target = decode_path(body.source_b64), decode_path(body.target_b64)
-        count = await verbs.run(verbs.engine.paths.clone, name, source, target)
+        count = await verbs.run(verbs.engine.paths.clone, name, source, target, _PAUSE)
         verbs.emit("path_cloned", workspace=name)
         return JSONResponse({"count": count}, 201)
 

@@ -254,7 +254,7 @@ class Operations(pyfuse3.Operations):
         with self._workspace.lock:
             self._view.setattr(ino, changes, who)
             if changes.kill_priv:  # afterwards: the request may bring the mode, too, as the kernel had it
-                drop_group_bit(self._view, ino, who)
+                drop_group_bit(self._served, self._view, ino, who)
             return self._attributes(self._view.inode(ino))
 
     @answered
@@ -368,7 +368,7 @@ class Operations(pyfuse3.Operations):
     def _emptied(self, ino: int, who: Caller) -> Inode:
         kill = who.uid != self._served.root
         if kill:
-            drop_group_bit(self._view, ino, who)
+            drop_group_bit(self._served, self._view, ino, who)
         return self._view.setattr(ino, SetAttr(size=0, kill_priv=kill), who)
 
     @answered
@@ -385,7 +385,7 @@ class Operations(pyfuse3.Operations):
         done, kill = 0, who.uid != self._served.root
         with self._workspace.lock:
             if kill:
-                drop_group_bit(self._view, file.ino, who)
+                drop_group_bit(self._served, self._view, file.ino, who)
             try:
                 while done < len(data):
                     piece = memoryview(data)[done:]

@@ -64,20 +64,11 @@ class Transport:
             writers = list(self._served.writers)
         for ino in writers:
             try:
-                self._flush(ino)
+                self._handles.flush_inode(ino, self._served, lambda ino: _told(pyfuse3.invalidate_inode, ino))
             except OSError:
                 with self._workspace.lock:
                     if ino in self._served.writers:
                         raise
-
-    def _flush(self, ino: int) -> None:
-        if self._handles.by_number:
-            self._handles.flush_inode(ino)
-            return
-        before = self._served.unwritten
-        _told(pyfuse3.invalidate_inode, ino)
-        if self._served.unwritten != before:
-            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: pages of a mapping could not be written")
 
     def mount_points(self) -> list[tuple[str, int]]:
         """See cowfs.transport.Transport."""

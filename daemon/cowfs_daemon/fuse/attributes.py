@@ -57,13 +57,13 @@ def setattr(served: Served, view: View, request: bytearray, size: int, unique: i
     )
     who = caller(served, request, unique)
     if changes.kill_priv:
-        drop_group_bit(view, nodeid, who)
-    elif changes == _NOTHING and _chowned(view.inode(nodeid), who):
+        drop_group_bit(served, view, nodeid, who)
+    elif changes == _NOTHING and _chowned(served, view.inode(nodeid), who):
         changes = changes._replace(kill_priv=True)
     return protocol.attributes(unique, view.setattr(nodeid, changes, who))
 
 
-def _chowned(inode: Inode, who: Caller) -> bool:
+def _chowned(served: Served, inode: Inode, who: Caller) -> bool:
     """Whether a request that changes nothing is a chown to no new ids, which clears set-id bits all the same.
 
     A write to such a file may begin with the same request: so a stranger's is not refused and clears nothing here, nor
@@ -71,7 +71,7 @@ def _chowned(inode: Inode, who: Caller) -> bool:
     """
     if inode.is_dir or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
         return False
-    their = credentials(who.pid)
+    their = credentials(who.pid, served.owners)
     return their.uid == inode.uid and not their.keeps
 
 

@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
+from cowfs.owners import Owners
 from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
@@ -36,29 +37,31 @@ class Credentials(NamedTuple):
 _NONE = Credentials(NOBODY, frozenset(), False)
 
 
-def credentials(pid: int) -> Credentials:
-    """What /proc says of a process; one that is gone, or cannot be seen from here, is nobody."""
+def credentials(pid: int, owners: Owners | None) -> Credentials:
+    """What /proc says of a process, in stored ids; one that is gone, or cannot be seen from here, is nobody."""
     fields: dict[str, list[str]] = {}
     with suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         fields = {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
     try:
-        groups = frozenset(int(group) for group in (fields["Gid"][3], *fields["Groups"]))
-        return Credentials(int(fields["Uid"][3]), groups, bool(int(fields["CapEff"][0], 16) & CAP_FSETID))
+        uid, groups = int(fields["Uid"][3]), [int(group) for group in (fields["Gid"][3], *fields["Groups"])]
+        if owners is not None:
+            uid, groups = owners.users.stored(uid), [owners.groups.stored(group) for group in groups]
+        return Credentials(uid, frozenset(groups), bool(int(fields["CapEff"][0], 16) & CAP_FSETID))
     except (KeyError, IndexError, ValueError):
         return _NONE
 
 
-def changing(who: Caller, inode: Inode) -> Caller:
+def changing(served: Served, who: Caller, inode: Inode) -> Caller:
     """The caller of a request without credentials that changes data: as root where set-id bits may stay.
 
     Only such bits make it worth a look.
     """
     if who.uid != NOBODY or not inode.mode & (stat.S_ISUID | stat.S_ISGID):
         return who
-    return who._replace(uid=0) if credentials(who.pid).keeps else who
+    return who._replace(uid=0) if credentials(who.pid, served.owners).keeps else who
 
 
-def drop_group_bit(view: View, ino: int, who: Caller) -> None:
+def drop_group_bit(served: Served, view: View, ino: int, who: Caller) -> None:
     """Before a change of data: clear a set-group-id bit without group execute for who is not in the file's group.
 
     The view keeps such a bit (it once marked mandatory locking), as Linux does for members. Without a request key: the
@@ -68,6 +71,6 @@ def drop_group_bit(view: View, ino: int, who: Caller) -> None:
     mode = inode.mode
     if mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID or inode.is_dir:
         return
-    their = credentials(who.pid)
+    their = credentials(who.pid, served.owners)
     if not their.keeps and inode.gid not in their.groups:
         view.setattr(ino, SetAttr(mode=mode & 0o7777 & ~stat.S_ISGID), who._replace(connection=0, unique=0))

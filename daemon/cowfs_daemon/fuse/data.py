@@ -35,15 +35,15 @@ def open_file(served: Served, view: View, request: bytearray, size: int, unique:
         try:
             kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
             if kill:
-                drop_group_bit(view, nodeid, who)
+                drop_group_bit(served, view, nodeid, who)
             view.setattr(nodeid, SetAttr(size=0, kill_priv=kill), who)
         except BaseException:
             view.released(nodeid, writable, who)
             raise
-    before = served.opens.get(nodeid, 0)
     served.opened(nodeid, writable)
-    backing = 0 if served.backing is None else served.backing.opened(view.inode(nodeid), before)
-    return protocol.opened_backed(unique, backing) if backing else protocol.opened(unique, protocol.FOPEN_KEEP_CACHE)
+    if served.backing is not None and (number := served.backing.opened(view.inode(nodeid), served.opens[nodeid] - 1)):
+        return protocol.opened_backed(unique, number)
+    return protocol.opened(unique, protocol.FOPEN_KEEP_CACHE)
 
 
 def release(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -86,7 +86,7 @@ def write(served: Served, view: View, request: bytearray, size: int, unique: int
     kill = bool(write_flags & protocol.WRITE_KILL_SUIDGID)
     who = caller(served, request, unique)
     if kill:
-        drop_group_bit(view, nodeid, who)
+        drop_group_bit(served, view, nodeid, who)
     try:
         return protocol.counted(unique, view.write(nodeid, offset, data, who, append=append, kill_priv=kill))
     except (OSError, CowfsError):
@@ -97,8 +97,8 @@ def write(served: Served, view: View, request: bytearray, size: int, unique: int
 def fallocate(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """Allocate, or punch a hole."""
     _, offset, length, mode, _ = protocol.unpack(_FALLOCATE, request, size)
-    who = changing(caller(served, request, unique), view.inode(nodeid))
-    drop_group_bit(view, nodeid, who)
+    who = changing(served, caller(served, request, unique), view.inode(nodeid))
+    drop_group_bit(served, view, nodeid, who)
     view.fallocate(nodeid, mode, offset, length, who)
     return protocol.error(unique, 0)
 
@@ -125,8 +125,8 @@ def _copy(served: Served, view: View, request: bytearray, size: int, unique: int
     _, offset, target, _, target_offset, length, flags = protocol.unpack(_COPY, request, size)
     if flags:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    who = changing(caller(served, request, unique), view.inode(target))
-    drop_group_bit(view, target, who)
+    who = changing(served, caller(served, request, unique), view.inode(target))
+    drop_group_bit(served, view, target, who)
     return view.copy_range(nodeid, offset, target, target_offset, min(length, _COPY_MAX), who)
 
 

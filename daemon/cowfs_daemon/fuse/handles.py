@@ -10,12 +10,13 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from cowfs.geometry import ROOT_INO
 from cowfs.view.view import View
+from cowfs_daemon.fuse.served import Served
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -108,8 +109,15 @@ class Handles:
             if number != errno.ESPIPE:  # Neither file nor directory: a pipe, a device; no pages.
                 raise OSError(number, os.strerror(number))
 
-    def flush_inode(self, ino: int) -> None:
-        """The same by inode number; only ``by_number``."""
+    def flush_inode(self, ino: int, served: Served, invalidate: Callable[[int], object]) -> None:
+        """The same by inode number. ``invalidate(inode)`` tells the kernel to drop its pages: without the right to open
+        files by number, it writes those that are dirty before that, whether that works or not."""
+        if not self.by_number:
+            before = served.unwritten
+            invalidate(ino)
+            if served.unwritten != before:
+                raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: pages of a mapping could not be written")
+            return
         fd = self.open(ino, os.O_RDONLY)
         try:
             self.flush(fd)

@@ -143,7 +143,7 @@ def create(served: Served, view: View, request: bytearray, size: int, unique: in
     elif flags & os.O_TRUNC:
         kill = bool(open_flags & protocol.OPEN_KILL_SUIDGID)
         if kill:
-            drop_group_bit(view, inode.ino, who)
+            drop_group_bit(served, view, inode.ino, who)
         inode = view.setattr(inode.ino, SetAttr(size=0, kill_priv=kill), who)
     return _open(served, view, unique, inode, flags, who, served.valid)
 

@@ -25,7 +25,7 @@ from cowfs.layers.answers import Answer
 from cowfs.owners import Owners
 from cowfs.pressure import Pressed
 from cowfs.view.view import View
-from cowfs_daemon.fuse import mount, pacing, protocol, resent, shown
+from cowfs_daemon.fuse import ids, mount, pacing, protocol, resent
 from cowfs_daemon.fuse.counts import Counts
 from cowfs_daemon.fuse.dispatch import HANDLERS, Reply
 from cowfs_daemon.fuse.mount import Connection
@@ -203,7 +203,7 @@ class Session:
             self._requests += 1
             number += 1
             if owners is not None:
-                shown.take(owners, request, size, self.served.setxattr_ext)
+                ids.take(owners, request, size, self.served.setxattr_ext)
             if self._pressed is None or not self._waits(request, size):
                 if number % SAMPLED:
                     with lock:
@@ -293,7 +293,7 @@ class Session:
                 os.writev(self.fd, reply)
             else:
                 owners = self.served.owners
-                os.write(self.fd, reply if owners is None else shown.give(owners, request, size, opcode, reply))
+                os.write(self.fd, reply if owners is None else ids.give(owners, request, size, opcode, reply))
         except OSError as error:
             # ENOENT: nobody waits for this reply any more; ENODEV: the next read tells.
             if error.errno not in (errno.ENOENT, errno.ENODEV):

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from cowfs.errors import NotFound
@@ -27,6 +26,7 @@ from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import PASSTHROUGH
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.session import ServedWorkspace, Session, SessionStatistics
+from cowfs_daemon.fuse.written_out import WrittenOut
 
 log = logging.getLogger("cowfs.fuse")
 
@@ -63,7 +63,7 @@ class Changes(Protocol):
 class Transport:
     """The mount of one workspace, served by ``server``. Serves from :meth:`start` on.
 
-    ``backing``: where files may be written out that the kernel then reads by itself; None: nowhere.
+    ``written``: where files may be written out that the kernel then reads by itself; None: nowhere.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Transport:
         *,
         complete: bool = True,
         on_end: Callable[[], None] | None = None,
-        backing: Path | None = None,
+        written: WrittenOut | None = None,
     ) -> None:
         self.connection = connection
         self.session = Session(
@@ -83,8 +83,8 @@ class Transport:
             flush=None if flushes_by_fsync() else self._flush_inode, owners=identity.owners(),
         )  # fmt: skip
         self._served = self.session.served
-        if backing is not None and connection.init.has(PASSTHROUGH):
-            self._served.backing = Backing(connection.fd, backing, str(connection.connection_id), complete=complete)
+        if written is not None and connection.init.has(PASSTHROUGH):
+            self._served.backing = Backing(connection.fd, written, str(connection.connection_id), complete=complete)
         self._workspace = workspace
         self._handles = Handles(workspace, self._served.generations)
         self._pending: list[int] = []
@@ -173,15 +173,7 @@ class Transport:
                     raise
 
     def _flush_inode(self, ino: int) -> None:
-        if self._handles.by_number:
-            self._handles.flush_inode(ino)
-            return
-        # Without the right to open files by number: the kernel writes what is dirty before it drops it, whether that
-        # works or not.
-        before = self._served.unwritten
-        self._notify(protocol.invalidate_inode(ino))
-        if self._served.unwritten != before:
-            raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: pages of a mapping could not be written")
+        self._handles.flush_inode(ino, self._served, lambda ino: self._notify(protocol.invalidate_inode(ino)))
 
     def _is_written(self, ino: int) -> bool:
         """Whether an inode of the view is open for writing. One that a restore took away has nowhere to flush to."""
