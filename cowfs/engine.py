@@ -273,10 +273,11 @@ class Engine:
                     )
                 chain = self._chain(found.layer)
                 fresh = self.catalog.workspace(entry.id).head is None
+                disk = self.catalog.settings(entry.id).get("disk", b"")
                 self._targets.add(found.id, entry.id)
             undo = None if discard else self._automatic(f"before the restore of {found.id}", fresh)
             try:
-                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force, request)
+                done = self.host.restore(entry.id, found.id, chain, self._ids("lay"), undo, force, request, disk)
             except CowfsError:
                 if self.host.is_open(entry.id):
                     self._targets.arrived(entry.id)  # it was refused; any other failure may have come after the marker

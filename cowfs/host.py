@@ -213,12 +213,13 @@ class Host:
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
-        request: Request | None = None,
+        request: Request | None = None, closed: bytes = b"",
     ) -> Done:  # fmt: skip
         """See :meth:`Workspace.restore`; ``chain`` begins with the snapshot's layer."""
         with self._lock:
             target = self._layer(chain)
-        return self._took(self.workspace(workspace).restore(RestoreOrder(snapshot, target, live, undo, force, request)))
+        order = RestoreOrder(snapshot, target, live, undo, force, request, closed)
+        return self._took(self.workspace(workspace).restore(order))
 
     def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
         """A part of the :class:`cowfs.subtrees.Removal` of ``path``; None: go on with what ``token`` stands for."""

@@ -27,7 +27,8 @@ class CheckpointOrder(NamedTuple):
 
 
 class RestoreOrder(NamedTuple):
-    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer."""
+    """Where to go. ``undo``: how to keep the state before, None to discard it. ``live``: the new live layer.
+    ``closed``: a name at the root that must not be open; b"": none."""
 
     snapshot: str
     target: Layer
@@ -35,6 +36,7 @@ class RestoreOrder(NamedTuple):
     undo: CheckpointOrder | None
     force: bool = False
     request: Request | None = None
+    closed: bytes = b""
 
 
 def asked(request: Request | None) -> tuple[bytes, bytes]:

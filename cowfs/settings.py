@@ -54,6 +54,8 @@ TABLE = (
     Setting("retention.automatic", "count", (WORKSPACE,), "keep so many of its newest automatic snapshots",
             default=20, inherited=True),
     Setting("ttl", "duration", (WORKSPACE,), "remove the workspace when it was not used for so long", least=1),
+    Setting("disk", "text", (WORKSPACE,), "the file at its top that is a machine's disk: not restored while open",
+            inherited=True),
     Setting("pin", "flag", (WORKSPACE, SNAPSHOT), "never remove it by a rule"),
     Setting("template", "text", (SNAPSHOT,), "its name as a template; no rule removes one"),
     Setting("description", "text", (WORKSPACE, SNAPSHOT), "what it is"),

@@ -21,7 +21,7 @@ from cowfs.compare import compare
 from cowfs.errors import Busy, Corrupt
 from cowfs.formats import control
 from cowfs.formats import journal as j
-from cowfs.geometry import Geometry
+from cowfs.geometry import ROOT_INO, Geometry
 from cowfs.layers.answers import Answer, answer_to
 from cowfs.layers.journal import Journal, JournalFile, JournalStatistics, Limits, Position
 from cowfs.layers.layer import Layer
@@ -319,8 +319,8 @@ class Workspace:
     def restore(self, order: RestoreOrder) -> Outcome:
         """Make the state exactly that of ``order.target``, in place. Durable, and nothing old is served after it.
 
-        Raises Busy when something is mounted where the target has nothing to mount it on, Corrupt when the journal is
-        damaged.
+        Raises Busy when something is mounted where the target has nothing to mount it on, or a disk is open, Corrupt
+        when the journal is damaged.
         """
         if self.journal.damage is not None:
             raise Corrupt(
@@ -334,6 +334,7 @@ class Workspace:
                 old = self.view
                 state = State(self.env.blocks, self.env.geometry, order.target, old.state.next_ino)
                 if not order.force:
+                    self._refuse_open(order.closed)
                     self._refuse_lost_mounts(state)
                 changes = compare(old.state, state)
                 record = self._restore_record(order, state, len(changes.inodes))
@@ -392,6 +393,15 @@ class Workspace:
         if record.changed and undo is not None:  # one that changed nothing leaves alone what --undo takes back
             done = (*done, control.Set(self.id, UNDO, undo.encode()))
         return (*made, *done, *kept(record, time, WentBack(self.head, undo, record.changed))), layer
+
+    def _refuse_open(self, name: bytes) -> None:
+        """A machine, or a kernel that has the disk mounted, would write what it remembers into what is restored."""
+        inode = self.view.lookup(ROOT_INO, name) if name else None
+        if inode is not None and self.view.descriptors(inode.ino):
+            raise Busy(
+                f"the disk {name.decode(errors='replace')} is attached, or its machine runs",
+                hint="Stop the machine; `cowfs disk restore` detaches it, restores and attaches it again.",
+            )
 
     def _refuse_lost_mounts(self, state: State) -> None:
         if self.transport is None:

@@ -29,6 +29,7 @@ COMMANDS = (
     "restore",
     "run",
     "bundle",
+    "disk",
     "fork",
     "log",
     "tree",

@@ -151,6 +151,25 @@ class Store:
         """Unmount. Raises Busy, naming the processes, while in use; ``force`` detaches."""
         self._wire.call("DELETE", "/v1/mounts" + query({"ref": ref, "force": "true" if force else None}))
 
+    def mounts(self) -> list[dict[str, Any]]:
+        """What is mounted: ``ref``, ``path``, ``read_only``."""
+        return list(self._wire.call("GET", "/v1/mounts"))
+
+    def disk_mount(self, ref: str) -> str:
+        """Attach the disk of a workspace, or of a snapshot read-only, on this machine; where its files are.
+
+        Raises Invalid (no disk, no root, no filesystem in it), Busy (a machine has it open).
+        """
+        return str(self._wire.call("POST", "/v1/disks", {"ref": ref})["path"])
+
+    def disk_umount(self, ref: str, *, force: bool = False) -> None:
+        """Detach a disk. Raises NotFound when it is not attached, Busy while it is used, without ``force``."""
+        self._wire.call("DELETE", "/v1/disks" + query({"ref": ref, "force": "true" if force else None}), again=False)
+
+    def disks(self) -> list[dict[str, Any]]:
+        """The attached disks: ``ref``, ``path``, ``read_only``."""
+        return list(self._wire.call("GET", "/v1/disks"))
+
     def show(self, ref: str, path: str | bytes) -> Iterator[bytes]:
         """The content of a file of ``ref``, in pieces. ``path`` is relative to the root."""
         return self._wire.stream(show_target(ref, os.fsencode(path)))
@@ -240,6 +259,19 @@ class WorkspaceHandle:
         """
         body = {"ref": ref, "discard": discard, "force": force}
         return decode.restored(self._wire.call("POST", self._target("/restore"), body))
+
+    def disk_restore(self, ref: str, *, discard: bool = False) -> Restored:
+        """Restore a workspace whose disk may be attached: it is detached before and attached again afterwards, also
+        when the restore fails. Raises Busy while programs use it, or a machine has it open."""
+        store = Store(self._wire)
+        attached = any(each["ref"] == self.name for each in store.disks())
+        if attached:
+            store.disk_umount(self.name)
+        try:
+            return self.restore(ref, discard=discard)
+        finally:
+            if attached:
+                store.disk_mount(self.name)
 
     def undo(self) -> Restored:
         """Take the last restore back."""

@@ -51,6 +51,10 @@ class Descriptors(ReadView):
         """1 when a descriptor of the inode may be open, else 0."""
         return 1 if ino in self._opens or self.unsure else 0
 
+    def descriptors(self, ino: int) -> int:
+        """How many descriptors of the inode are known to be open."""
+        return self._opens.get(ino, (0, 0))[0]
+
     def opened(self, ino: int, writable: bool, caller: Caller) -> None:
         """A descriptor was opened. Journaled when it makes the inode open for writing."""
         counts = self._opens.get(ino)

@@ -23,10 +23,9 @@ from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
 from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import Mounted, WorkerGone
-from cowfs_daemon.users import mounted_at, other_places, users_of
+from cowfs_daemon.users import mounted_at, named, other_places, users_of
 
 log = logging.getLogger("cowfs.mounts")
-_MAX_NAMED = 8
 KEYS_MAX = 1_000
 """Idempotency keys of the last unmounts that are kept, with the list of mounts."""
 
@@ -268,9 +267,7 @@ class Mounts:
             raise Busy(f"{mounted.ref} is mounted at {', '.join(places)} too", hint="unmount it there, or --force")
         users = users_of(point, but=self._server.pids())
         if users:
-            named = ", ".join(f"{user.pid} ({user.name})" for user in users[:_MAX_NAMED])
-            more = f" and {len(users) - _MAX_NAMED} more" if len(users) > _MAX_NAMED else ""
-            raise Busy(f"{mounted.ref} is in use by {named}{more}", hint="stop them, or --force to detach it")
+            raise Busy(f"{mounted.ref} is in use by {named(users)}", hint="stop them, or --force to detach it")
 
     def _make_private(self, directory: str) -> None:
         """Make ``directory`` and its parent ours and 0700. Raises Invalid when another user has put them there."""

@@ -233,11 +233,11 @@ class WorkerPool(Host):
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
-        request: Request | None = None,
+        request: Request | None = None, closed: bytes = b"",
     ) -> Done:  # fmt: skip
         """See Host.restore."""
         worker = self._of(workspace)
-        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force, request))
+        return self._made(worker, worker.restore(workspace, snapshot, chain, live, undo, force, request, closed))
 
     def limit(self, workspace: str, quota: Quota) -> None:
         """See Host.limit."""

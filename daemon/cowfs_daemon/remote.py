@@ -385,11 +385,11 @@ class RemoteHost(Host):
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
-        request: Request | None = None,
+        request: Request | None = None, closed: bytes = b"",
     ) -> Done:  # fmt: skip
         """See Host.restore."""
         done: Done = self.call(
-            "restore", workspace, snapshot, chain, live, undo, force, request, workspaces=(workspace,)
+            "restore", workspace, snapshot, chain, live, undo, force, request, closed, workspaces=(workspace,)
         )
         return done
 

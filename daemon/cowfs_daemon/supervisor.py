@@ -22,6 +22,7 @@ from cowfs.results import Scrubbed
 from cowfs_daemon.api.app import create_app
 from cowfs_daemon.api.shapes import rfc3339
 from cowfs_daemon.api.verbs import Verbs
+from cowfs_daemon.disks import Disks
 from cowfs_daemon.keeper import BEAT_SECONDS
 from cowfs_daemon.ports import Parts, Progress
 from cowfs_daemon.succession import check_installed
@@ -34,8 +35,9 @@ GRACE_SECONDS = 2.0
 class Daemon:
     """The Control of the API."""
 
-    def __init__(self, parts: Parts, started_at_ns: int) -> None:
+    def __init__(self, parts: Parts, started_at_ns: int, disks: Disks) -> None:
         self._parts = parts
+        self._disks = disks
         self._started_at = rfc3339(started_at_ns)
         self._stopping = trio.Event()
         self.renewing = False
@@ -45,7 +47,7 @@ class Daemon:
         return {"supervisor": supervisor, **self._parts.details()}
 
     def stop(self, force: bool) -> None:
-        self._parts.detach_all(force)
+        self._disks.detach_all(force, lambda: self._parts.detach_all(force))
         self._parts.unlisten()
         trio.from_thread.run_sync(self._stopping.set)
 
@@ -78,8 +80,10 @@ async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None]
 
     ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread. True: to be replaced, not stopped.
     """
-    daemon = Daemon(parts, time.time_ns())
-    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed, parts.samples)
+    disks = Disks(parts.engine, parts.mounts)
+    disks.thaw_all()
+    daemon = Daemon(parts, time.time_ns(), disks)
+    verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed, parts.samples, disks)
     config = Config()
     # Hypercorn closes the descriptor it is given.
     config.bind = [f"fd://{os.dup(sock.fileno())}"]

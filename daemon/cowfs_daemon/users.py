@@ -6,7 +6,11 @@ Read from /proc without a request to the mounted filesystem itself (which may be
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+
+NAMED_MAX = 8
+"""Processes that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,37 @@ def users_of(mount: MountPoint, *, but: frozenset[int] = frozenset()) -> list[Us
         if own or (there and _uses(entry, frozenset(each.mount_id for each in there), mount.device)):
             found.append(User(int(entry), _name(entry)))
     return sorted(found, key=lambda user: user.pid)
+
+
+def openers(device: int, inode: int, *, but: frozenset[int] = frozenset()) -> list[User]:
+    """The processes with a descriptor of the file ``inode`` on ``device`` (as in stat), in any mount namespace."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) in but:
+            continue
+        mounts = frozenset(each.mount_id for each in mount_points(entry) if each.device == wanted)
+        if mounts and any(number == inode and mount in mounts for mount, number in _open_files(entry)):
+            found.append(User(int(entry), _name(entry)))
+    return sorted(found, key=lambda user: user.pid)
+
+
+def named(users: list[User]) -> str:
+    """Some of them, for a message."""
+    text = ", ".join(f"{user.pid} ({user.name})" for user in users[:NAMED_MAX])
+    return text + (f" and {len(users) - NAMED_MAX} more" if len(users) > NAMED_MAX else "")
+
+
+def _open_files(pid: str) -> Iterator[tuple[int, int]]:
+    """(mount id, inode) of each descriptor of ``pid``, as proc(5) has them in fdinfo."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fdinfo")
+    except OSError:
+        return
+    for descriptor in descriptors:
+        with suppress(OSError, KeyError), open(f"/proc/{pid}/fdinfo/{descriptor}", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file.read(4096).splitlines() if b":" in line)
+            yield int(fields[b"mnt_id"]), int(fields[b"ino"])
 
 
 def _namespace(pid: str) -> str:

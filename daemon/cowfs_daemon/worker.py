@@ -143,11 +143,11 @@ class Worker:
 
     def restore(
         self, workspace: str, snapshot: str, chain: Chain, live: str, undo: CheckpointOrder | None, force: bool,
-        request: Request | None = None,
+        request: Request | None = None, closed: bytes = b"",
     ) -> Any:  # fmt: skip
         """See Host.restore."""
         self._refuse_awaited(workspace)
-        return self.host.restore(workspace, snapshot, chain, live, undo, force, request)
+        return self.host.restore(workspace, snapshot, chain, live, undo, force, request, closed)
 
     def remove_path(self, workspace: str, token: str, path: bytes | None) -> Part:
         """See Host.remove_path."""

@@ -17,6 +17,7 @@ def router(verbs: Verbs) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1")
     _mounts(routes, verbs)
+    _disks(routes, verbs)
 
     @routes.get("/store", response_model=shapes.StoreShape)
     async def stat() -> JSONResponse:
@@ -92,5 +93,29 @@ def _mounts(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.delete("/mounts", status_code=204)
     async def umount(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
-        await verbs.run(verbs.mounts.umount, ref, force, asked, locks=(workspace_of(ref),), asked=asked)
+        def umount() -> None:
+            verbs.disks.release(ref, force)
+            verbs.mounts.umount(ref, force, asked)
+
+        await verbs.run(umount, locks=(workspace_of(ref),), asked=asked)
         verbs.emit("unmounted", ref=ref)
+
+
+def _disks(routes: APIRouter, verbs: Verbs) -> None:
+    @routes.get("/disks", response_model=list[shapes.MountShape])
+    async def list_disks() -> JSONResponse:
+        """The disks that are attached; `path` is where their files are."""
+        return JSONResponse([shapes.mounted(each) for each in await verbs.run(verbs.disks.attached)])
+
+    @routes.post("/disks", response_model=shapes.MountShape)
+    async def attach(body: bodies.Mount) -> JSONResponse:
+        """Attach the disk of a workspace, or of a snapshot read-only, if it is not attached."""
+        attached = await verbs.run(verbs.disks.attach, body.ref, locks=(workspace_of(body.ref),))
+        verbs.emit("disk_attached", ref=attached.ref, path=attached.path)
+        return JSONResponse(shapes.mounted(attached))
+
+    @routes.delete("/disks", status_code=204)
+    async def detach(ref: RefQuery, force: bool = False) -> None:
+        """Detach a disk; afterwards everything is in its workspace."""
+        await verbs.run(verbs.disks.detach, ref, force, locks=(workspace_of(ref),))
+        verbs.emit("disk_detached", ref=ref)

@@ -15,7 +15,7 @@ from cowfs.errors import Invalid, NotFound
 from cowfs.images import source_of
 from cowfs.remembered import Imported
 from cowfs.remembered import Request as Asked
-from cowfs.results import Restored, Snapshot, Workspace
+from cowfs.results import Checkpointed, Restored, Snapshot, Workspace
 from cowfs_daemon.api import bodies, shapes
 from cowfs_daemon.api.limits import ASKED
 from cowfs_daemon.api.verbs import Verbs
@@ -173,18 +173,17 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
 def _branches(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/workspaces/{name}/checkpoint", response_model=shapes.CheckpointShape)
     async def checkpoint(name: str, body: bodies.Checkpoint, asked: Keyed) -> JSONResponse:
+        def work() -> Checkpointed:
+            with verbs.disks.frozen(name):
+                return verbs.engine.checkpoint(
+                    name, body.message, body.label, body.allow_empty, body.creator, request=asked,
+                    automatic=body.automatic,
+                )  # fmt: skip
+
         done, fresh = await verbs.once(
             "checkpoint",
             asked,
-            lambda: verbs.engine.checkpoint(
-                name,
-                body.message,
-                body.label,
-                body.allow_empty,
-                body.creator,
-                request=asked,
-                automatic=body.automatic,
-            ),
+            work,
             (name,),
         )
         if fresh:
@@ -222,10 +221,11 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.post("/forks", response_model=list[shapes.WorkspaceShape], status_code=201)
     async def fork(body: bodies.Fork, asked: Keyed) -> JSONResponse:
-        locks = (workspace_of(body.ref), body.name)
-        made, fresh = await verbs.once(
-            "fork", asked, lambda: verbs.engine.fork(body.ref, body.name, body.count, asked), locks
-        )
+        def work() -> list[Workspace]:
+            with verbs.disks.frozen(body.ref):
+                return verbs.engine.fork(body.ref, body.name, body.count, asked)
+
+        made, fresh = await verbs.once("fork", asked, work, (workspace_of(body.ref), body.name))
         if fresh:
             verbs.emit("forked", ref=body.ref, workspaces=[each.name for each in made])
         return JSONResponse([shapes.workspace(each, None) for each in made], status_code=201)
@@ -274,6 +274,7 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
+            verbs.disks.release(ref, force)
             with suppress(NotFound):  # not mounted
                 verbs.mounts.umount(ref, force)
             verbs.engine.remove(ref, force, asked)

@@ -16,6 +16,7 @@ from cowfs.remembered import Request
 from cowfs.settle.process import SettlerDied
 from cowfs_daemon.api.failures import as_cowfs_error, error_line
 from cowfs_daemon.api.shapes import rfc3339
+from cowfs_daemon.disks import Disks
 from cowfs_daemon.metrics import Sample, VerbTimes, render
 from cowfs_daemon.ports import Control, EngineLike, MountsLike, Progress, WorkerGone
 
@@ -30,7 +31,7 @@ _AGAIN_PAUSE_SECONDS = 0.05
 
 
 class Verbs:
-    """The engine, the mounts and the daemon, as the routes see them. ``clock_ns``: ns since the epoch.
+    """The engine, the mounts, the disks and the daemon, as the routes see them. ``clock_ns``: ns since the epoch.
 
     ``changed`` is called after every verb that may have frozen a layer.
     """
@@ -43,9 +44,11 @@ class Verbs:
         clock_ns: Callable[[], int],
         changed: Callable[[], None],
         samples: Callable[[], Iterable[Sample]],
+        disks: Disks,
     ) -> None:
         self.engine = engine
         self.mounts = mounts
+        self.disks = disks
         self.control = control
         self._clock_ns = clock_ns
         self._changed = changed

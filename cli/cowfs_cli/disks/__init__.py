@@ -1,0 +1,1 @@
+"""Disk workspaces: making their filesystems, and what machines need to boot from them."""
