@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import threading
 import uuid
@@ -108,6 +109,43 @@ def test_verbs_work_while_it_runs(live: Live, run: Run, tmp_path: Path) -> None:
     (root / "go").touch()
     thread.join()
     assert (done[0].returncode, done[0].stdout) == (0, "one"), done[0].stderr
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_set_id_programs_work_inside_when_asked(live: Live, run: Run, tmp_path: Path, asked: bool) -> None:
+    root = Path(live.cowfs("path", "ws"))
+    shutil.copy2(root / "bin/id", root / "bin/root-id")
+    (root / "bin/root-id").chmod(0o4755)
+    live.cowfs("bundle", "ws", str(tmp_path / "b"), *(["--set-id"] if asked else []), "--", "root-id", "-u")
+    as_user(tmp_path / "b", 1000)
+    done = run(tmp_path / "b")
+    assert (done.returncode, done.stdout.strip()) == (0, "0" if asked else "1000"), done.stderr
+    assert "nosuid" in options_of(str(root))
+
+
+def test_device_nodes_work_inside_when_asked(live: Live, run: Run, tmp_path: Path) -> None:
+    root = Path(live.cowfs("path", "ws"))
+    os.mknod(root / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    live.cowfs("bundle", "ws", str(tmp_path / "b"), "--devices", "--", "sh", "-c", "echo x > /zero && echo written")
+    done = run(tmp_path / "b")
+    assert (done.returncode, done.stdout.strip()) == (0, "written"), done.stderr
+    assert "nodev" in options_of(str(root))
+    with pytest.raises(PermissionError), open(root / "zero", "rb"):
+        pass
+
+
+def as_user(bundle: Path, uid: int) -> None:
+    """Have the bundle's program run as an ordinary user, without capabilities."""
+    value = json.loads((bundle / "config.json").read_text())
+    value["process"]["user"] = {"uid": uid, "gid": uid}
+    value["process"]["capabilities"] = {"bounding": value["process"]["capabilities"]["bounding"]}
+    (bundle / "config.json").write_text(json.dumps(value))
+
+
+def options_of(path: str) -> list[str]:
+    """The options of the mount at ``path`` in this namespace."""
+    with open("/proc/self/mountinfo") as lines:
+        return next(line.split()[5].split(",") for line in lines if line.split()[4] == path)
 
 
 def test_a_bundle_that_exists_is_left_alone(live: Live, tmp_path: Path) -> None:

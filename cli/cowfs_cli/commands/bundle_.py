@@ -6,7 +6,7 @@ import os
 import click
 
 from cowfs.client import connect
-from cowfs.errors import Conflict
+from cowfs.errors import Conflict, Invalid
 from cowfs_cli.common import Session, complete_ref, options
 from cowfs_cli.sandbox import bundle, choices, places
 from cowfs_cli.sandbox.bubblewrap import Sandbox
@@ -20,12 +20,14 @@ from cowfs_cli.sandbox.bubblewrap import Sandbox
 @click.option("--tmpfs", multiple=True, metavar="PATH", help="Memory over PATH.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable.")
 @click.option("--workdir", default="/", metavar="PATH", help="Where the program begins. Default: /.")
+@click.option("--set-id", is_flag=True, help="Set-id programs of the workspace work inside. Needs root.")
+@click.option("--devices", is_flag=True, help="Device nodes of the workspace work inside: the machine's. Needs root.")
 @click.option("--terminal", is_flag=True, help="Give the program a terminal.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @options
 def command(
     session: Session, workspace: str, directory: str, net: str, keep: tuple[str, ...], tmpfs: tuple[str, ...],
-    env: tuple[str, ...], workdir: str, terminal: bool, command: tuple[str, ...],
+    env: tuple[str, ...], workdir: str, terminal: bool, set_id: bool, devices: bool, command: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Make DIRECTORY an OCI bundle with which runc or crun runs COMMAND (sh by default) in WORKSPACE, live.
 
@@ -37,6 +39,8 @@ def command(
       cowfs bundle ws-1 bundle -- make test; runc run -b bundle job-1
       cowfs bundle ws-1 bundle --terminal; crun run -b bundle shell
     """
+    if (set_id or devices) and os.geteuid() != 0:
+        raise Invalid("--set-id and --devices need root", hint="An ordinary user's containers have neither.")
     target = os.path.join(directory, "config.json")
     if os.path.lexists(target):
         raise Conflict(f"{target} exists already", hint="Choose another directory, or remove it.")
@@ -50,7 +54,11 @@ def command(
         places.make(box.root, paths)
     os.makedirs(directory, exist_ok=True)
     with open(target, "x", encoding="utf-8") as file:
-        json.dump(bundle.config(box, list(command) or ["sh"], terminal=terminal), file, indent=2)
+        json.dump(
+            bundle.config(box, list(command) or ["sh"], terminal=terminal, set_id=set_id, devices=devices),
+            file,
+            indent=2,
+        )
         file.write("\n")
     value = {"bundle": os.path.abspath(directory), "root": box.root}
     session.out(value, lambda: [f"made {value['bundle']}; run it: runc run -b {directory} NAME"])

@@ -28,8 +28,13 @@ _MASKED: Final = (
 _READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def config(box: Sandbox, command: list[str], *, terminal: bool) -> dict[str, Any]:
-    """The bundle's configuration: ``command`` in ``box``, as root of a user namespace for an ordinary user."""
+def config(
+    box: Sandbox, command: list[str], *, terminal: bool, set_id: bool = False, devices: bool = False
+) -> dict[str, Any]:
+    """The bundle's configuration: ``command`` in ``box``, as root of a user namespace for an ordinary user.
+
+    ``set_id``: set-id programs of the workspace work inside; ``devices``: its device nodes do.
+    """
     rootless = os.geteuid() != 0
     capabilities = [f"CAP_{each}" for each in CAPABILITIES]
     variables = {"PATH": PATH, "HOME": "/root", "TERM": "xterm"} | box.environment
@@ -40,8 +45,9 @@ def config(box: Sandbox, command: list[str], *, terminal: bool) -> dict[str, Any
         linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
         linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
     else:
-        linux["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+        linux["resources"] = {"devices": [{"allow": devices, "access": "rw" if devices else "rwm"}]}
     linux["namespaces"] = [{"type": each} for each in namespaces]
+    opened = {"hooks": {"createContainer": [_remount(box.root, set_id, devices)]}} if set_id or devices else {}
     return {
         "ociVersion": VERSION,
         "process": {
@@ -51,13 +57,20 @@ def config(box: Sandbox, command: list[str], *, terminal: bool) -> dict[str, Any
             "env": [f"{name}={value}" for name, value in variables.items()],
             "cwd": box.workdir,
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
-            "noNewPrivileges": True,
+            "noNewPrivileges": not set_id,
         },
         "root": {"path": box.root, "readonly": False},
         "hostname": box.hostname,
         "mounts": _mounts(box, rootless),
         "linux": linux,
+        **opened,
     }
+
+
+def _remount(root: str, set_id: bool, devices: bool) -> dict[str, Any]:
+    """A hook in the container's mount namespace: outside of it, the workspace stays nosuid and nodev."""
+    flags = ",".join(("suid" if set_id else "nosuid", "dev" if devices else "nodev", "rw", "noatime"))
+    return {"path": "/bin/mount", "args": ["mount", "-o", f"remount,bind,{flags}", root], "env": [f"PATH={PATH}"]}
 
 
 def _mounts(box: Sandbox, rootless: bool) -> list[dict[str, Any]]:
