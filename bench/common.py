@@ -87,6 +87,16 @@ def run(*command: str | Path, **options: Any) -> None:
         raise error
 
 
+def shell(script: str, where: Path, timeout_s: float | None = None, **more: str) -> None:
+    """Run a shell script in ``where``, as a user of git whom nobody has configured; ``more``: environment.
+
+    Raises CalledProcessError, and TimeoutExpired after ``timeout_s``.
+    """
+    home = {"HOME": "/nonexistent", "GIT_AUTHOR_NAME": "b", "GIT_AUTHOR_EMAIL": "b@b", "GIT_COMMITTER_NAME": "b"}
+    env = environment(**home, GIT_COMMITTER_EMAIL="b@b", **more)
+    run("sh", "-e", "-c", script, cwd=where, env=env, timeout=timeout_s)
+
+
 def write_back(where: Path) -> None:
     """Have every file below ``where`` written to its device, and the filesystem's own log, without a global sync."""
     last = None
