@@ -121,7 +121,7 @@ def prepare_build(inputs: Path, sizes: Sizes) -> None:
 
 
 def build(system: System, inputs: Path, sizes: Sizes) -> dict[str, float]:
-    """make -j2, make with nothing to do, make clean's rm."""
+    """make -j2, and make with nothing left to do."""
     shell(f"cp -r {inputs}/project .", system.root)
     taken = {"make": seconds(shell, "make -s -j2 -C project && project/program", system.root)}
     taken["make_nothing"] = seconds(shell, "make -s -C project", system.root, times=REPEATS)

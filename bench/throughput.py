@@ -1,8 +1,8 @@
 """Workloads of :mod:`bench.workloads` that read and write data: SQLite, PostgreSQL, fio, dbench.
 
-Whatever the program reports is turned into seconds for a fixed amount of work, so that less is better everywhere: a file
-of ``large_mib`` MiB read or written through, :data:`RANDOM_REQUESTS` requests of 4 KiB, :data:`DBENCH_MB` MB of dbench.
-Writes include the fsync at their end.
+Whatever the program reports is turned into seconds for a fixed amount of work, so that less is better everywhere: a
+file of ``large_mib`` MiB read or written through, :data:`RANDOM_REQUESTS` requests of 4 KiB, :data:`DBENCH_MB` MB of
+dbench. Writes include the fsync at their end.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def dbench(system: System, inputs: Path, sizes: Sizes) -> dict[str, float]:
     words = ("-c", DBENCH_LOAD, "-D", root, "-t", str(sizes.dbench_s), str(DBENCH_CLIENTS))
     printed = output("dbench", *words)
     found = re.search(r"^Throughput ([0-9.]+) MB/sec", printed, re.MULTILINE)
-    if found is None:
+    if found is None or not float(found[1]):
         raise OSError(f"dbench reports no throughput: {printed[-500:]}")
     return {"dbench": DBENCH_MB / float(found[1])}
 

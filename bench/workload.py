@@ -29,7 +29,7 @@ class Sizes:
     transactions: int = 2_000
 
 
-SMALL = Sizes(300, 200, 200, 8, 20, 16, 1, 100)
+SMALL = Sizes(300, 200, 200, 8, 20, 16, 2, 100)
 
 
 @dataclass(frozen=True, slots=True)

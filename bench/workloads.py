@@ -3,10 +3,11 @@
     python -m bench.workloads [-n N] [--only NAME ...] [--systems NAME ...] [--placement pinned|free] [--into FILE]
 
 The workloads stand in :mod:`bench.programs` and :mod:`bench.throughput`; systems and placements in
-:mod:`bench.systems`. For each workload and placement the systems take turns, ``n`` times, each turn on a system that was
-made for it and is empty. With ``--into`` the results of each workload are merged into FILE as soon as there are any, so
-that a long run can be cut in pieces: a piece replaces the same steps of the same systems and placements and leaves the
-rest. What is missing is left out and named under ``skipped``; what fails is named under ``failed``, and the others go on.
+:mod:`bench.systems`. For each workload and placement the systems take turns, ``n`` times, each turn on a system that
+was made for it and is empty. With ``--into`` the results of each workload are merged into FILE as soon as there are
+any, so that a long run can be cut in pieces: a piece replaces the same steps of the same systems and placements and
+leaves the rest. What is missing is left out and named under ``skipped``; what fails is named under ``failed``, and the
+others go on.
 """
 
 from __future__ import annotations
