@@ -12,6 +12,25 @@ SMALL, LARGE = "1000", "1000000"
 RATIO_RUNS_MIN = 30
 Results = dict[str, Any]
 
+WORKLOADS: dict[str, tuple[tuple[str, ...], float]] = {
+    "git status, warm": (("git_status_warm",), 1.25),
+    "imports, warm": (("import_warm",), 1.25),
+    "grep -r, warm": (("grep_warm",), 1.05),
+    "a large file read through, warm": (("fio_read_warm_1",), 1.05),
+    "a large file read through, cold (70 % of the speed)": (("fio_read_cold_1",), 1 / 0.7),
+    "a large file written and synced (50 % of the speed)": (("fio_write_1",), 1 / 0.5),
+    "git add and commit": (("git_add", "git_commit"), 1.6),
+    "untar of 36,000 files": (("untar",), 1.5),
+    "rm -rf of 36,000 files": (("rm",), 1.5),
+}
+"""What a workload is called -> its steps, and how long they may take together, in times of the disk itself."""
+
+METADATA = ("untar", "find", "rm", "git_status_first", "git_status_warm",
+            "storm_create", "storm_stat", "storm_stat_cold", "storm_unlink")  # fmt: skip
+"""Steps of workloads at which cowfs is never to be slower than bindfs."""
+
+PLACES = {"pinned": "one CPU", "free": "unpinned"}
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -76,8 +95,36 @@ def _cli(verb: str) -> Callable[[Results], float]:
     return lambda results: float(results["cli"]["commands"][verb]["median_ms"])
 
 
+def _workload(place: str, steps: tuple[str, ...], base: str) -> Callable[[Results], float]:
+    """How long cowfs takes for some steps together, over ``base``."""
+
+    def measure(results: Results) -> float:
+        systems = results["workloads"]["placements"][place]["systems"]
+        cowfs, other = (sum(systems[name][step]["median_ms"] for step in steps) for name in ("cowfs", base))
+        return float(cowfs / other)
+
+    return measure
+
+
+def _worst(place: str) -> Callable[[Results], float]:
+    measures = [_workload(place, (step,), "bindfs") for step in METADATA]
+    return lambda results: max(measure(results) for measure in measures)
+
+
+def _workload_aims() -> Iterator[Aim]:
+    for place, words in PLACES.items():
+        for text, (steps, limit) in WORKLOADS.items():
+            yield Aim(f"{text}, over the disk; {words}", limit, "times", _workload(place, steps, "native"))
+        yield Aim(f"metadata, the worst of {len(METADATA)} steps, over bindfs; {words}", 1, "times", _worst(place))
+
+
 def aims() -> Iterator[Aim]:
     """All of them."""
+    yield from _engine_aims()
+    yield from _workload_aims()
+
+
+def _engine_aims() -> Iterator[Aim]:
     for verb in ("fork", "checkpoint_durable", "checkpoint_clean", "restore_100_changes"):
         name = verb.replace("_", " ")
         yield Aim(f"{name}, engine: 1 million files over 1 thousand", 1.5, "times", _ratio(_in_engine, verb))
@@ -111,7 +158,7 @@ def aims() -> Iterator[Aim]:
 def judged(results: Results) -> Iterator[Judged]:
     """Every aim with its verdict."""
     for aim in aims():
-        limit = f"{aim.limit:g} {aim.unit}"
+        limit = f"{aim.limit:.4g} {aim.unit}"
         try:
             value = aim.measure(results)
         except KeyError:

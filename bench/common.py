@@ -21,7 +21,7 @@ from cowfs.engine import Engine
 REPOSITORY = Path(__file__).resolve().parent.parent
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_WAIT_WRITE_WAIT = 7
+_START_WRITE, _WAIT_WRITE_WAIT = 2, 7
 
 
 def ids(prefix: str) -> str:
@@ -87,22 +87,33 @@ def run(*command: str | Path, **options: Any) -> None:
         raise error
 
 
+def shell(script: str, where: Path, timeout_s: float | None = None, **more: str) -> None:
+    """Run a shell script in ``where``, as a user of git whom nobody has configured; ``more``: environment.
+
+    Raises CalledProcessError, and TimeoutExpired after ``timeout_s``.
+    """
+    home = {"HOME": "/nonexistent", "GIT_AUTHOR_NAME": "b", "GIT_AUTHOR_EMAIL": "b@b", "GIT_COMMITTER_NAME": "b"}
+    env = environment(**home, GIT_COMMITTER_EMAIL="b@b", **more)
+    run("sh", "-e", "-c", script, cwd=where, env=env, timeout=timeout_s)
+
+
 def write_back(where: Path) -> None:
     """Have every file below ``where`` written to its device, and the filesystem's own log, without a global sync."""
-    last = None
-    for directory, _, names in os.walk(where):
-        for name in names:
-            path = os.path.join(directory, name)
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                continue  # links, and an overlay's whiteouts
-            last = path
+    paths = [
+        path
+        for directory, _, names in os.walk(where)
+        for path in (os.path.join(directory, name) for name in names)
+        if stat.S_ISREG(os.lstat(path).st_mode)  # else links, and an overlay's whiteouts
+    ]
+    for flags in (_START_WRITE, _WAIT_WRITE_WAIT):  # all are under way before the first is waited for
+        for path in paths:
             fd = os.open(path, os.O_RDONLY)
             try:
-                _libc.sync_file_range(fd, 0, 0, _WAIT_WRITE_WAIT)
+                _libc.sync_file_range(fd, 0, 0, flags)
             finally:
                 os.close(fd)
-    if last is not None:
-        fd = os.open(last, os.O_RDONLY)
+    if paths:
+        fd = os.open(paths[-1], os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:

@@ -109,8 +109,28 @@ def idle_section(results: dict[str, Any]) -> str:
 
 def files_section(data: dict[str, Any]) -> str:
     """Work with files, as ratios."""
+    size = number(data["bytes"] / 1e6)
+    title = f"### Work with files\n\n{data['files']:,} small files, {size} MB, on a live mount of the daemon.\n\n"
+    return title + _side_by_side(data["placements"])
+
+
+def workloads_section(data: dict[str, Any]) -> str:
+    """Whole workloads, as ratios."""
+    sizes = data["sizes"]
+    about = (
+        f"A tree of {sizes['tree_files']:,} files; a repository of {sizes['git_files']:,}, and as many to add; "
+        f"{sizes['storm_files']:,} files in one directory; {sizes['sources']} C sources; {sizes['rows']} inserts; "
+        f"{sizes['large_mib']} MiB of fio, or 4,096 requests of 4 KiB, by 1 and 4 jobs, writes with their fsync; "
+        f"100 MB of dbench; {sizes['transactions']:,} transactions of pgbench."
+    )
+    left_out = [f"Left out: {name}: {why}." for name, why in {**data["skipped"], **data["failed"]}.items()]
+    return "\n\n".join(["### Workloads", about, *left_out, _side_by_side(data["placements"])])
+
+
+def _side_by_side(placements: dict[str, Any]) -> str:
+    """A table for each placement: every step on every system, and over the disk itself."""
     parts = []
-    for place, one in data["placements"].items():
+    for place, one in placements.items():
         systems = one["systems"]
         rows = [
             [
@@ -123,9 +143,7 @@ def files_section(data: dict[str, Any]) -> str:
         head = ["milliseconds, median (p95)", *systems, *(f"{name} / native" for name in one["ratio_to_native"])]
         count = runs(step for system in systems.values() for step in system.values())
         parts.append(f"{PLACES[place]}; {count}:\n\n{table(head, rows)}")
-    size = number(data["bytes"] / 1e6)
-    title = f"### Work with files\n\n{data['files']:,} small files, {size} MB, on a live mount of the daemon.\n\n"
-    return title + "\n\n".join(parts)
+    return "\n\n".join(parts)
 
 
 PLACES = {"pinned": "Program and server on one CPU", "free": "Unpinned"}
@@ -289,7 +307,7 @@ def render(reports: dict[str, Any]) -> str:
     makers = {
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
-        "files": files_section, "import_tree": import_section, "settle": settle_section,
+        "files": files_section, "workloads": workloads_section, "import_tree": import_section, "settle": settle_section,
         "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
         "shared": shared_section, "scale": scale_section,
     }  # fmt: skip
