@@ -127,23 +127,33 @@ def workloads_section(data: dict[str, Any]) -> str:
     return "\n\n".join(["### Workloads", about, *left_out, _side_by_side(data["placements"])])
 
 
+def disks_section(data: dict[str, Any]) -> str:
+    """Work inside of disk workspaces."""
+    about = (
+        f"{data['files']:,} files unpacked and committed, a project installed by pip, all removed, each with a sync of "
+        "that filesystem; and the verbs of a disk workspace whose filesystem is mounted, through the API, with freezing."
+    )
+    return f"### Disk workspaces\n\n{about} {_steps_table(data)}"
+
+
 def _side_by_side(placements: dict[str, Any]) -> str:
     """A table for each placement: every step on every system, and over the disk itself."""
-    parts = []
-    for place, one in placements.items():
-        systems = one["systems"]
-        rows = [
-            [
-                words(step),
-                *(ms(systems[system].get(step)) for system in systems),
-                *(number(ratios[step]) if step in ratios else "" for ratios in one["ratio_to_native"].values()),
-            ]
-            for step in dict.fromkeys(step for system in systems.values() for step in system)
+    return "\n\n".join(f"{PLACES[place]}; {_steps_table(one)}" for place, one in placements.items())
+
+
+def _steps_table(one: dict[str, Any]) -> str:
+    systems = one["systems"]
+    rows = [
+        [
+            words(step),
+            *(ms(systems[system].get(step)) for system in systems),
+            *(number(ratios[step]) if step in ratios else "" for ratios in one["ratio_to_native"].values()),
         ]
-        head = ["milliseconds, median (p95)", *systems, *(f"{name} / native" for name in one["ratio_to_native"])]
-        count = runs(step for system in systems.values() for step in system.values())
-        parts.append(f"{PLACES[place]}; {count}:\n\n{table(head, rows)}")
-    return "\n\n".join(parts)
+        for step in dict.fromkeys(step for system in systems.values() for step in system)
+    ]
+    head = ["milliseconds, median (p95)", *systems, *(f"{name} / native" for name in one["ratio_to_native"])]
+    count = runs(step for system in systems.values() for step in system.values())
+    return f"{count}:\n\n{table(head, rows)}"
 
 
 PLACES = {"pinned": "Program and server on one CPU", "free": "Unpinned"}
@@ -307,7 +317,7 @@ def render(reports: dict[str, Any]) -> str:
     makers = {
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
-        "files": files_section, "workloads": workloads_section, "import_tree": import_section, "settle": settle_section,
+        "files": files_section, "workloads": workloads_section, "disks": disks_section, "import_tree": import_section, "settle": settle_section,
         "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
         "shared": shared_section, "scale": scale_section,
     }  # fmt: skip

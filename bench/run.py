@@ -29,6 +29,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "settle": ("--files", "1000", "--turns", "2"),
     "replay": ("--records", "10000", "--turns", "2"),
     "files": ("--files", "300", "--turns", "1"),
+    "disks": ("--small", "--turns", "1"),
     "scale": ("--directory", "2000", "--workspace", "1000", "--programs", "4", "--seconds", "0.5", "--turns", "1"),
     "shared": ("--files", "200", "--mounts", "5"),
     "gc": ("--snapshots", "30", "--turns", "2"),
