@@ -131,7 +131,7 @@ def disks_section(data: dict[str, Any]) -> str:
     """Work inside of disk workspaces."""
     about = (
         f"{data['files']:,} files unpacked and committed, a project installed by pip, all removed, each with a sync of "
-        "that filesystem; and the verbs of a disk workspace whose filesystem is mounted, through the API, with freezing."
+        "that filesystem; and the verbs of a disk workspace that is attached, through the API, with freezing."
     )
     return f"### Disk workspaces\n\n{about} {_steps_table(data)}"
 
@@ -317,7 +317,8 @@ def render(reports: dict[str, Any]) -> str:
     makers = {
         "verbs": verbs_section, "live": live_section, "api": api_section,
         "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
-        "files": files_section, "workloads": workloads_section, "disks": disks_section, "import_tree": import_section, "settle": settle_section,
+        "files": files_section, "workloads": workloads_section, "disks": disks_section,
+        "import_tree": import_section, "settle": settle_section,
         "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
         "shared": shared_section, "scale": scale_section,
     }  # fmt: skip
