@@ -19,6 +19,9 @@ WORKSPACE, SNAPSHOT = "workspace", "snapshot"
 TEXT_MAX = 4096
 """Characters in a text at most."""
 
+RECORD_MAX = 32_768
+"""Characters at most in what a program notes about a workspace."""
+
 IMAGE_CONFIG = "image.config"
 """Under this the control log keeps an image's configuration, of the workspace that it became and of its forks.
 
@@ -34,7 +37,9 @@ _FLAGS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "o
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``kind``: bytes, count, duration (in seconds), flag or text. ``inherited``: forks begin with it."""
+    """``kind``: bytes, count, duration (in seconds), flag or text (of ``most`` characters).
+
+    ``inherited``: forks begin with it."""
 
     key: str
     kind: str
@@ -42,6 +47,7 @@ class Setting:
     help: str
     default: Value | None = None
     least: int = 0
+    most: int = TEXT_MAX
     inherited: bool = False
 
 
@@ -59,6 +65,7 @@ TABLE = (
     Setting("pin", "flag", (WORKSPACE, SNAPSHOT), "never remove it by a rule"),
     Setting("template", "text", (SNAPSHOT,), "its name as a template; no rule removes one"),
     Setting("description", "text", (WORKSPACE, SNAPSHOT), "what it is"),
+    Setting("managed", "text", (WORKSPACE,), "what the program that manages it notes about it", most=RECORD_MAX),
 )  # fmt: skip
 """In the order in which they are shown. ``label`` is written like them, but is no setting: it names a snapshot."""
 
@@ -82,8 +89,11 @@ def find(key: str, target: str) -> Setting:
 def parse(setting: Setting, text: str) -> Value:
     """The value that ``text`` means. Raises Invalid, saying how it is written."""
     value = _PARSERS[setting.kind](text)
+    if isinstance(value, str) and len(value) > setting.most:
+        value = None
     if value is None:
-        raise Invalid(f"{setting.key}: {text[:80]!a} is no {setting.kind}", hint=f"Write {EXAMPLES[setting.kind]}.")
+        example = EXAMPLES[setting.kind].format(most=setting.most)
+        raise Invalid(f"{setting.key}: {text[:80]!a} is no {setting.kind}", hint=f"Write {example}.")
     if isinstance(value, int) and not setting.least <= value <= NUMBER_MAX:
         bound = f"at least {show(setting, setting.least)}" if value < setting.least else f"at most {NUMBER_MAX}"
         raise Invalid(f"{setting.key}: {text[:80]!a} is out of range, {bound}", hint=f"{setting.key}= takes it away.")
@@ -95,7 +105,7 @@ EXAMPLES = {
     "count": "a whole number, k and M mean thousands and millions, such as 20 or 1M",
     "duration": "a whole number with s, m, h, d or w, such as 90s or 7d",
     "flag": "yes or no",
-    "text": f"at most {TEXT_MAX} characters without control characters",
+    "text": "at most {most} characters without control characters",
 }
 """How a value of each kind is written."""
 
@@ -116,7 +126,7 @@ def _duration(text: str) -> Value | None:
 
 
 def _text(text: str) -> Value | None:
-    return text if 0 < len(text) <= TEXT_MAX and text.isprintable() else None
+    return text if text and text.isprintable() else None
 
 
 _PARSERS: dict[str, Callable[[str], Value | None]] = {

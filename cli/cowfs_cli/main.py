@@ -30,6 +30,8 @@ COMMANDS = (
     "run",
     "bundle",
     "disk",
+    "docker-plugin",
+    "snapshotter",
     "fork",
     "log",
     "tree",
@@ -59,7 +61,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = import_module(f"cowfs_cli.commands.{cmd_name}_").command
+        found: click.Command = import_module(f"cowfs_cli.commands.{cmd_name.replace('-', '_')}_").command
         return found
 
     def main(self, *arguments: Any, **options: Any) -> NoReturn:

@@ -34,7 +34,7 @@ def test_every_route_is_documented(served: ServedStore) -> None:
 
 
 def test_every_command_is_documented() -> None:
-    documented = set(re.findall(r"^\| `cowfs ([a-z]+)", (DOCS / "cli.md").read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `cowfs ([a-z-]+)", (DOCS / "cli.md").read_text(), re.MULTILINE))
     assert documented == set(COMMANDS)
 
 

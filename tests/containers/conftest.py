@@ -15,10 +15,15 @@ from tests.support.rootfs import make_rootfs
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
+    yield from with_root(tmp_path)
+
+
+def with_root(folder: Path) -> Iterator[Live]:
+    """A store below ``folder`` whose workspace ``ws`` is a root filesystem."""
     if OBSTACLE:
         pytest.skip(OBSTACLE)
     assert shutil.which("bwrap"), "needs bubblewrap: apt-get install bubblewrap"
-    make_rootfs(tmp_path / "rootfs")
-    with living(tmp_path / "store") as made:
-        made.cowfs("import", str(tmp_path / "rootfs"), "ws")
+    make_rootfs(folder / "rootfs")
+    with living(folder / "store") as made:
+        made.cowfs("import", str(folder / "rootfs"), "ws")
         yield made

@@ -45,7 +45,7 @@ def foreign(paths: list[Path], allowed: tuple[str, ...]) -> list[str]:
     [
         ("guest", ("cowfs_guest",)),
         ("cowfs/client", ("cowfs.client", *SHARED)),
-        ("cli", ("cowfs_cli", "click", "cowfs.client", "cowfs.connect", *SHARED)),
+        ("cli", ("cowfs_cli", "click", "cowfs.client", "cowfs.connect", "google.protobuf", "grpc", *SHARED)),
         ("cowfs/formats", ("cowfs.formats", "cowfs.errors", "cowfs.geometry", "blake3", "xxhash")),
     ],
 )

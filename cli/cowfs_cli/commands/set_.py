@@ -6,7 +6,7 @@ from cowfs_cli.common import Session, clean, complete_ref, options, table
 
 KEYS = (
     "quota.bytes", "quota.inodes", "retention.last", "retention.within", "retention.automatic", "ttl", "pin",
-    "template", "description",
+    "template", "description", "managed",
 )  # fmt: skip
 """What completion offers; the daemon decides what there is."""
 
@@ -33,6 +33,7 @@ def command(session: Session, ref: str, settings: tuple[str, ...], label: str | 
       retention.within=7d      keep its snapshots for so long
       retention.automatic=20   keep so many of its newest automatic snapshots
       ttl=30d                  remove the workspace when it was not used for so long
+      managed=TEXT             what the program that manages it notes about it
     Of both:
       pin=yes                  never remove it by a rule
       description=TEXT         what it is

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cowfs.settings import RECORD_MAX
+
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Ref = Annotated[str, Field(min_length=1, max_length=1024)]
 Base64Path = Annotated[str, Field(max_length=8192, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
@@ -58,7 +60,8 @@ class Set(Body):
 
     ref: Ref
     settings: Annotated[
-        dict[Name, Annotated[str, Field(max_length=4096)] | int | bool | None], Field(min_length=1, max_length=100)
+        dict[Name, Annotated[str, Field(max_length=RECORD_MAX)] | int | bool | None],
+        Field(min_length=1, max_length=100),
     ]
     move: bool = False
 

@@ -26,6 +26,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "pin": {"yes": True, "no": False, "true": True, "off": False},
     "template": {"py311": "py311"},
     "description": {"a b": "a b", "größer": "größer"},
+    "managed": {"{}": "{}", "x" * 32_768: "x" * 32_768},
 }
 BAD = {
     "quota.bytes": ["-1", "1.5G", "10 G", "0", "4095", "G", "1X", "9223372036854775807", "1_000", "٣", " 5K"],
@@ -37,6 +38,7 @@ BAD = {
     "pin": ["1", "maybe", "YES"],
     "template": ["a\nb", "x" * 5000],
     "description": ["a\nb", "\x1b[2J", "x" * 5000],
+    "managed": ["a\nb", "x" * 32_769],
 }
 
 

@@ -1,0 +1,1 @@
+"""What commands share that serve another program on a Unix socket."""

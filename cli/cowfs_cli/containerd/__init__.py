@@ -1,0 +1,1 @@
+"""containerd's proxy snapshotter protocol, on top of the client."""
