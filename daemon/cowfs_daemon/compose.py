@@ -22,7 +22,7 @@ from cowfs_daemon.keeper import RESTART_CODE
 from cowfs_daemon.mounts import Mounts, runtime_dir
 from cowfs_daemon.offline import new_id
 from cowfs_daemon.pool import WorkerPool
-from cowfs_daemon.ports import Parts, WorkerGone
+from cowfs_daemon.ports import Parts
 from cowfs_daemon.reindexing import IndexWatch
 from cowfs_daemon.remote import RemoteHost, WorkerProcess
 from cowfs_daemon.scrubs import Scrubs
@@ -179,7 +179,7 @@ class Owner:
         kept = wanted | {each.id for each in self.engine.list() if each.name in wanted}
         gone = [each for each in ids if each not in kept]
         for _ in range(LOSSES_MAX):
-            with suppress(WorkerGone):  # its successor is asked
+            with suppress(Busy):  # its successor is asked
                 self.serving.abandon(gone)
                 return
         log.error("what nobody wants stays mounted: no worker lives for long enough")

@@ -21,7 +21,7 @@ from cowfs.errors import Busy, CowfsError, Invalid, NotFound
 from cowfs_daemon import loops
 from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import EngineLike, Mounted, MountsLike
-from cowfs_daemon.users import MountPoint, mounted_at, named, openers, other_places, users_of
+from cowfs_daemon.users import MountPoint, lasting_users_of, mounted_at, named, openers, other_places
 
 log = logging.getLogger("cowfs.disks")
 SETTING = "disk"
@@ -134,7 +134,7 @@ class Disks:
             return
         if places := other_places(point):
             raise Busy(f"the disk of {ref} is mounted at {', '.join(places)} too", hint="Unmount it there, or --force.")
-        if users := users_of(point):
+        if users := lasting_users_of(point):
             raise Busy(f"the disk of {ref} is in use by {named(users)}", hint="Stop them, or --force to detach it.")
 
     def detach_all(self, force: bool, then: Callable[[], None]) -> None:

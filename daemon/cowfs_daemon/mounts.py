@@ -23,7 +23,7 @@ from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
 from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import Mounted, WorkerGone
-from cowfs_daemon.users import mounted_at, named, other_places, users_of
+from cowfs_daemon.users import lasting_users_of, mounted_at, named, other_places
 
 log = logging.getLogger("cowfs.mounts")
 KEYS_MAX = 1_000
@@ -116,7 +116,15 @@ class Mounts:
 
     def _mount(self, mounted: Mounted) -> None:
         self._make_private(self._directory)
-        self._server.serve(mounted.ref, mounted.path, mounted.read_only)
+        try:
+            self._server.serve(mounted.ref, mounted.path, mounted.read_only)
+        except WorkerGone:
+            raise  # its successor may be mounting there by now
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(mounted.path)
+                os.rmdir(self._directory)
+            raise
         with self._lock:
             self._wanted.add(mounted.ref)
             self._save()
@@ -265,7 +273,7 @@ class Mounts:
             return
         if places := other_places(point):
             raise Busy(f"{mounted.ref} is mounted at {', '.join(places)} too", hint="unmount it there, or --force")
-        users = users_of(point, but=self._server.pids())
+        users = lasting_users_of(point, but=self._server.pids())
         if users:
             raise Busy(f"{mounted.ref} is in use by {named(users)}", hint="stop them, or --force to detach it")
 

@@ -5,10 +5,12 @@ Read from /proc without a request to the mounted filesystem itself (which may be
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+GRACE_SECONDS = 0.25
 NAMED_MAX = 8
 """Processes that a message names."""
 
@@ -82,6 +84,20 @@ def users_of(mount: MountPoint, *, but: frozenset[int] = frozenset()) -> list[Us
         if own or (there and _uses(entry, frozenset(each.mount_id for each in there), mount.device)):
             found.append(User(int(entry), _name(entry)))
     return sorted(found, key=lambda user: user.pid)
+
+
+def lasting_users_of(mount: MountPoint, *, but: frozenset[int] = frozenset()) -> list[User]:
+    """Those of :func:`users_of` that are still there after :data:`GRACE_SECONDS`.
+
+    A sandbox that is just being started, of any workspace, has a copy of every mount for a moment.
+    """
+    until = time.monotonic() + GRACE_SECONDS
+    users = users_of(mount, but=but)
+    while users and time.monotonic() < until:
+        time.sleep(GRACE_SECONDS / 5)
+        later = {user.pid for user in users_of(mount, but=but)}
+        users = [user for user in users if user.pid in later]
+    return users
 
 
 def openers(device: int, inode: int, *, but: frozenset[int] = frozenset()) -> list[User]:

@@ -170,6 +170,8 @@ def test_without_fusermount3_it_says_so(live: Live, tmp_path: Path) -> None:
     assert refused.code == 2
     assert "fusermount3" in refused.err
     assert "apt install fuse3" in refused.err
+    store_id = (live.store / "superblock").read_bytes()[16:32].hex()
+    assert not list(Path(live.env["XDG_RUNTIME_DIR"]).glob(f"cowfs/{store_id}/*")), "a place for a mount that is none"
     findings = {each["check"]: each for each in json.loads(live.run("doctor", "--json").out)}
     assert not findings["mounting"]["ok"]
 

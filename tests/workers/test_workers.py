@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,21 @@ def test_locks_outlive_a_worker(owned: Owned) -> None:
         owned.kill(owned.worker_of("one"))
         assert program.communicate(timeout=60)[0] == "kept\n"
     assert (path / "file").read_text() == "still mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces without a user namespace")
+def test_a_namespace_that_is_just_being_made_is_no_user(owned: Owned) -> None:
+    owned.make("one")
+    script = "while [ -e go ]; do unshare --mount sleep 0.05; done & wait"
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        go = Path(folder, "go")
+        go.touch()
+        sandboxes = stack.enter_context(subprocess.Popen(["sh", "-c", script], cwd=folder))
+        try:
+            for _ in range(10):
+                owned.mounts.umount("one")
+                owned.mounts.mount("one")
+        finally:
+            go.unlink()
+        assert sandboxes.wait(30) == 0
