@@ -7,12 +7,13 @@ them. Objects are thread-safe and hold no state but their name.
 import base64
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
-from cowfs.errors import Invalid
+from cowfs.errors import Busy, Invalid
 from cowfs.results import (
     Change,
     Checkpointed,
@@ -265,9 +266,16 @@ class WorkspaceHandle:
         when the restore fails. Raises Busy while programs use it, or a machine has it open."""
         store = Store(self._wire)
         attached = any(each["ref"] == self.name for each in store.disks())
+        mounted = any(each["ref"] == self.name for each in store.mounts())
         if attached:
             store.disk_umount(self.name)
         try:
+            if mounted:
+                # Only a new mount tells a worker, whose predecessor has died, that nobody has the disk open. Where the
+                # mount is used for something else, the restore decides.
+                with suppress(Busy):
+                    store.umount(self.name)
+                    store.mount(self.name)
             return self.restore(ref, discard=discard)
         finally:
             if attached:

@@ -201,6 +201,7 @@ def test_a_killed_worker_is_not_noticed_inside(disk: Live) -> None:
                 os.kill(worker["pid"], signal.SIGKILL)
             disk.cowfs("checkpoint", "vm")
     assert not failures
+    disk.cowfs("disk", "restore", "vm", "@latest")
     disk.cowfs("disk", "umount", "vm")
     checked(image_of(disk, "vm"))
 
