@@ -15,7 +15,7 @@ from bench.systems import System
 from bench.workload import PROGRAM_SECONDS, Sizes, Workload, seconds
 
 PROJECT = "httpie"
-"""What pip installs: a command with 16 dependencies, big and small, from wheels."""
+"""What pip installs: a command and what it needs, 16 wheels of all sizes."""
 
 IMPORTED = "import httpie.core, httpie.output.formatters.colors, requests, rich.console"
 REPEATS = 3
