@@ -202,6 +202,22 @@ class _Job:
                 raise
         return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
 
+    def _export_image(self) -> Result:
+        from cowfs.settle import imageexport
+
+        params = self._params
+        skipped: list[tuple[bytes, str]] = []
+        layers = [imageexport.Origin(bytes.fromhex(root), int(number)) for root, number in params["layers"]]
+        place = params["config"]
+        (config,) = bulk.decode_blobs(bulk.take_file(Path(place), bulk.BLOBS)) if place else (None,)
+        with imageexport.opened(params["format"], os.fsencode(params["target"]), params["tag"]) as target:
+            imageexport.export_image(
+                self._store.reader, target, layers, config, int(params["created"]),
+                lambda files, size: self._channel.send("progress", files=files, bytes=size),
+                lambda path, reason: skipped.append((path, reason)),
+            )  # fmt: skip
+        return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
+
     def _settle(self) -> Result:
         from cowfs.settle.delta import settle_layer
 

@@ -84,8 +84,12 @@ def decode(data: bytes) -> ImportedImage:
 
 
 def split_tag(text: bytes) -> tuple[bytes, str]:
-    """``PATH[:TAG]`` -> (path, tag). A path that exists as it is has no tag."""
-    if os.path.lexists(text):
-        return text, ""
-    path, colon, tag = text.rpartition(b":")
-    return (path, os.fsdecode(tag)) if colon and b"/" not in tag else (text, "")
+    """``PATH[:TAG]`` -> (path, tag). The longest path that exists; when there is none, it ends at the first colon of
+    its last name."""
+    above, slash, last = text.rpartition(b"/")
+    parts = last.split(b":")
+    for cut in (*range(len(parts), 0, -1), 1):
+        path = above + slash + b":".join(parts[:cut])
+        if os.path.lexists(path):
+            break
+    return path, os.fsdecode(b":".join(parts[cut:]))

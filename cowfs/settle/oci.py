@@ -28,9 +28,24 @@ _LAYER = re.compile(
     r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar(\+gzip|\+zstd)?"
     r"|docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?)\Z"
 )
-_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_NAME = "org.opencontainers.image.ref.name"
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+_INDEXES = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+NAME = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
+
+
+def architecture() -> str:
+    """This machine, as images name it."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, machine)
+
+
+def digest_of(data: bytes) -> str:
+    """What names these bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def refuse(message: str) -> NoReturn:
@@ -79,7 +94,7 @@ class Directory:
 
     def __init__(self, path: bytes) -> None:
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"{os.fsdecode(path)}: {error.strerror}") from None
         except OSError as error:
@@ -88,7 +103,7 @@ class Directory:
     def open(self, name: str) -> File:
         """See Files; a symbolic link at the end is not followed."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
             refuse(f"{name}: {error.strerror}")
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -98,7 +113,7 @@ class Directory:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class Archive:
@@ -236,13 +251,19 @@ def _blob(descriptor: Any, where: str) -> tuple[str, str, int]:
     return f"blobs/{algorithm}/{value}", digest, size
 
 
-def _oci(files: Files, tag: str) -> Image:
+def read_index(files: Files) -> dict[str, Any]:
+    """The index of a layout; its "manifests" are objects. Raises Invalid."""
     layout, _ = _document(files, "oci-layout")
     if not str(_field(layout, "imageLayoutVersion", str, "oci-layout")).startswith("1."):
         refuse("a layout of an unknown version")
     index, _ = _document(files, "index.json")
     found = [each for each in _field(index, "manifests", list, "index.json") if isinstance(each, dict)]
-    names = [_annotation(each) for each in found]
+    return {**index, "manifests": found}
+
+
+def _oci(files: Files, tag: str) -> Image:
+    found = read_index(files)["manifests"]
+    names = [name_of(each) for each in found]
     wanted = _only([(each, [name]) for each, name in zip(found, names, strict=True)], tag)
     return _manifest(files, _for_this_machine(files, wanted))
 
@@ -257,9 +278,9 @@ def _only(found: list[tuple[Any, list[str]]], tag: str) -> Any:
     raise Invalid(message, hint=f"Say which: {', '.join(known)}" if known else "It names none.")
 
 
-def _annotation(descriptor: Mapping[str, Any]) -> str:
+def name_of(descriptor: Mapping[str, Any]) -> str:
     annotations = descriptor.get("annotations")
-    return str(annotations.get(_NAME, "")) if isinstance(annotations, dict) else ""
+    return str(annotations.get(NAME, "")) if isinstance(annotations, dict) else ""
 
 
 def _for_this_machine(files: Files, descriptor: Any) -> Any:
@@ -268,15 +289,14 @@ def _for_this_machine(files: Files, descriptor: Any) -> Any:
         if descriptor.get("mediaType") not in _INDEXES:
             return descriptor
         index, _ = _document(files, *_blob(descriptor, "an index"))
-        machine = os.uname().machine
-        wanted = {"os": "linux", "architecture": _MACHINES.get(machine, machine)}
+        wanted = {"os": "linux", "architecture": architecture()}
         for each in _field(index, "manifests", list, "an index"):
             platform = each.get("platform") if isinstance(each, dict) else None
             if isinstance(platform, dict) and wanted.items() <= platform.items():
                 descriptor = each
                 break
         else:
-            refuse(f"there is none for linux on {machine}")
+            refuse(f"there is none for linux on {architecture()}")
     refuse("an index in an index in an index")
 
 

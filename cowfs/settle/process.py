@@ -34,6 +34,7 @@ from cowfs.owners import Owners
 from cowfs.settle import bulk, imageimport
 from cowfs.settle.collect import Marked
 from cowfs.settle.delta import SettledLayer
+from cowfs.settle.imageexport import Origin
 from cowfs.settle.imageimport import ImportedImage
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
@@ -205,10 +206,31 @@ class Settler:
         _, found = self._run("import_image", params, progress, bulk.BLOBS)
         return imageimport.decode(found)
 
-    def export(self, root: bytes, target: bytes, progress: Progress | None = None) -> list[tuple[bytes, str]]:
+    def export(
+        self, root: bytes, target: bytes, progress: Progress | None = None, kind: str = "tar"
+    ) -> list[tuple[bytes, str]]:
         """:func:`cowfs.settle.tarexport.export_tar` into the new file ``target``; what was left out, and why."""
-        params = {"root": root.hex(), "target": os.path.abspath(os.fsdecode(target))}
+        params = {"format": kind, "root": root.hex(), "target": os.path.abspath(os.fsdecode(target))}
         _, report = self._run("export", params, progress, bulk.REPORT)
+        return list(bulk.decode_report(report)[0])
+
+    def export_image(
+        self, kind: str, target: bytes, tag: str, layers: Sequence[Origin], config: bytes | None, created: int,
+        progress: Progress | None = None,
+    ) -> list[tuple[bytes, str]]:  # fmt: skip
+        """:func:`cowfs.settle.imageexport.export_image` in the child; what was left out, and why."""
+        place = self._tmp / f"export-{next(_jobs)}"
+        params = {
+            "format": kind, "target": os.path.abspath(os.fsdecode(target)), "tag": tag,
+            "layers": [[root.hex(), number] for root, number in layers],
+            "config": "" if config is None else str(place), "created": created,
+        }  # fmt: skip
+        if config is not None:
+            bulk.write_file(place, bulk.BLOBS, bulk.encode_blobs([config]))
+        try:
+            _, report = self._run("export_image", params, progress, bulk.REPORT)
+        finally:
+            place.unlink(missing_ok=True)
         return list(bulk.decode_report(report)[0])
 
     def _imported(self, kind: str, params: Message, progress: Progress | None) -> ImportResult:

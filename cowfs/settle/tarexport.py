@@ -180,6 +180,11 @@ class TarWriter:
         self._write(_block(name[:100], kind, record.mode & 0o7777, uid, gid, size, time, target[:100], rdev))
 
 
+def file_header(name: bytes, size: int) -> bytes:
+    """The header of a plain file of an archive's own, with a ``name`` of at most 100 bytes."""
+    return _block(name, b"0", 0o644, 0, 0, size, 0, b"", 0)
+
+
 def _decimal_time(ns: int) -> bytes:
     sign, (seconds, rest) = (b"-" if ns < 0 else b""), divmod(abs(ns), NS)
     text = b"%s%d" % (sign, seconds)
@@ -199,7 +204,8 @@ def _block(
 ) -> bytes:
     major, minor = rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & ~0xFF
     fields = (
-        name.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid, b"%011o\0" % size,
+        name.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid,
+        b"%011o\0" % size if size < 1 << 33 else (1 << 95 | size).to_bytes(12, "big"),
         b"%011o\0" % time, b" " * 8, kind, target.ljust(100, b"\0"), b"ustar\0", b"00", bytes(64),
         b"%07o\0" % major, b"%07o\0" % minor, bytes(155 + 12),
     )  # fmt: skip
