@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cowfs.catalog.catalog import Catalog
 from cowfs.collector import Collector
-from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace
+from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats import control
 from cowfs.leases import Leases
 from cowfs.owners import Owners
@@ -150,6 +150,9 @@ class Images:
                 hint="Name what to make: tar:FILE, dir:PATH, oci:DIR[:TAG], docker-archive:FILE[:TAG]",
             )
         path, tag = (path, "") if kind in ("tar", "dir") else split_tag(path)
+        above = os.path.dirname(path)
+        if not os.path.isdir(above):
+            raise NotFound(f"{os.fsdecode(above)}: no such directory", hint="Make it first.")
         if kind != "oci" and os.path.lexists(path):
             raise Conflict(f"{os.fsdecode(path)} exists already", hint="Choose another name, or remove it.")
         root = self._root(snapshot.layer)

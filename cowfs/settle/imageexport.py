@@ -14,7 +14,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from cowfs.blocks.api import BlockSource
 from cowfs.durable import sync_directory
-from cowfs.errors import Conflict, Invalid, NotFound
+from cowfs.errors import Conflict, Invalid
 from cowfs.settle import imageconfig, oci
 from cowfs.settle.layerdiff import MARK, layer_entries
 from cowfs.settle.readtree import StoredTree
@@ -108,12 +108,9 @@ class _Counting:
 @contextmanager
 def opened(kind: str, path: bytes, tag: str) -> Iterator[Target]:
     """Where an image goes: ``oci``, the layout at ``path``, or ``docker-archive``, the new file. What was written is
-    taken away again when the body raises. Raises NotFound, Conflict, Invalid."""
+    taken away again when the body raises. Raises Conflict, Invalid."""
     if tag and not _TAG.match(tag):
         raise Invalid(f"{tag[:80]!a} is no tag", hint="Letters, digits, and ._:@+- after the first.")
-    above = os.path.dirname(path)
-    if not os.path.isdir(above):
-        raise NotFound(f"{os.fsdecode(above)}: no such directory")
     target: _Layout | _Archive = _Layout(path, tag) if kind == "oci" else _Archive(path, tag)
     done = False
     try:
@@ -318,9 +315,10 @@ class _Archive:
 
     def close(self, done: bool) -> None:
         """It goes when it is not done."""
-        self._out.close()
         if not done:
             os.unlink(self._path)
+        with suppress(OSError):  # what is done was flushed
+            self._out.close()
 
 
 def _taken(path: bytes) -> Conflict:

@@ -54,6 +54,18 @@ def export_tar(blocks: BlockSource, root: bytes, out: Sink, progress: Progress, 
     archive.end()
 
 
+def write_tar(blocks: BlockSource, root: bytes, target: bytes, progress: Progress, skip: Skip) -> None:
+    """:func:`export_tar` to the new file ``target``, which is on the disk then; it goes when that fails."""
+    with open(target, "xb") as out:
+        try:
+            export_tar(blocks, root, out, progress, skip)
+            out.flush()
+            os.fsync(out.fileno())
+        except BaseException:
+            os.unlink(target)
+            raise
+
+
 class TarWriter:
     """Writes entries of a tree. ``acls``: access lists in words, as tar does it; else as attributes, as in images."""
 
