@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from cowfs.catalog.catalog import Catalog
@@ -74,8 +75,9 @@ class Images:
         self._settle = settle
         self.owners: Owners | None = None
 
-    def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress) -> Brought:
-        """Store a tree, or an image. The caller publishes it while its blocks are leased.
+    def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress, held: ExitStack) -> Brought:
+        """Store a tree, or an image. The caller publishes it while its blocks are leased, and before it closes
+        ``held``, which holds what the store had of an image.
 
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``. Raises NotFound,
         Invalid, NoSpace.
@@ -92,7 +94,7 @@ class Images:
         settler, config = self._settler(), None
         changed: tuple[bytes, ...] = ()
         if kind in ("oci", "docker-archive"):
-            image = settler.import_image(kind, *split_tag(path), limit, report)
+            image = settler.import_image(kind, *split_tag(path), limit, report, partial(self._known, held))
             layers, skipped, config = image.layers, image.skipped, image.config
         else:
             made = settler.import_tar(path, limit, report) if kind == "tar" else self._directory(path, exclude, report)
@@ -187,6 +189,19 @@ class Images:
                         layers.insert(0, Origin(layer.root, number))
                     at = layer.parent
         return layers if layers and layers[-1].root == root else [*layers, Origin(root, 0)], config
+
+    def _known(self, held: ExitStack, chains: Sequence[str]) -> list[LayerRoot]:
+        """What the first layers of an image became when they were imported before; their roots are held."""
+        found: list[LayerRoot] = []
+        with self._lock:
+            layers = {chain: layer for layer, chain in self._chains().items()}
+            for chain in chains:
+                layer = self._catalog.layer(layers[chain]) if chain in layers else None
+                if layer is None or layer.root is None:
+                    break
+                held.enter_context(self._collector.holding(layer.root))
+                found.append(LayerRoot(layer.root, layer.next_ino, layer.logical_bytes, layer.inodes, ""))
+        return found
 
     def _chains(self) -> dict[str, str]:
         """Layer -> ChainID of what images became."""

@@ -178,9 +178,11 @@ class _Job:
         from cowfs.settle import imageimport
 
         params = self._params
+        source = imageimport.Source(params["format"], os.fsencode(params["source"]), params["tag"], params["tmp"])
         image = imageimport.import_image(
-            self._writer, params["format"], os.fsencode(params["source"]), params["tag"], self._geometry,
-            int(params["limit"]), lambda files, size: self._channel.send("progress", files=files, bytes=size),
+            self._writer, self._store.reader, source, self._geometry, int(params["limit"]),
+            lambda files, size: self._channel.send("progress", files=files, bytes=size),
+            lambda chains: imageimport.from_plain(self._ask("need_layers", "layers", chains=list(chains))["known"]),
         )  # fmt: skip
         return image.layers[-1].root, {}, bulk.BLOBS, imageimport.encode(image)
 

@@ -11,13 +11,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn, Protocol
 
 from cowfs.errors import Invalid, NotFound
 from cowfs.settle.tarread import Reader
+from cowfs.settle.unpacking import MAGIC_BYTES, Hashed, is_packed
 
 DOCUMENT_MAX = 1 << 20
 """Bytes of an index, a manifest or a config, at most."""
@@ -35,6 +36,10 @@ LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 _INDEXES = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 NAME = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
+
+
+Scratch = Callable[[IO[bytes]], IO[bytes]]
+"""Unpacks a compressed file to one of its own."""
 
 
 def architecture() -> str:
@@ -117,10 +122,9 @@ class Directory:
 
 
 class Archive:
-    """An archive with such files, not compressed; its symbolic links are followed within it."""
+    """An archive with such files, compressed or not; its symbolic links are followed within it."""
 
-    def __init__(self, path: bytes) -> None:
-        self._path = path
+    def __init__(self, path: bytes, scratch: Scratch) -> None:
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         try:
@@ -129,17 +133,29 @@ class Archive:
             raise NotFound(f"{os.fsdecode(path)}: {error.strerror}") from None
         except OSError as error:
             raise Invalid(f"{os.fsdecode(path)}: {error.strerror}") from None
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        self._file: IO[bytes] = os.fdopen(fd, "rb")
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Invalid(f"{os.fsdecode(path)}: not a regular file")
-            for entry in Reader(_Seeking(file)):
-                name = os.path.normpath(os.fsdecode(entry.path))
-                if entry.kind == stat.S_IFREG and entry.regions is None:
-                    self._places[name] = (file.tell(), entry.size)
-                elif entry.kind == stat.S_IFLNK:
-                    self._links[name] = os.path.normpath(os.path.join(os.path.dirname(name), os.fsdecode(entry.target)))
-                if len(self._places) + len(self._links) > 100_000:
-                    refuse("too many files in the archive")
+            if is_packed(os.pread(fd, MAGIC_BYTES, 0)):
+                with self._file as packed:
+                    self._file = scratch(packed)
+            self._look()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _look(self) -> None:
+        """Where each file is."""
+        file = self._file
+        for entry in Reader(_Seeking(file)):
+            name = os.path.normpath(os.fsdecode(entry.path))
+            if entry.kind == stat.S_IFREG and entry.regions is None:
+                self._places[name] = (file.tell(), entry.size)
+            elif entry.kind == stat.S_IFLNK:
+                self._links[name] = os.path.normpath(os.path.join(os.path.dirname(name), os.fsdecode(entry.target)))
+            if len(self._places) + len(self._links) > 100_000:
+                refuse("too many files in the archive")
 
     def open(self, name: str) -> File:
         """See Files."""
@@ -147,10 +163,11 @@ class Archive:
         place = self._places.get(self._links.get(name, name))
         if place is None:
             refuse(f"{name} is not in the archive")
-        return _Part(self._path, *place)
+        return _Part(self._file.fileno(), *place)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Let go of it."""
+        self._file.close()
 
 
 class _Seeking:
@@ -168,10 +185,10 @@ class _Seeking:
 
 
 class _Part:
-    """Some bytes of a file."""
+    """Some bytes of an open file."""
 
-    def __init__(self, path: bytes, offset: int, size: int) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self._fd = fd
         self._at, self._end = offset, offset + size
 
     def read(self, size: int) -> bytes:
@@ -180,35 +197,14 @@ class _Part:
         return data
 
     def close(self) -> None:
-        os.close(self._fd)
-
-
-class Hashed:
-    """Reads a file and hashes what it reads."""
-
-    def __init__(self, file: Any, digest: str) -> None:
-        self._file = file
-        self._hash = hashlib.new(digest.partition(":")[0] or "sha256")
-        self._wanted = digest
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        """The next bytes."""
-        data: bytes = self._file.read(size)
-        self._hash.update(data)
-        self.size += len(data)
-        return data
-
-    def check(self, what: str) -> None:
-        """At the end: raises Invalid when the digest is another one."""
-        if self._wanted and self._hash.hexdigest() != self._wanted.partition(":")[2]:
-            refuse(f"{what} has another digest than {self._wanted[:19]}…")
+        """The archive stays open."""
 
 
 @contextmanager
-def opened(kind: str, path: bytes) -> Iterator[Files]:
-    """``oci``: the directory, ``docker-archive``: the archive at ``path``. Raises NotFound, Invalid."""
-    files: Directory | Archive = Directory(path) if kind == "oci" else Archive(path)
+def opened(kind: str, path: bytes, scratch: Scratch) -> Iterator[Files]:
+    """``oci``: the directory, ``docker-archive``: the archive at ``path``, which ``scratch`` unpacks if it is
+    compressed. Raises NotFound, Invalid."""
+    files: Directory | Archive = Directory(path) if kind == "oci" else Archive(path, scratch)
     try:
         yield files
     finally:
