@@ -98,7 +98,7 @@ class Store:
         """Write ``ref`` to the new ``target``: ``tar:FILE``, ``dir:PATH``, ``oci:DIR[:TAG]`` or
         ``docker-archive:FILE[:TAG]``; what was left out, a line each.
 
-        Raises Conflict when it, or the image in a layout, exists, Invalid for another kind of target, NotFound, NoSpace.
+        Raises Conflict when it, or the image in a layout, exists, Invalid for another kind, NotFound, NoSpace.
         """
         problems: list[str] = []
         for line in export_lines(self._wire, ref, os.fsencode(target)):

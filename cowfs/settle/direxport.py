@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -48,11 +48,11 @@ def export_directory(blocks: BlockSource, root: bytes, target: bytes, progress: 
     """
     above, name = os.path.split(target)
     parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    stage = b".cowfs-" + secrets.token_hex(8).encode()
-    links = stage + b"-links"
+    made: list[bytes] = []
     try:
-        for each in (stage, links):
-            os.mkdir(each, 0o700, dir_fd=parent)
+        for _ in range(2):
+            made.append(os.path.basename(tempfile.mkdtemp(prefix=b".cowfs-", dir=above)))
+        stage, links = made
         export = _Export(StoredTree(blocks, root), progress)
         export.run(parent, stage, links)
         try:
@@ -65,7 +65,7 @@ def export_directory(blocks: BlockSource, root: bytes, target: bytes, progress: 
             more = export.counts[reason] - 1
             skip(path, f"{reason} (and {more} more)" if more else reason)
     finally:
-        for each in (stage, links):
+        for each in made:
             with suppress(FileNotFoundError):
                 remove_tree(parent, each)
         os.close(parent)

@@ -10,8 +10,8 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -170,7 +170,9 @@ class _Layout:
             if os.listdir(path):
                 self._there = oci.Directory(path)
                 self._index()
-        self._stage = f"{self._path if self._there else os.path.dirname(self._path)}/.cowfs-{secrets.token_hex(8)}"
+        beside = self._path if self._there else os.path.dirname(self._path)
+        self._scratch = tempfile.mkdtemp(prefix=".cowfs-", dir=beside)
+        self._stage = f"{self._scratch}/layout"  # made as others make directories: it is renamed
         os.makedirs(f"{self._stage}/{_HASHED}")
         self._layers: list[dict[str, Any]] = []
         self._added: list[str] = []
@@ -263,7 +265,7 @@ class _Layout:
 
     def close(self, done: bool) -> None:
         """What is not published goes."""
-        shutil.rmtree(self._stage, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         if self._there is not None:
             self._there.close()
 

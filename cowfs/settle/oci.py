@@ -275,6 +275,7 @@ def _only(found: list[tuple[Any, list[str]]], tag: str) -> Any:
 
 
 def name_of(descriptor: Mapping[str, Any]) -> str:
+    """The tag in the descriptor of a manifest; "": none."""
     annotations = descriptor.get("annotations")
     return str(annotations.get(NAME, "")) if isinstance(annotations, dict) else ""
 

@@ -40,8 +40,8 @@ class Import(Body):
 
 
 class Export(Body):
-    """``target_b64``: on the daemon's machine, ``tar:``, ``dir:``, ``oci:`` or ``docker-archive:`` and the absolute path of
-    what does not exist (of an image: ``:TAG`` behind it)."""
+    """``target_b64``: on the daemon's machine, ``tar:``, ``dir:``, ``oci:`` or ``docker-archive:`` and the
+    absolute path of what does not exist (of an image: ``:TAG`` behind it)."""
 
     ref: Ref
     target_b64: Base64Path
