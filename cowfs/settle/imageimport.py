@@ -18,7 +18,7 @@ from cowfs.settle.imagetree import ImageTree
 from cowfs.settle.importer import Progress
 from cowfs.settle.knowntree import known_tree
 from cowfs.settle.tarimport import TarLayer
-from cowfs.settle.unpacking import Hashed, Unpacked, unpack
+from cowfs.settle.unpacking import Ahead, Hashed, Unpacked, unpack
 
 
 class LayerRoot(NamedTuple):
@@ -88,7 +88,8 @@ def _read(files: oci.Files, layer: oci.Layer, what: str, limit: int, taking: Tar
     with closing(files.open(layer.name)) as file:
         stored = Hashed(file, layer.digest)
         unpacked = Unpacked(stored, limit, layer.diff_id)
-        taking.take(unpacked)
+        with Ahead(unpacked) as ahead:
+            taking.take(ahead)
         unpacked.drain()
         while stored.read(1 << 20):
             pass

@@ -18,7 +18,7 @@ from cowfs.settle.imagetree import ACLS, ImageTree, Node, checked_xattrs
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.records import Attributes
 from cowfs.settle.tarread import Entry, Reader
-from cowfs.settle.unpacking import Unpacked
+from cowfs.settle.unpacking import Ahead, Unpacked
 from cowfs.tree.content import ContentBatch, FileBlock, store_symlink
 
 LIMIT_BYTES = 100 << 30
@@ -62,7 +62,7 @@ class TarLayer:
         self.skipped: list[tuple[bytes, str]] = []
         self._entries = 0
 
-    def take(self, stream: Unpacked) -> None:
+    def take(self, stream: Unpacked | Ahead) -> None:
         """Every entry of an archive."""
         reader = Reader(stream)
         for entry in reader:

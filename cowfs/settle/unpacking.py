@@ -6,9 +6,12 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import queue
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 import zstandard
@@ -17,6 +20,9 @@ from cowfs.errors import Invalid
 from cowfs.settle.tarread import Stream
 
 _PIECE = 1 << 20
+AHEAD_PIECES = 8
+"""Pieces of 1 MiB that wait at most."""
+
 MAGIC_BYTES = 6
 """So many bytes tell how a file is compressed."""
 
@@ -127,3 +133,55 @@ def unpack(file: Stream, directory: str, limit: int, progress: Callable[[int, in
         out.close()
         raise
     return out
+
+
+class Ahead:
+    """Reads a stream in a thread of its own, a few pieces ahead: unpacking and hashing need no interpreter lock, so
+    they go on while what was read is stored. ``with`` ends the thread; then the stream can be read on from there."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(AHEAD_PIECES)
+        self._left, self._at = b"", 0
+        self._ended = self._closing = False
+        self._thread = threading.Thread(target=self._run, name="cowfs-unpack")
+        self.read_bytes = 0
+
+    def __enter__(self) -> Ahead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing = True
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._pieces.get(timeout=0.1)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing and (piece := self._stream.read(_PIECE)):
+                self._pieces.put(piece)
+            self._pieces.put(b"")
+        except BaseException as error:
+            self._pieces.put(error)
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end. Raises what the stream raised."""
+        data = self._left[self._at : self._at + size]
+        self._at += len(data)
+        while len(data) < size and self._more():
+            self._at = size - len(data)
+            data += self._left[: self._at]
+        self.read_bytes += len(data)
+        return data
+
+    def _more(self) -> bool:
+        """Take the next piece; False at the end."""
+        if not self._ended:
+            piece = self._pieces.get()
+            if isinstance(piece, BaseException):
+                self._ended = True
+                raise piece
+            self._left, self._at, self._ended = piece, 0, not piece
+        return not self._ended
