@@ -177,8 +177,8 @@ class Engine:
     ) -> Workspace:  # fmt: skip
         """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        with self._leases.publishing():
-            brought = self.images.bring(source, exclude, limit, progress)
+        with self._leases.publishing(), ExitStack() as held:
+            brought = self.images.bring(source, exclude, limit, progress, held)
             problems = tuple(brought.problems[:PROBLEMS_KEPT])
             kept = self.keys.of(request, lambda: Imported(self.workspace(name), problems))
             operations = self.images.operations(brought, name, self._ids, self._clock())

@@ -8,16 +8,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from cowfs.catalog.catalog import Catalog
 from cowfs.collector import Collector
-from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace
+from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats import control
 from cowfs.leases import Leases
 from cowfs.owners import Owners
 from cowfs.reserve import Reserve
-from cowfs.settings import IMAGE_CONFIG
+from cowfs.settings import IMAGE_CHAIN, IMAGE_CONFIG
+from cowfs.settle.imageconfig import chain_ids, diff_ids_of
+from cowfs.settle.imageexport import Origin
 from cowfs.settle.imageimport import LayerRoot, split_tag
 from cowfs.settle.importer import ImportResult
 from cowfs.settle.process import Settler
@@ -71,8 +75,9 @@ class Images:
         self._settle = settle
         self.owners: Owners | None = None
 
-    def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress) -> Brought:
-        """Store a tree, or an image. The caller publishes it while its blocks are leased.
+    def bring(self, source: bytes, exclude: Sequence[str], limit: int, progress: Progress, held: ExitStack) -> Brought:
+        """Store a tree, or an image. The caller publishes it while its blocks are leased, and before it closes
+        ``held``, which holds what the store had of an image.
 
         ``progress`` is called with ``files`` and ``bytes`` so far, and at the end with ``problems``. Raises NotFound,
         Invalid, NoSpace.
@@ -89,7 +94,7 @@ class Images:
         settler, config = self._settler(), None
         changed: tuple[bytes, ...] = ()
         if kind in ("oci", "docker-archive"):
-            image = settler.import_image(kind, *split_tag(path), limit, report)
+            image = settler.import_image(kind, *split_tag(path), limit, report, partial(self._known, held))
             layers, skipped, config = image.layers, image.skipped, image.config
         else:
             made = settler.import_tar(path, limit, report) if kind == "tar" else self._directory(path, exclude, report)
@@ -125,28 +130,83 @@ class Images:
         if brought.config is None:
             return operations
         head = None
-        for layer_id, message in snapshots:
+        chains = chain_ids([layer.digest for layer in brought.layers])
+        for (layer_id, message), chain in zip(snapshots, chains, strict=True):
             snapshot = ids("snap")
-            operations.append(
-                control.SnapshotMade(snapshot, workspace, head, layer_id, message, (), "cowfs import", now, False)
-            )
+            operations += [
+                control.SnapshotMade(snapshot, workspace, head, layer_id, message, (), "cowfs import", now, False),
+                control.Set(snapshot, IMAGE_CHAIN, chain.encode()),
+            ]
             head = snapshot
         return [*operations, control.Set(workspace, IMAGE_CONFIG, brought.config)]
 
     def export(self, snapshot: control.SnapshotEntry, target: bytes, progress: Progress) -> list[str]:
-        """Write an archive of a snapshot to the new file ``target`` (``tar:PATH``); what was left out, and why.
+        """Write a snapshot to the new ``target``, ``KIND:PATH`` (an image: ``:TAG`` behind it); what was left out, why.
 
-        Waits until the snapshot is settled. Raises Invalid, Conflict (something is there already), NoSpace.
+        Waits until the snapshot is settled. Raises Invalid, NotFound, Conflict (something is there already), NoSpace.
         """
         kind, path = source_of(target)
-        if kind != "tar":
-            raise Invalid(f"cannot export to {os.fsdecode(target)}", hint="Name an archive: tar:FILE")
-        if os.path.lexists(path):
+        if not target.startswith(kind.encode() + b":"):
+            raise Invalid(
+                f"cannot export to {os.fsdecode(target)}",
+                hint="Name what to make: tar:FILE, dir:PATH, oci:DIR[:TAG], docker-archive:FILE[:TAG]",
+            )
+        path, tag = (path, "") if kind in ("tar", "dir") else split_tag(path)
+        above = os.path.dirname(path)
+        if not os.path.isdir(above):
+            raise NotFound(f"{os.fsdecode(above)}: no such directory", hint="Make it first.")
+        if kind != "oci" and os.path.lexists(path):
             raise Conflict(f"{os.fsdecode(path)} exists already", hint="Choose another name, or remove it.")
         root = self._root(snapshot.layer)
-        with self._collector.holding(root):
-            skipped = self._exporter.export(root, path, lambda files, size: progress({"files": files, "bytes": size}))
+
+        def report(files: int, size: int) -> None:
+            progress({"files": files, "bytes": size})
+
+        with ExitStack() as held:
+            held.enter_context(self._collector.holding(root))
+            if kind in ("tar", "dir"):
+                skipped = self._exporter.export(root, path, report, kind)
+            else:
+                layers, config = self._line(snapshot, root, held)
+                skipped = self._exporter.export_image(kind, path, tag, layers, config, snapshot.created_at, report)
         return [f"{os.fsdecode(name)}: {reason}" for name, reason in skipped]
+
+    def _line(self, snapshot: control.SnapshotEntry, root: bytes, held: ExitStack) -> tuple[list[Origin], bytes | None]:
+        """The layers of an image of a snapshot, and the configuration of the image that its workspace was; their roots
+        are held."""
+        with self._lock:
+            config = self._catalog.settings(snapshot.workspace).get(IMAGE_CONFIG)
+            layers: list[Origin] = []
+            if config is not None:
+                chains = {chain: number for number, chain in enumerate(chain_ids(diff_ids_of(config)), 1)}
+                made = self._chains()
+                at: str | None = snapshot.layer
+                while at is not None:
+                    layer = self._catalog.layer(at)
+                    number = chains.get(made.get(at, ""))
+                    if number is not None and layer.root is not None:
+                        held.enter_context(self._collector.holding(layer.root))
+                        layers.insert(0, Origin(layer.root, number))
+                    at = layer.parent
+        return layers if layers and layers[-1].root == root else [*layers, Origin(root, 0)], config
+
+    def _known(self, held: ExitStack, chains: Sequence[str]) -> list[LayerRoot]:
+        """What the first layers of an image became when they were imported before; their roots are held."""
+        found: list[LayerRoot] = []
+        with self._lock:
+            layers = {chain: layer for layer, chain in self._chains().items()}
+            for chain in chains:
+                layer = self._catalog.layer(layers[chain]) if chain in layers else None
+                if layer is None or layer.root is None:
+                    break
+                held.enter_context(self._collector.holding(layer.root))
+                found.append(LayerRoot(layer.root, layer.next_ino, layer.logical_bytes, layer.inodes, ""))
+        return found
+
+    def _chains(self) -> dict[str, str]:
+        """Layer -> ChainID of what images became."""
+        found = ((each.layer, self._catalog.settings(each.id)) for each in self._catalog.snapshots.values())
+        return {layer: settings[IMAGE_CHAIN].decode() for layer, settings in found if IMAGE_CHAIN in settings}
 
     def _root(self, layer: str) -> bytes:
         while True:

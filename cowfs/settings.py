@@ -27,6 +27,9 @@ IMAGE_CONFIG = "image.config"
 
 It is no setting for people."""
 
+IMAGE_CHAIN = "image.chain"
+"""Under this the control log keeps which layer of an image a snapshot is, and what lies below: its ChainID."""
+
 NUMBER_MAX = 1 << 62
 _BYTES = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:iB|B)?", re.IGNORECASE)
 _COUNT = re.compile(r"([0-9]{1,19})([kM]?)")

@@ -96,9 +96,10 @@ class Store:
         *,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> list[str]:
-        """Write an archive of ``ref`` to the new file ``target`` (``tar:FILE``); what was left out, a line each.
+        """Write ``ref`` to the new ``target``: ``tar:FILE``, ``dir:PATH``, ``oci:DIR[:TAG]`` or
+        ``docker-archive:FILE[:TAG]``; what was left out, a line each.
 
-        Raises Conflict when the file exists, Invalid for another kind of target.
+        Raises Conflict when it, or the image in a layout, exists, Invalid for another kind, NotFound, NoSpace.
         """
         problems: list[str] = []
         for line in export_lines(self._wire, ref, os.fsencode(target)):

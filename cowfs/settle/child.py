@@ -12,7 +12,8 @@ import os
 import select
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,29 +178,44 @@ class _Job:
         from cowfs.settle import imageimport
 
         params = self._params
+        source = imageimport.Source(params["format"], os.fsencode(params["source"]), params["tag"], params["tmp"])
         image = imageimport.import_image(
-            self._writer, params["format"], os.fsencode(params["source"]), params["tag"], self._geometry,
-            int(params["limit"]), lambda files, size: self._channel.send("progress", files=files, bytes=size),
+            self._writer, self._store.reader, source, self._geometry, int(params["limit"]),
+            lambda files, size: self._channel.send("progress", files=files, bytes=size),
+            lambda chains: imageimport.from_plain(self._ask("need_layers", "layers", chains=list(chains))["known"]),
         )  # fmt: skip
         return image.layers[-1].root, {}, bulk.BLOBS, imageimport.encode(image)
 
     def _export(self) -> Result:
-        from cowfs.settle.tarexport import export_tar
+        from cowfs.settle.direxport import export_directory
+        from cowfs.settle.tarexport import write_tar
 
+        params = self._params
         skipped: list[tuple[bytes, str]] = []
-        target = os.fsencode(self._params["target"])
-        with open(target, "xb") as out:
-            try:
-                export_tar(
-                    self._store.reader, bytes.fromhex(self._params["root"]), out,
-                    lambda files, size: self._channel.send("progress", files=files, bytes=size),
-                    lambda path, reason: skipped.append((path, reason)),
-                )  # fmt: skip
-                out.flush()
-                os.fsync(out.fileno())
-            except BaseException:
-                os.unlink(target)
-                raise
+        export = export_directory if params["format"] == "dir" else write_tar
+        with _room_for(params["target"]):
+            export(
+                self._store.reader, bytes.fromhex(params["root"]), os.fsencode(params["target"]),
+                lambda files, size: self._channel.send("progress", files=files, bytes=size),
+                lambda path, reason: skipped.append((path, reason)),
+            )  # fmt: skip
+        return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
+
+    def _export_image(self) -> Result:
+        from cowfs.settle import imageexport
+
+        params = self._params
+        skipped: list[tuple[bytes, str]] = []
+        layers = [imageexport.Origin(bytes.fromhex(root), int(number)) for root, number in params["layers"]]
+        place = params["config"]
+        (config,) = bulk.decode_blobs(bulk.take_file(Path(place), bulk.BLOBS)) if place else (None,)
+        opened = imageexport.opened(params["format"], os.fsencode(params["target"]), params["tag"])
+        with _room_for(params["target"]), opened as target:
+            imageexport.export_image(
+                self._store.reader, target, layers, config, int(params["created"]),
+                lambda files, size: self._channel.send("progress", files=files, bytes=size),
+                lambda path, reason: skipped.append((path, reason)),
+            )  # fmt: skip
         return NO_ROOT, {}, bulk.REPORT, bulk.encode_report(bulk.Report(skipped, []))
 
     def _settle(self) -> Result:
@@ -270,6 +286,17 @@ class _Job:
         if message["type"] != answer:
             raise Corrupt(f"settler: {message['type']} instead of {answer}")
         return message
+
+
+@contextmanager
+def _room_for(target: str) -> Iterator[None]:
+    """Raises NoSpace where the target of an export is full: what is out of space is not the store."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"no space left for {target}", hint="Free some space there, then try again.") from error
+        raise
 
 
 def _imported(result: ImportResult) -> Result:

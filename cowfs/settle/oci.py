@@ -11,13 +11,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn, Protocol
 
 from cowfs.errors import Invalid, NotFound
 from cowfs.settle.tarread import Reader
+from cowfs.settle.unpacking import MAGIC_BYTES, Hashed, is_packed
 
 DOCUMENT_MAX = 1 << 20
 """Bytes of an index, a manifest or a config, at most."""
@@ -28,9 +29,28 @@ _LAYER = re.compile(
     r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar(\+gzip|\+zstd)?"
     r"|docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?)\Z"
 )
-_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_NAME = "org.opencontainers.image.ref.name"
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+_INDEXES = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+NAME = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
+
+
+Scratch = Callable[[IO[bytes]], IO[bytes]]
+"""Unpacks a compressed file to one of its own."""
+
+
+def architecture() -> str:
+    """This machine, as images name it."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, machine)
+
+
+def digest_of(data: bytes) -> str:
+    """What names these bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def refuse(message: str) -> NoReturn:
@@ -79,7 +99,7 @@ class Directory:
 
     def __init__(self, path: bytes) -> None:
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(f"{os.fsdecode(path)}: {error.strerror}") from None
         except OSError as error:
@@ -88,7 +108,7 @@ class Directory:
     def open(self, name: str) -> File:
         """See Files; a symbolic link at the end is not followed."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
             refuse(f"{name}: {error.strerror}")
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -98,14 +118,13 @@ class Directory:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class Archive:
-    """An archive with such files, not compressed; its symbolic links are followed within it."""
+    """An archive with such files, compressed or not; its symbolic links are followed within it."""
 
-    def __init__(self, path: bytes) -> None:
-        self._path = path
+    def __init__(self, path: bytes, scratch: Scratch) -> None:
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         try:
@@ -114,17 +133,29 @@ class Archive:
             raise NotFound(f"{os.fsdecode(path)}: {error.strerror}") from None
         except OSError as error:
             raise Invalid(f"{os.fsdecode(path)}: {error.strerror}") from None
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        self._file: IO[bytes] = os.fdopen(fd, "rb")
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise Invalid(f"{os.fsdecode(path)}: not a regular file")
-            for entry in Reader(_Seeking(file)):
-                name = os.path.normpath(os.fsdecode(entry.path))
-                if entry.kind == stat.S_IFREG and entry.regions is None:
-                    self._places[name] = (file.tell(), entry.size)
-                elif entry.kind == stat.S_IFLNK:
-                    self._links[name] = os.path.normpath(os.path.join(os.path.dirname(name), os.fsdecode(entry.target)))
-                if len(self._places) + len(self._links) > 100_000:
-                    refuse("too many files in the archive")
+            if is_packed(os.pread(fd, MAGIC_BYTES, 0)):
+                with self._file as packed:
+                    self._file = scratch(packed)
+            self._look()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _look(self) -> None:
+        """Where each file is."""
+        file = self._file
+        for entry in Reader(_Seeking(file)):
+            name = os.path.normpath(os.fsdecode(entry.path))
+            if entry.kind == stat.S_IFREG and entry.regions is None:
+                self._places[name] = (file.tell(), entry.size)
+            elif entry.kind == stat.S_IFLNK:
+                self._links[name] = os.path.normpath(os.path.join(os.path.dirname(name), os.fsdecode(entry.target)))
+            if len(self._places) + len(self._links) > 100_000:
+                refuse("too many files in the archive")
 
     def open(self, name: str) -> File:
         """See Files."""
@@ -132,10 +163,11 @@ class Archive:
         place = self._places.get(self._links.get(name, name))
         if place is None:
             refuse(f"{name} is not in the archive")
-        return _Part(self._path, *place)
+        return _Part(self._file.fileno(), *place)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Let go of it."""
+        self._file.close()
 
 
 class _Seeking:
@@ -153,10 +185,10 @@ class _Seeking:
 
 
 class _Part:
-    """Some bytes of a file."""
+    """Some bytes of an open file."""
 
-    def __init__(self, path: bytes, offset: int, size: int) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self._fd = fd
         self._at, self._end = offset, offset + size
 
     def read(self, size: int) -> bytes:
@@ -165,35 +197,14 @@ class _Part:
         return data
 
     def close(self) -> None:
-        os.close(self._fd)
-
-
-class Hashed:
-    """Reads a file and hashes what it reads."""
-
-    def __init__(self, file: Any, digest: str) -> None:
-        self._file = file
-        self._hash = hashlib.new(digest.partition(":")[0] or "sha256")
-        self._wanted = digest
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        """The next bytes."""
-        data: bytes = self._file.read(size)
-        self._hash.update(data)
-        self.size += len(data)
-        return data
-
-    def check(self, what: str) -> None:
-        """At the end: raises Invalid when the digest is another one."""
-        if self._wanted and self._hash.hexdigest() != self._wanted.partition(":")[2]:
-            refuse(f"{what} has another digest than {self._wanted[:19]}…")
+        """The archive stays open."""
 
 
 @contextmanager
-def opened(kind: str, path: bytes) -> Iterator[Files]:
-    """``oci``: the directory, ``docker-archive``: the archive at ``path``. Raises NotFound, Invalid."""
-    files: Directory | Archive = Directory(path) if kind == "oci" else Archive(path)
+def opened(kind: str, path: bytes, scratch: Scratch) -> Iterator[Files]:
+    """``oci``: the directory, ``docker-archive``: the archive at ``path``, which ``scratch`` unpacks if it is
+    compressed. Raises NotFound, Invalid."""
+    files: Directory | Archive = Directory(path) if kind == "oci" else Archive(path, scratch)
     try:
         yield files
     finally:
@@ -236,13 +247,19 @@ def _blob(descriptor: Any, where: str) -> tuple[str, str, int]:
     return f"blobs/{algorithm}/{value}", digest, size
 
 
-def _oci(files: Files, tag: str) -> Image:
+def read_index(files: Files) -> dict[str, Any]:
+    """The index of a layout; its "manifests" are objects. Raises Invalid."""
     layout, _ = _document(files, "oci-layout")
     if not str(_field(layout, "imageLayoutVersion", str, "oci-layout")).startswith("1."):
         refuse("a layout of an unknown version")
     index, _ = _document(files, "index.json")
     found = [each for each in _field(index, "manifests", list, "index.json") if isinstance(each, dict)]
-    names = [_annotation(each) for each in found]
+    return {**index, "manifests": found}
+
+
+def _oci(files: Files, tag: str) -> Image:
+    found = read_index(files)["manifests"]
+    names = [name_of(each) for each in found]
     wanted = _only([(each, [name]) for each, name in zip(found, names, strict=True)], tag)
     return _manifest(files, _for_this_machine(files, wanted))
 
@@ -257,9 +274,10 @@ def _only(found: list[tuple[Any, list[str]]], tag: str) -> Any:
     raise Invalid(message, hint=f"Say which: {', '.join(known)}" if known else "It names none.")
 
 
-def _annotation(descriptor: Mapping[str, Any]) -> str:
+def name_of(descriptor: Mapping[str, Any]) -> str:
+    """The tag in the descriptor of a manifest; "": none."""
     annotations = descriptor.get("annotations")
-    return str(annotations.get(_NAME, "")) if isinstance(annotations, dict) else ""
+    return str(annotations.get(NAME, "")) if isinstance(annotations, dict) else ""
 
 
 def _for_this_machine(files: Files, descriptor: Any) -> Any:
@@ -268,15 +286,14 @@ def _for_this_machine(files: Files, descriptor: Any) -> Any:
         if descriptor.get("mediaType") not in _INDEXES:
             return descriptor
         index, _ = _document(files, *_blob(descriptor, "an index"))
-        machine = os.uname().machine
-        wanted = {"os": "linux", "architecture": _MACHINES.get(machine, machine)}
+        wanted = {"os": "linux", "architecture": architecture()}
         for each in _field(index, "manifests", list, "an index"):
             platform = each.get("platform") if isinstance(each, dict) else None
             if isinstance(platform, dict) and wanted.items() <= platform.items():
                 descriptor = each
                 break
         else:
-            refuse(f"there is none for linux on {machine}")
+            refuse(f"there is none for linux on {architecture()}")
     refuse("an index in an index in an index")
 
 

@@ -34,6 +34,7 @@ from cowfs.owners import Owners
 from cowfs.settle import bulk, imageimport
 from cowfs.settle.collect import Marked
 from cowfs.settle.delta import SettledLayer
+from cowfs.settle.imageexport import Origin
 from cowfs.settle.imageimport import ImportedImage
 from cowfs.settle.importer import ImportResult, Progress
 from cowfs.settle.numbering import DEFAULT_NUMBERING
@@ -198,17 +199,40 @@ class Settler:
         return self._imported("import_tar", params, progress)
 
     def import_image(
-        self, kind: str, source: bytes, tag: str, limit: int, progress: Progress | None = None
-    ) -> ImportedImage:
-        """:func:`cowfs.settle.imageimport.import_image` in the child. ``progress`` as for :meth:`import_directory`."""
+        self, kind: str, source: bytes, tag: str, limit: int, progress: Progress | None = None,
+        known: imageimport.Known = lambda _: (),
+    ) -> ImportedImage:  # fmt: skip
+        """:func:`cowfs.settle.imageimport.import_image` in the child. ``progress`` as for :meth:`import_directory`;
+        ``known`` runs in another thread, too, and what it gives must be held until the image is published."""
         params = {"format": kind, "source": os.path.abspath(os.fsdecode(source)), "tag": tag, "limit": limit}
-        _, found = self._run("import_image", params, progress, bulk.BLOBS)
+        _, found = self._run("import_image", params, progress, bulk.BLOBS, known)
         return imageimport.decode(found)
 
-    def export(self, root: bytes, target: bytes, progress: Progress | None = None) -> list[tuple[bytes, str]]:
+    def export(
+        self, root: bytes, target: bytes, progress: Progress | None = None, kind: str = "tar"
+    ) -> list[tuple[bytes, str]]:
         """:func:`cowfs.settle.tarexport.export_tar` into the new file ``target``; what was left out, and why."""
-        params = {"root": root.hex(), "target": os.path.abspath(os.fsdecode(target))}
+        params = {"format": kind, "root": root.hex(), "target": os.path.abspath(os.fsdecode(target))}
         _, report = self._run("export", params, progress, bulk.REPORT)
+        return list(bulk.decode_report(report)[0])
+
+    def export_image(
+        self, kind: str, target: bytes, tag: str, layers: Sequence[Origin], config: bytes | None, created: int,
+        progress: Progress | None = None,
+    ) -> list[tuple[bytes, str]]:  # fmt: skip
+        """:func:`cowfs.settle.imageexport.export_image` in the child; what was left out, and why."""
+        place = self._tmp / f"export-{next(_jobs)}"
+        params = {
+            "format": kind, "target": os.path.abspath(os.fsdecode(target)), "tag": tag,
+            "layers": [[root.hex(), number] for root, number in layers],
+            "config": "" if config is None else str(place), "created": created,
+        }  # fmt: skip
+        if config is not None:
+            bulk.write_file(place, bulk.BLOBS, bulk.encode_blobs([config]))
+        try:
+            _, report = self._run("export_image", params, progress, bulk.REPORT)
+        finally:
+            place.unlink(missing_ok=True)
         return list(bulk.decode_report(report)[0])
 
     def _imported(self, kind: str, params: Message, progress: Progress | None) -> ImportResult:
@@ -267,18 +291,23 @@ class Settler:
 
     # -- in the settler's thread --
 
-    def _run(self, kind: str, params: Message, progress: Progress | None, bulk_kind: int = 0) -> tuple[Message, bytes]:
+    def _run(
+        self, kind: str, params: Message, progress: Progress | None, bulk_kind: int = 0,
+        known: imageimport.Known = lambda _: (),
+    ) -> tuple[Message, bytes]:  # fmt: skip
         try:
-            future = self._thread.submit(self._job, kind, params, progress, bulk_kind)
+            future = self._thread.submit(self._job, kind, params, progress, bulk_kind, known)
         except RuntimeError:
             raise Busy("the store is being closed") from None
         return future.result()
 
-    def _job(self, kind: str, params: Message, progress: Progress | None, bulk_kind: int) -> tuple[Message, bytes]:
+    def _job(
+        self, kind: str, params: Message, progress: Progress | None, bulk_kind: int, known: imageimport.Known
+    ) -> tuple[Message, bytes]:
         job = next(_jobs)
         try:
             child = self._accepted(kind, {**self._common, **params, "job": job})
-            done = self._converse(child, job, progress)
+            done = self._converse(child, job, progress, known)
             payload = bulk.take_file(self._own_file(done["path"], job), bulk_kind) if bulk_kind else b""
             if len(done["root"]) != 2 * ID_BYTES:
                 raise Corrupt("settler: its root is not an id")
@@ -314,7 +343,7 @@ class Settler:
             self._end()
         raise SettlerDied("the settler cannot be started", hint="see the log of the daemon")
 
-    def _converse(self, child: Child, job: int, progress: Progress | None) -> Message:
+    def _converse(self, child: Child, job: int, progress: Progress | None, known: imageimport.Known) -> Message:
         """Answer the child until the job is done."""
         while True:
             try:
@@ -323,12 +352,14 @@ class Settler:
                     raise BrokenPipeError
                 if message["type"] == "done":
                     return message
-                self._answer(child.channel, message, job, progress)
+                self._answer(child.channel, message, job, progress, known)
             except BrokenPipeError:
                 how = self._end()
                 raise SettlerDied(f"the settler ended during a job ({how})", hint="try again") from None
 
-    def _answer(self, channel: Channel, message: Message, job: int, progress: Progress | None) -> None:
+    def _answer(
+        self, channel: Channel, message: Message, job: int, progress: Progress | None, known: imageimport.Known
+    ) -> None:
         match message["type"]:
             case "progress":
                 if progress:
@@ -340,6 +371,8 @@ class Settler:
                 segment_id, path = self._pool.take()
                 self._segments.append(segment_id)
                 channel.send("segment", id=segment_id, path=str(path))
+            case "need_layers":
+                channel.send("layers", known=imageimport.plain(known([str(each) for each in message["chains"]])))
             case "batch":
                 batch = bulk.decode_batch(bulk.take_file(self._own_file(message["path"], job), bulk.BATCH))
                 gone = self._commit(batch.records, batch.relied_on)

@@ -8,12 +8,14 @@ strings as ``os.fsdecode`` makes them, ids are hex.
 owner -> settler
 ``job``                   do this: ``kind`` is one of :data:`JOBS`, ``params`` its own fields
 ``segment``               answers ``need_segment``: write to this one
+``layers``                answers ``need_layers``: what the first of them became, as many as are there
 ``committed``             answers ``batch``: whether ids are gone, which are then in the file ``gone``
 settler -> owner
 ``ready``                 started, once
 ``started``               the job was accepted; before it, nothing of the job was done
 ``progress``              inodes and bytes so far
 ``need_segment``          a segment to write to, please; ``refused`` is one that cannot be continued (0: none)
+``need_layers``           which of an image's layers, named by their ChainIDs from below, are in the store?
 ``batch``                 everything is written and synced; the records are in the file ``path``
 ``done``                  the result; bulky parts in the file ``path`` (empty: none)
 ``failed``                the job ended with an error; the settler is ready for another
@@ -38,11 +40,13 @@ _LENGTH = struct.Struct("<I")
 FIELDS: dict[str, dict[str, type]] = {
     "job": {"kind": str, "params": dict},
     "segment": {"id": int, "path": str},
+    "layers": {"known": list},
     "committed": {"gone": str},
     "ready": {"pid": int},
     "started": {},
     "progress": {"files": int, "bytes": int},
     "need_segment": {"refused": int},
+    "need_layers": {"chains": list},
     "batch": {"path": str},
     "done": {"root": str, "numbers": dict, "path": str},
     "failed": {"code": str, "message": str, "hint": str},
@@ -54,7 +58,8 @@ JOBS: dict[str, dict[str, type]] = {
     "import": {"source": str, "exclude": list, "forbidden": list, "numbering": str, "owners": list},
     "import_tar": {"source": str, "limit": int},
     "import_image": {"format": str, "source": str, "tag": str, "limit": int},
-    "export": {"root": str, "target": str},
+    "export": {"format": str, "root": str, "target": str},
+    "export_image": {"format": str, "target": str, "tag": str, "layers": list, "config": str, "created": int},
     "settle": {"parent_root": str, "spans": list},
     "mark": {"start": str, "marks": str, "everything": bool},
     "compact": {"sources": list},

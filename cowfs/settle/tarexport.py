@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import Protocol
 
 from cowfs.blocks.api import BlockSource
-from cowfs.errors import Corrupt
-from cowfs.formats.inode import TREE, InodeRecord, decode_dirent, decode_file_block, decode_inode
-from cowfs.geometry import PAGE, ROOT_INO
+from cowfs.formats.inode import EMPTY, InodeRecord
 from cowfs.settle.acltext import acl_to_text
-from cowfs.tree import radix
-from cowfs.tree.content import directory_pointer, read_blocks, read_symlink, record_xattrs
-from cowfs.tree.root import read_root
+from cowfs.settle.readtree import StoredTree
+from cowfs.tree.content import read_blocks, read_symlink, record_xattrs
 
 BLOCK = 512
 RECORD = 10_240
@@ -32,68 +29,75 @@ _KINDS = {
 }  # fmt: skip
 _ACLS = {b"system.posix_acl_access": b"SCHILY.acl.access", b"system.posix_acl_default": b"SCHILY.acl.default"}
 _DEVICE = (stat.S_IFCHR, stat.S_IFBLK)
+_EMPTY = InodeRecord(stat.S_IFREG | 0o600, 0, 0, 1, 0, 0, 0, 17, 0, 0, 0, 0, (), (), EMPTY)
 
 Progress = Callable[[int, int], None]
 Skip = Callable[[bytes, str], None]
 
 
-def export_tar(blocks: BlockSource, root: bytes, out: IO[bytes], progress: Progress, skip: Skip) -> None:
+class Sink(Protocol):
+    """Takes bytes."""
+
+    def write(self, data: bytes, /) -> object:
+        """All of them, or it raises OSError."""
+
+
+def export_tar(blocks: BlockSource, root: bytes, out: Sink, progress: Progress, skip: Skip) -> None:
     """Write the archive of ``root`` to ``out``. ``skip(path, reason)`` is called for what is left out.
 
     Raises OSError, Corrupt (a damaged block: the archive is not complete).
     """
-    _Export(blocks, root, out, progress, skip).run()
+    tree = StoredTree(blocks, root)
+    archive = TarWriter(tree, out, skip, progress)
+    for path, ino in tree.walk():
+        archive.entry(path, ino)
+    archive.end()
 
 
-class _Export:
-    def __init__(self, blocks: BlockSource, root: bytes, out: IO[bytes], progress: Progress, skip: Skip) -> None:
-        self._blocks = blocks
-        self._table = read_root(blocks, root)
+def write_tar(blocks: BlockSource, root: bytes, target: bytes, progress: Progress, skip: Skip) -> None:
+    """:func:`export_tar` to the new file ``target``, which is on the disk then; it goes when that fails."""
+    with open(target, "xb") as out:
+        try:
+            export_tar(blocks, root, out, progress, skip)
+            out.flush()
+            os.fsync(out.fileno())
+        except BaseException:
+            os.unlink(target)
+            raise
+
+
+class TarWriter:
+    """Writes entries of a tree. ``acls``: access lists in words, as tar does it; else as attributes, as in images."""
+
+    def __init__(self, tree: StoredTree, out: Sink, skip: Skip, progress: Progress, *, acls: bool = True) -> None:
+        self._tree = tree
+        self._blocks = tree.blocks
         self._out = out
         self._progress = progress
         self._skip = skip
+        self._acls = acls
         self._first: dict[int, bytes] = {}  # files with more names: the path of the first
-        self._files = self._written = 0
+        self.files = self.written = 0
 
-    def run(self) -> None:
-        for path, ino in self._walk():
-            self._entry(path, ino)
-            self._files += 1
-            if not self._files % 256:
-                self._progress(self._files, self._written)
+    def end(self) -> None:
+        """The mark of the end."""
         end = 2 * BLOCK
-        self._write(bytes(end + -(self._written + end) % RECORD))
-        self._progress(self._files, self._written)
+        self._write(bytes(end + -(self.written + end) % RECORD))
+        self._progress(self.files, self.written)
 
-    def _inode(self, ino: int) -> InodeRecord:
-        value = radix.lookup(self._blocks, self._table, ino)
-        if value is None:
-            raise Corrupt(f"inode {ino} is not in the root", hint="run cowfs fsck")
-        return decode_inode(value)
+    def empty(self, path: bytes) -> None:
+        """An empty file that is not in the tree."""
+        self._header(path, b"0", _EMPTY, b"", 0, [])
+        self._counted()
 
-    def _walk(self) -> Iterator[tuple[bytes, int]]:
-        """(path, inode) of everything, a directory before what is in it; the root's path is empty."""
-        todo: list[tuple[bytes, int, int]] = [(b"", ROOT_INO, stat.S_IFDIR >> 12)]
-        while todo:
-            path, ino, kind = todo.pop()
-            yield path, ino
-            if kind != stat.S_IFDIR >> 12:
-                continue
-            pointer = directory_pointer(self._inode(ino).content)
-            entries = sorted(decode_dirent(cookie, value) for cookie, value in radix.scan(self._blocks, pointer))
-            prefix = path + b"/" if path else b""
-            todo += [(prefix + name, found.ino, found.kind) for name, found in reversed(entries)]
-
-    def _write(self, data: bytes) -> None:
-        self._out.write(data)
-        self._written += len(data)
-
-    def _entry(self, path: bytes, ino: int) -> None:
-        record = self._inode(ino)
+    def entry(self, path: bytes, ino: int) -> None:
+        """An inode of the tree under a path; a second one is a hard link to the first."""
+        record = self._tree.inode(ino)
         kind = stat.S_IFMT(record.mode)
         if kind not in _KINDS:
             self._skip(path, "a socket is not kept in an archive")
             return
+        self._counted()
         name = path + b"/" if kind == stat.S_IFDIR else path
         if not path:
             name = b"./"
@@ -110,9 +114,18 @@ class _Export:
         else:
             self._header(name, _KINDS[kind], record, target, 0, pax)
 
+    def _counted(self) -> None:
+        self.files += 1
+        if not self.files % 256:
+            self._progress(self.files, self.written)
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self.written += len(data)
+
     def _xattrs(self, record: InodeRecord, path: bytes) -> Iterator[tuple[bytes, bytes]]:
         for name, value in record_xattrs(self._blocks, record):
-            text = acl_to_text(value) if name in _ACLS else None
+            text = acl_to_text(value) if self._acls and name in _ACLS else None
             if text is not None:
                 yield _ACLS[name], text
             elif b"=" in name:
@@ -121,7 +134,7 @@ class _Export:
                 yield b"SCHILY.xattr." + name, value
 
     def _file(self, name: bytes, record: InodeRecord, pax: list[tuple[bytes, bytes]]) -> None:
-        regions = self._regions(record)
+        regions = self._tree.regions(record)
         if regions == [(0, record.size)] or not record.size:
             self._header(name, b"0", record, b"", record.size, pax)
             stored = self._data(record, None)
@@ -139,32 +152,9 @@ class _Export:
             stored = len(text) + self._data(record, regions)
         self._write(bytes(-stored % BLOCK))
 
-    def _regions(self, record: InodeRecord) -> list[tuple[int, int]]:
-        """(offset, length) of the allocated pages of a file, those that touch joined."""
-        size, block = record.size, 1 << record.block_log2
-        found: list[tuple[int, int]] = []
-        for number, mask in self._masks(record):
-            for page in range(mask.bit_length()):
-                at = number * block + page * PAGE
-                if mask >> page & 1 and at < size:
-                    length = min(PAGE, size - at)
-                    if found and found[-1][0] + found[-1][1] == at:
-                        found[-1] = (found[-1][0], found[-1][1] + length)
-                    else:
-                        found.append((at, length))
-        return found
-
-    def _masks(self, record: InodeRecord) -> Iterator[tuple[int, int]]:
-        content = record.content
-        if content.kind == TREE:
-            for number, value in radix.scan(self._blocks, content.data):
-                yield number, decode_file_block(value)[0]
-        elif content.mask:
-            yield 0, content.mask
-
     def _data(self, record: InodeRecord, regions: list[tuple[int, int]] | None) -> int:
         """Write a file's bytes, or those in ``regions`` alone; how many."""
-        block, begun = 1 << record.block_log2, self._written
+        block, begun = 1 << record.block_log2, self.written
         left = iter(regions or ())
         region = next(left, None)
         for each in read_blocks(self._blocks, record.content, record.size, block):
@@ -178,7 +168,7 @@ class _Export:
                 if sum(region) > end:
                     break
                 region = next(left, None)
-        return self._written - begun
+        return self.written - begun
 
     def _header(
         self, name: bytes, kind: bytes, record: InodeRecord, target: bytes, size: int, pax: list[tuple[bytes, bytes]]
@@ -202,6 +192,11 @@ class _Export:
         self._write(_block(name[:100], kind, record.mode & 0o7777, uid, gid, size, time, target[:100], rdev))
 
 
+def file_header(name: bytes, size: int) -> bytes:
+    """The header of a plain file of an archive's own, with a ``name`` of at most 100 bytes."""
+    return _block(name, b"0", 0o644, 0, 0, size, 0, b"", 0)
+
+
 def _decimal_time(ns: int) -> bytes:
     sign, (seconds, rest) = (b"-" if ns < 0 else b""), divmod(abs(ns), NS)
     text = b"%s%d" % (sign, seconds)
@@ -221,7 +216,8 @@ def _block(
 ) -> bytes:
     major, minor = rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & ~0xFF
     fields = (
-        name.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid, b"%011o\0" % size,
+        name.ljust(100, b"\0"), b"%07o\0" % mode, b"%07o\0" % uid, b"%07o\0" % gid,
+        b"%011o\0" % size if size < 1 << 33 else (1 << 95 | size).to_bytes(12, "big"),
         b"%011o\0" % time, b" " * 8, kind, target.ljust(100, b"\0"), b"ustar\0", b"00", bytes(64),
         b"%07o\0" % major, b"%07o\0" % minor, bytes(155 + 12),
     )  # fmt: skip

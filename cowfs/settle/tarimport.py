@@ -5,17 +5,10 @@ Everything in the archive is hostile: see :mod:`.tarread` and :mod:`.imagetree` 
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
-
-import zstandard
 
 from cowfs.blocks.api import BlockSink
 from cowfs.errors import Invalid, NotFound
@@ -23,9 +16,9 @@ from cowfs.formats.inode import Content
 from cowfs.geometry import PAGE, Geometry
 from cowfs.settle.imagetree import ACLS, ImageTree, Node, checked_xattrs
 from cowfs.settle.importer import ImportResult, Progress
-from cowfs.settle.oci import Hashed
 from cowfs.settle.records import Attributes
-from cowfs.settle.tarread import Entry, Reader, Stream
+from cowfs.settle.tarread import Entry, Reader
+from cowfs.settle.unpacking import Ahead, Unpacked
 from cowfs.tree.content import ContentBatch, FileBlock, store_symlink
 
 LIMIT_BYTES = 100 << 30
@@ -33,71 +26,6 @@ LIMIT_BYTES = 100 << 30
 
 ENTRIES_MAX = 20_000_000
 TARGET_MAX = 4095
-_PIECE = 1 << 20
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
-_OPENERS: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": lambda file: zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-        file, read_across_frames=True
-    ),
-}
-
-
-class _Again:
-    """A stream of which the first bytes were read already."""
-
-    def __init__(self, head: bytes, file: Stream) -> None:
-        self._head = head
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        head, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
-        return head + self._file.read(size - len(head) if size >= 0 else size)
-
-
-class Unpacked:
-    """The bytes of an archive, decompressed, as far as ``limit``. Raises Invalid beyond, or when they are damaged."""
-
-    def __init__(self, file: Stream, limit: int, digest: str = "") -> None:
-        """``digest``: what :meth:`check` compares that of all bytes with ("": nothing)."""
-        head = file.read(6)
-        opener = next((each for magic, each in _OPENERS.items() if head.startswith(magic)), None)
-        whole = _Again(head, file)
-        self._file: Stream = whole if opener is None else opener(whole)
-        self._limit = limit
-        self._hashed = Hashed(self._file, digest) if digest else None
-        self._file = self._hashed or self._file
-        self.read_bytes = 0
-
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
-        pieces, left = [], size
-        while left:
-            try:
-                piece = self._file.read(min(left, _PIECE))
-            except _DAMAGED as error:
-                raise Invalid(f"the archive cannot be unpacked: {error}") from error
-            if not piece:
-                break
-            pieces.append(piece)
-            left -= len(piece)
-        data = b"".join(pieces)
-        self.read_bytes += len(data)
-        if self.read_bytes > self._limit:
-            raise Invalid(f"the archive has more than {self._limit} bytes", hint="allow more with --limit")
-        return data
-
-    def check(self, what: str) -> None:
-        """At the end: raises Invalid when the digest is another one."""
-        if self._hashed is not None:
-            self._hashed.check(what)
-
-    def drain(self) -> None:
-        """Read to the end, so that what a compressed file says of itself is checked."""
-        while self.read(_PIECE):
-            pass
 
 
 def import_tar(
@@ -134,7 +62,7 @@ class TarLayer:
         self.skipped: list[tuple[bytes, str]] = []
         self._entries = 0
 
-    def take(self, stream: Unpacked) -> None:
+    def take(self, stream: Unpacked | Ahead) -> None:
         """Every entry of an archive."""
         reader = Reader(stream)
         for entry in reader:

@@ -174,7 +174,7 @@ def test_through_the_commands(live: Live, tree: Path, tmp_path: Path) -> None:
         (("import", "tar:{tmp}/text", "ws", "--exclude", "x"), 2, "for directories only"),
         (("export", "nobody", "tar:{tmp}/x.tar"), 3, "nobody"),
         (("export", "ws0", "{tmp}/x.tar"), 2, "tar:FILE"),
-        (("export", "ws0", "tar:{tmp}/nowhere/x.tar"), 1, "No such file"),
+        (("export", "ws0", "tar:{tmp}/nowhere/x.tar"), 3, "no such directory"),
     ],
 )
 def test_wrong_uses(live: Live, tmp_path: Path, words: tuple[str, ...], code: int, text: str) -> None:

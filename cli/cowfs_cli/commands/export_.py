@@ -13,16 +13,21 @@ from cowfs_cli.common import Session, clean, complete_ref, options
 @click.argument("target", type=click.Path(path_type=bytes))
 @options
 def command(session: Session, ref: str, target: bytes) -> None:
-    """Write a tar archive of REF to TARGET, a new file.
+    """Write REF to TARGET, which is new: a tar archive, a directory, or an image.
 
-    Everything that tar can keep is kept: owners, modes, times to the nanosecond, hard links, extended attributes,
-    access lists, holes, devices. The same snapshot gives the same bytes each time. A workspace is exported as it is
-    now. Sockets are left out, which is told on standard error, and in "problems" with --json.
+    A workspace is exported as it is now. Owners, modes, times, hard links, extended attributes, access lists, holes and
+    devices are kept, and the same snapshot gives the same bytes each time. What cannot be kept is left out, which is
+    told on standard error, and in "problems" with --json.
+
+    An image has the layers of the image that REF was imported as, and one more with what was changed since. It may go
+    into an OCI layout that has other images; its tag must be a new one.
 
     \b
     Examples:
       cowfs export ws-1@good tar:good.tar
-      cowfs export ws-1 tar:/srv/ws-1.tar
+      cowfs export ws-1 dir:/srv/ws-1
+      cowfs export ws-1 oci:/srv/images:good
+      cowfs export ws-1 docker-archive:ws-1.tar:ws-1:good
     """
     from cowfs.client.store import export_lines
     from cowfs.errors import CowfsError

@@ -42,7 +42,8 @@ class Import(Body):
 
 
 class Export(Body):
-    """``target_b64``: on the daemon's machine, ``tar:`` and the absolute path of a file that does not exist."""
+    """``target_b64``: on the daemon's machine, ``tar:``, ``dir:``, ``oci:`` or ``docker-archive:`` and the
+    absolute path of what does not exist (of an image: ``:TAG`` behind it)."""
 
     ref: Ref
     target_b64: Base64Path
