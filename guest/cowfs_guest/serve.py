@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import termios
 import threading
 import tty
 from contextlib import suppress
@@ -21,7 +22,6 @@ from cowfs_guest.agents import AgentSocket
 from cowfs_guest.conversation import Conversation
 from cowfs_guest.freezing import Freezer
 from cowfs_guest.wire import Link
-
 
 HOST_CID = 2
 HOSTS_MAX = 8
@@ -76,7 +76,7 @@ class Server:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
                 try:
                     if os.isatty(fd):
-                        tty.setraw(fd)
+                        tty.setraw(fd, termios.TCSANOW)  # what the host has said already stays
                     self._hosts_of(Link(fd), again)
                 finally:
                     os.close(fd)

@@ -1,7 +1,7 @@
 """What programs inside of a virtual machine ask of their host: taken as they come, answered one after the other.
 
-Rates and rights are those of whoever answers (cowfs_cli.agent.serve.Agent); here is only what keeps a hostile guest from
-filling memory: a short queue, ids that only grow, lines that are no longer than a sandbox's.
+Rates and rights are those of whoever answers (cowfs_cli.agent.serve.Agent); here is only what keeps a
+hostile guest from filling memory: a short queue, ids that only grow, lines that are no longer than a sandbox's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cowfs_cli.agent import protocol
 from cowfs_cli.guests import lines
 
 WAITING_MAX: Final = 8
-PART_CHARACTERS: Final = 8 * 1024
-"""Of an answer in one line: six times as long when each one has to be escaped."""
+PART_CHARACTERS: Final = 5 * 1024
+"""Of an answer in one line: twelve times as long when each one has to be escaped."""
 
 
 class Answering:

@@ -107,7 +107,7 @@ def whole(answer: dict[str, Any], name: str, least: int = 0, most: int = 2**63 -
 def number(answer: dict[str, Any], name: str, most: float = 1e9) -> float:
     """A number of an answer, not negative. Raises Conflict."""
     value = answer.get(name)
-    if type(value) not in (int, float) or not 0 <= value <= most:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
         raise misbehaving(f"{name} is no such number")
     return float(value)
 
