@@ -29,6 +29,7 @@ COMMANDS = (
     "restore",
     "run",
     "bundle",
+    "guest",
     "fork",
     "log",
     "tree",

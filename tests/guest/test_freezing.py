@@ -214,6 +214,9 @@ def test_sync_and_trim(disk: Path, guest: GuestChannel) -> None:
 
 
 def test_what_cannot_be_trimmed_says_why(tmp_path: Path) -> None:
-    with serving(tmp_path, "--root", "/proc") as inside, inside.channel() as guest:
-        with pytest.raises(Invalid, match="/proc cannot be trimmed"):
-            guest.trim()
+    with (
+        serving(tmp_path, "--root", "/proc") as inside,
+        inside.channel() as guest,
+        pytest.raises(Invalid, match="/proc cannot be trimmed"),
+    ):
+        guest.trim()
