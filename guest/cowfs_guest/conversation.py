@@ -47,7 +47,7 @@ class Conversation:
         self._last = 0
         self._answers = False
         self._working = 0
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Run | None] = {}  # None: not started yet, or not to be started any more
         self._asked = 0
         self._pending: dict[str, queue.SimpleQueue[tuple[str, bool] | None]] = {}
 
@@ -76,6 +76,9 @@ class Conversation:
                     self._reset(host)
                 self._answers = message.get("agent") is True
                 self._link.send(self._hello(host), fresh=True)
+        elif "bye" in message:
+            if message["bye"] == self._host:
+                self._reset("")
         elif "answer" in message:
             self._answered(message)
         elif "ack" in message or "cancel" in message:
@@ -89,7 +92,7 @@ class Conversation:
             self._host, self._last, self._answers = host, 0, False
             runs, self._runs = self._runs, {}
             pending, self._pending = self._pending, {}
-        for run in runs.values():
+        for run in filter(None, runs.values()):
             run.cancel()
         for each in pending.values():
             each.put(None)
@@ -98,6 +101,8 @@ class Conversation:
         name = message.get("ack", message.get("cancel"))
         with self._lock:
             run = self._runs.get(name) if isinstance(name, str) else None
+            if run is None and "cancel" in message and isinstance(name, str):
+                self._runs.pop(name, None)
         count = message.get("bytes")
         if run is not None and "cancel" in message:
             run.cancel()
@@ -120,6 +125,8 @@ class Conversation:
                 if self._working >= WORKING_MAX:
                     raise Refused("busy", f"{WORKING_MAX} requests are being carried out", "Wait for one of them.")
                 self._working += 1
+                if verb == "exec":
+                    self._runs[name] = None
         except Refused as error:
             self._refuse(name, error)
             return
@@ -139,12 +146,13 @@ class Conversation:
 
     def run(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         """Run a program to its end."""
-        program: Run = VERBS["exec"](self._server, Fields(given))
-        with self._lock:
-            if not name.startswith(self._host) or not self._host:
-                program.cancel()
-            self._runs[name] = program
         try:
+            program: Run = VERBS["exec"](self._server, Fields(given))
+            with self._lock:
+                if name in self._runs:
+                    self._runs[name] = program
+                else:  # it was cancelled, or its session has ended, meanwhile
+                    program.cancel()
             return program.pump(lambda stream, data: self._tell(name, {"id": name, "stream": stream, "data_b64": data}))
         finally:
             with self._lock:

@@ -1,6 +1,7 @@
 """``cowfs guest``: a virtual machine's own server, asked from its host."""
 
 import secrets
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -157,6 +158,10 @@ def _write(stream: BinaryIO, data: bytes) -> None:
     stream.flush()
 
 
+def _end(_: int, __: object) -> None:
+    raise SystemExit(0)
+
+
 @command.command()
 @click.argument("workspace", shell_complete=complete_ref)
 @click.option("--allow", multiple=True, metavar="VERB,…", help="Also restore, fork.")
@@ -172,6 +177,7 @@ def serve(session: Session, workspace: str, allow: tuple[str, ...], restore_hook
     if allowed - set(CHOICES):
         raise Invalid(f"--allow {','.join(sorted(allowed - set(CHOICES)))}", hint=f"There are: {', '.join(CHOICES)}")
     channel = click.get_current_context().meta["channel"]
+    signal.signal(signal.SIGTERM, _end)
     with connect(session.path()) as store:
         serving = Serving(store, workspace, lambda answer: channel(answer=answer), allowed, restore_hook)
         serving.run(lambda: session.out({"serving": workspace}, lambda: [f"serving {clean(workspace)}"]))

@@ -86,6 +86,8 @@ class Exchange:
 
     def close(self) -> None:
         """Hang up. What is pending fails, Busy; the guest stops what this session has begun."""
+        with suppress(CowfsError):  # a serial line does not tell the guest
+            self._send({"bye": self._session})
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
