@@ -1,4 +1,4 @@
-"""A virtual machine under QEMU, emulated unless told otherwise: any raw image with an ext4 root as its disk; a channel."""
+"""A virtual machine under QEMU, emulated unless told otherwise: any raw ext4 image as its disk, and a channel."""
 
 from __future__ import annotations
 
