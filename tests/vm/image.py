@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cowfs_cli.agent import folder
 
-MODULES = ("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
+MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk",
            "virtio_console", "virtio-rng")  # fmt: skip
 PROGRAMS = ("qemu-system-x86_64", "debootstrap", "busybox", "mkfs.ext4", "apt-get", "dpkg-deb", "cpio")
 

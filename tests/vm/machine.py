@@ -58,7 +58,7 @@ def running(build: Path, disk: Path, directory: Path, *, accel: str = "tcg", mem
         "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35",
         "-cpu", "host" if accel == "kvm" else "max", "-accel", accel, "-m", str(memory_mb),
         "-kernel", str(image.vmlinuz(build)), "-initrd", str(image.initramfs(build)),
-        "-append", "console=ttyS0 panic=-1 quiet",
+        "-append", "console=ttyS0 panic=-1",
         "-chardev", f"file,id=console,path={directory / 'console'}", "-serial", "chardev:console",
         "-drive", f"file={disk},format=raw,if=none,id=disk,cache=writeback,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
