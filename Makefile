@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 export PYTHONPATH := .:daemon:cli:guest
 TYPED := $(foreach folder,cowfs daemon cli guest tests bench,$(if $(shell find $(folder) -name "*.py" -print -quit),$(folder)))
 
-.PHONY: help venv lint check test torture demo bench clean
+.PHONY: help venv lint check test torture vm demo bench clean
 
 help:
 	@echo 'make venv    a virtual environment in .venv, with everything installed'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test    make check and every other test'
 	@echo 'make demo    import, wreck, restore and fork real files, with proof'
 	@echo 'make torture fuzzed records, damaged stores, power losses, 500 kills, mirrors, databases, long life (1.5 hours)'
+	@echo 'make vm      a virtual machine: boot, programs, a copy of its frozen disk (QEMU, root; some minutes)'
 	@echo 'make bench   every scenario of bench/, figures into build/bench (long)'
 
 venv: $(VENV)/.installed
@@ -47,6 +48,9 @@ torture: venv
 	$(PY) -m tests.databases.sqlite --forks 20 --seconds 40
 	$(PY) -m tests.endurance --cycles 10000 --every 500
 	$(PY) -m tests.databases.postgres --forks 20 --seconds 60
+
+vm: venv
+	$(PY) -m tests.vm
 
 demo: venv
 	$(PY) -m bench.demo

@@ -32,6 +32,7 @@ COMMANDS = (
     "disk",
     "docker-plugin",
     "snapshotter",
+    "guest",
     "fork",
     "log",
     "tree",

@@ -1,4 +1,4 @@
-"""``cowfs-guest``: the verbs on the command line, inside of a sandbox."""
+"""``cowfs-guest``: the verbs on the command line, inside of a sandbox or a virtual machine, and the latter's server."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def arguments() -> argparse.ArgumentParser:
     verbs.add_parser("ping", help="what is allowed here")
     for each in verbs.choices.values():
         each.add_argument("--json", action="store_true", help="print JSON")
+    served = verbs.add_parser("serve", help="inside of a virtual machine: do what its host asks")
+    served.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    way = served.add_mutually_exclusive_group()
+    way.add_argument("--port", default="/dev/virtio-ports/com.cowfs.guest", help="a virtio-serial port, or a terminal")
+    way.add_argument("--vsock", type=int, metavar="PORT", help="listen for the host's connections by vsock")
+    way.add_argument("--fd", type=int, metavar="N", help="a stream that is open already")
+    served.add_argument("--root", dest="roots", nargs="+", metavar="MOUNTPOINT", help="what is frozen. Default: /")
+    served.add_argument("--agent-socket", default=cowfs_guest.SOCKET, help="for programs inside; '': none")
     return parser
 
 
@@ -40,6 +48,10 @@ def main() -> int:
     """Run one verb; its exit code."""
     options = vars(arguments().parse_args())
     verb, as_json = options.pop("verb"), options.pop("json")
+    if verb == "serve":
+        from cowfs_guest import serve  # much that a verb does not need
+
+        return serve.main(**options)
     try:
         value = cowfs_guest.call(verb, **options)
     except Refused as error:

@@ -45,26 +45,30 @@ The same in Python, where it is 3.9 or newer (PYTHONPATH is set for it):
 _MAIN = "import sys\nfrom cowfs_guest.__main__ import main\nsys.exit(main())\n"
 
 
+def program(path: Path) -> None:
+    """Write the guest's part as one executable file, for Python 3.9 and newer: the same bytes at every build.
+
+    Raises NotFound when this installation lacks it, OSError.
+    """
+    found = importlib.util.find_spec("cowfs_guest")
+    if found is None or found.origin is None:
+        raise NotFound("the package cowfs_guest is missing", hint="install cowfs anew")
+    with path.open("wb") as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w") as archive:
+            for source in sorted(Path(found.origin).parent.glob("*.py")):
+                archive.writestr(_entry(f"cowfs_guest/{source.name}"), source.read_bytes())
+            archive.writestr(_entry("__main__.py"), _MAIN)
+    path.chmod(0o755)
+
+
 def make(directory: Path) -> None:
     """Make and fill the folder ``directory``, which everybody may enter: its parent must be closed.
 
     Raises NotFound when this installation lacks the guest's part.
     """
-    found = importlib.util.find_spec("cowfs_guest")
-    if found is None or found.origin is None:
-        raise NotFound("the package cowfs_guest is missing", hint="install cowfs anew")
-    source = Path(found.origin).parent
     directory.mkdir()
-    program = directory / PROGRAM
-    with program.open("wb") as file:
-        file.write(b"#!/usr/bin/env python3\n")
-        with zipfile.ZipFile(file, "w") as archive:
-            for path in sorted(source.glob("*.py")):
-                archive.writestr(_entry(f"cowfs_guest/{path.name}"), path.read_bytes())
-            archive.writestr(
-                _entry("__main__.py"), "import sys\nfrom cowfs_guest.__main__ import main\nsys.exit(main())\n"
-            )
-    program.chmod(0o755)
+    program(directory / PROGRAM)
     (directory / MANUAL).write_text(_TEXT)
     os.chmod(directory, 0o755)
 

@@ -40,13 +40,14 @@ CREATOR: Final = "agent"
 class Grant:
     """What the sandbox may do. ``allowed``: of :data:`protocol.CHOICES`. ``per_minute``: requests; ``uid``: whose they
     must be, None: anybody's who can open the socket. ``forks``: how many it may make in all. ``around()``: a context
-    for each restore."""
+    for each restore; ``still()``: one for each checkpoint and fork, in which its files stand still."""
 
     allowed: frozenset[str] = frozenset()
     per_minute: int = 60
     uid: int | None = None
     forks: int = 16
     around: Callable[[], AbstractContextManager[None]] = nullcontext
+    still: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class _Bucket:
@@ -104,7 +105,8 @@ class Agent:
         return {"workspace": self._name, "verbs": [*protocol.ALWAYS, *sorted(self._grant.allowed)]}
 
     def _checkpoint(self, workspace: WorkspaceHandle, message: str = "", label: str | None = None) -> dict[str, Any]:
-        done = workspace.checkpoint(message, label=label, creator=CREATOR, automatic=label is None)
+        with self._grant.still():
+            done = workspace.checkpoint(message, label=label, creator=CREATOR, automatic=label is None)
         return {"snapshot": done.snapshot.id, "changed": done.changed}
 
     def _restore(self, workspace: WorkspaceHandle, ref: str = "") -> dict[str, Any]:
@@ -132,7 +134,8 @@ class Agent:
         if not full:
             raise Invalid("a fork needs a name")
         ref = _own(workspace, ref)
-        self._store.fork(self._name + ref if ref.startswith("@") else ref or self._name, full)
+        with self._grant.still() if not ref else nullcontext():
+            self._store.fork(self._name + ref if ref.startswith("@") else ref or self._name, full)
         return {"workspace": full}
 
 
