@@ -15,7 +15,6 @@ import termios
 import threading
 import tty
 from contextlib import suppress
-from types import FrameType
 
 from cowfs_guest import SOCKET, Refused
 from cowfs_guest.agents import AgentSocket
@@ -112,29 +111,36 @@ class Server:
 
 
 def main(port: str, vsock: int | None, fd: int | None, roots: list[str], agent_socket: str) -> int:
-    """Serve until SIGTERM; the exit code."""
+    """Serve until SIGTERM, SIGINT, or the end of ``fd``; the exit code."""
     sys.dont_write_bytecode = True
-
-    def end(_: int, __: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, end)
+    # A handler alone would be run only when the main thread next comes out of a system call that it is in.
+    ended, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _, __: None)
     try:
         server = Server(roots or ["/"], agent_socket)
     except OSError as error:
         print(f"cowfs-guest: no socket at {agent_socket}: {error.strerror}", file=sys.stderr)
         return 1
-    try:
-        if fd is not None:
-            server.converse(Link(fd))
-        elif vsock is not None:
-            server.vsock(vsock)
-        else:
-            server.port(port)
-    except OSError as error:
+    failed: list[OSError] = []
+
+    def serve() -> None:
+        try:
+            if fd is not None:
+                server.converse(Link(fd))
+            elif vsock is not None:
+                server.vsock(vsock)
+            else:
+                server.port(port)
+        except OSError as error:
+            failed.append(error)
+        os.write(end, b"x")
+
+    threading.Thread(target=serve, name="cowfs-serve", daemon=True).start()
+    os.read(ended, 1)
+    server.close()
+    for error in failed:
         print(f"cowfs-guest: {error} (is there such a device?)", file=sys.stderr)
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        server.close()
-    return 0
+    return 1 if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,11 +22,18 @@ pytestmark = [needs_root("mounts an ext4 image"), *needs_mounts]
 __all__ = ["disk"]
 
 
-@pytest.fixture
-def live(tmp_path: Path) -> Iterator[Live]:
-    with living(tmp_path / "store") as made:
-        made.cowfs("create", "vm-1")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with living(tmp_path_factory.mktemp("agent") / "store") as made:
         yield made
+
+
+@pytest.fixture
+def live(store: Live) -> Iterator[Live]:
+    """A store whose workspace ``vm-1`` is new."""
+    store.cowfs("create", "vm-1")
+    yield store
+    store.cowfs("rm", "--force", *(each["name"] for each in store.json("list")))
 
 
 @pytest.fixture
@@ -126,14 +134,11 @@ def test_a_server_inside_that_is_started_anew_is_answered_again(live: Live, insi
 
 def test_the_host_limits_how_often(live: Live, inside: Inside) -> None:
     with answering(live, inside):
-        codes = [ask_on(inside, 25)]
-    assert "too many requests" in codes[0][-1]
+        assert "too many requests" in pings(inside, 25)[-1]
 
 
-def ask_on(inside: Inside, times: int) -> list[str]:
+def pings(inside: Inside, times: int) -> list[str]:
     """Answers to many pings on one connection of a program inside."""
-    import socket
-
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(60)
         client.connect(str(inside.agent))

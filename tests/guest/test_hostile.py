@@ -172,7 +172,7 @@ def frame(data: bytes, stream: object = "stdout") -> dict[str, object]:
         [{"stream": "stdout", "data_b64": 5}], [{"ok": {"exit_code": 256, "timed_out": False}}],
         [{"ok": {"exit_code": True, "timed_out": False}}], [{"ok": {"exit_code": -1, "timed_out": False}}],
     ],
-    ids=repr,
+    ids=["too-much", "empty", "not-base64", "no-data", "no-text", "code-256", "code-true", "code-negative"],
 )  # fmt: skip
 def test_output_that_is_too_much_or_none_is_refused(tmp_path: Path, frames: list[object]) -> None:
     go = threading.Event()

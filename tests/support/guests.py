@@ -70,8 +70,8 @@ def serving(directory: Path, *words: str) -> Iterator[Inside]:
         finally:
             inside.process.terminate()
             try:
-                inside.process.wait(10)
-            except subprocess.TimeoutExpired:
+                inside.process.wait(30)
+            finally:
                 inside.process.kill()
                 inside.process.wait()
     finally:
