@@ -51,6 +51,7 @@ torture: venv
 
 vm: venv
 	$(PY) -m tests.vm
+	$(PY) -m tests.vm.workspaces
 
 demo: venv
 	$(PY) -m bench.demo
