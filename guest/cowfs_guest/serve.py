@@ -141,6 +141,6 @@ def main(port: str, vsock: int | None, fd: int | None, roots: list[str], agent_s
     threading.Thread(target=serve, name="cowfs-serve", daemon=True).start()
     os.read(ended, 1)
     server.close()
-    for error in failed:
-        print(f"cowfs-guest: {error} (is there such a device?)", file=sys.stderr)
+    for each in failed:
+        print(f"cowfs-guest: {each} (is there such a device?)", file=sys.stderr)
     return 1 if failed else 0
