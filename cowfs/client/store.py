@@ -13,7 +13,7 @@ from typing import Any
 from cowfs.client import decode
 from cowfs.client.place import store_path
 from cowfs.client.wire import Wire, query, segment
-from cowfs.errors import Busy, Invalid
+from cowfs.errors import Busy, CowfsError, Invalid
 from cowfs.results import (
     Change,
     Checkpointed,
@@ -276,11 +276,20 @@ class WorkspaceHandle:
                 # mount is used for something else, the restore decides.
                 with suppress(Busy):
                     store.umount(self.name)
-                    store.mount(self.name)
-            return self.restore(ref, discard=discard)
-        finally:
+                store.mount(self.name)
+            done = self.restore(ref, discard=discard)
+        except BaseException:
             if attached:
+                with suppress(CowfsError):  # what is raised says more
+                    store.disk_mount(self.name)
+            raise
+        if attached:
+            try:
                 store.disk_mount(self.name)
+            except Invalid as error:
+                back = "" if done.undo is None else f"The state before is {done.undo.id}."
+                raise Invalid(f"restored, but its disk cannot be attached: {error.message}", hint=back) from None
+        return done
 
     def undo(self) -> Restored:
         """Take the last restore back."""

@@ -21,7 +21,7 @@ from cowfs.errors import Busy, CowfsError, Invalid, NotFound
 from cowfs_daemon import loops
 from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import EngineLike, Mounted, MountsLike
-from cowfs_daemon.users import MountPoint, lasting_users_of, mounted_at, named, openers, other_places
+from cowfs_daemon.users import MountPoint, lasting_users_of, mount_points, mounted_at, named, openers, other_places
 
 log = logging.getLogger("cowfs.disks")
 SETTING = "disk"
@@ -54,12 +54,17 @@ class Disks:
         image = _open(mounted.path, name, mounted.read_only)
         try:
             found = os.fstat(image)
+            file = loops.Backing(found.st_dev, found.st_ino)
             point = mounted_at(place)
-            if point is not None and loops.backing(point.device) == loops.Backing(found.st_dev, found.st_ino):
+            if point is not None and loops.backing(point.device) == file:
                 return Mounted(mounted.ref, place, mounted.read_only)
             if point is not None:
-                log.warning("detaching what a daemon before has left at %s", place)
-                unmount(place, force=True)
+                _drop(place)
+            if devices := loops.devices_of(file):
+                raise Busy(
+                    f"the disk of {ref} is attached to {', '.join(devices)} already",
+                    hint="Programs may still use it after --force: end them. See: losetup --list",
+                )
             if not mounted.read_only and (users := openers(found.st_dev, found.st_ino, but=frozenset((os.getpid(),)))):
                 raise Busy(f"the disk of {ref} is in use by {named(users)}", hint="Stop that machine first.")
             os.makedirs(place, mode=0o700, exist_ok=True)
@@ -89,10 +94,33 @@ class Disks:
     def attached(self) -> list[Mounted]:
         """The disks that are attached; ``path``: where their files are."""
         return [
-            Mounted(each.ref, each.path + SUFFIX, each.read_only)
-            for each in self._mounts.mounted()
-            if mounted_at(each.path + SUFFIX) is not None
+            Mounted(ref, point.path, "@" in os.path.basename(point.path.removesuffix(SUFFIX)))
+            for ref, point, live in self._places()
+            if live
         ]
+
+    def is_attached(self, ref: str) -> bool:
+        """Whether the disk of a workspace is attached here."""
+        return any(each.ref == ref for each in self.attached())
+
+    def _places(self) -> list[tuple[str, MountPoint, bool]]:
+        """(reference, where, whether what is behind it is served) of all that was attached.
+
+        A mount whose worker is being replaced counts as served; one of a daemon that died with its keeper does not.
+        """
+        points = {point.path: point for point in mount_points()}
+        found = []
+        for path, point in points.items():
+            if not path.endswith(SUFFIX):
+                continue
+            workspace, _, snapshot = os.path.basename(path.removesuffix(SUFFIX)).partition("@")
+            ref = snapshot or workspace
+            if self._mounts.path_of(ref) == path.removesuffix(SUFFIX):
+                below = points.get(path.removesuffix(SUFFIX))
+                file = loops.backing(point.device)
+                live = below is not None and file is not None and _device(file.device) == below.device
+                found.append((ref, point, live))
+        return found
 
     def detach(self, ref: str, force: bool = False) -> None:
         """Detach a disk; everything is in the workspace then. Raises NotFound, and Busy while it is used (``force``:
@@ -102,10 +130,26 @@ class Disks:
             raise NotFound(f"the disk of {ref} is not attached", hint="`cowfs disk list` shows those that are")
         self._detach(*found, force)
 
-    def release(self, ref: str, force: bool) -> None:
-        """Detach the disk, if it is attached, of what is about to be unmounted. Raises Busy."""
-        with suppress(NotFound):
-            self.detach(ref, force)
+    @contextmanager
+    def released(self, ref: str, force: bool) -> Iterator[None]:
+        """The disk, if it is attached, is detached for what unmounts its workspace within; attached again if that
+        fails. Raises Busy."""
+        found = self._find(ref)
+        if found is None:
+            yield
+            return
+        self._detach(*found, force)
+        try:
+            yield
+        except BaseException:
+            self._attach_again(found[0])
+            raise
+
+    def _attach_again(self, ref: str) -> None:
+        try:
+            self.attach(ref)
+        except (CowfsError, OSError) as error:
+            log.error("cannot attach the disk of %s again: %s", ref, error)
 
     def _find(self, ref: str) -> tuple[str, str, MountPoint] | None:
         """(reference, place, mount point) of an attached disk."""
@@ -118,9 +162,12 @@ class Disks:
 
     def _detach(self, ref: str, place: str, point: MountPoint, force: bool) -> None:
         self._refuse_if_used(ref, point, force)
+        file = loops.backing(point.device)
+        with suppress(OSError):  # a frozen one could be neither written out nor thawed once it has no place
+            loops.thaw(place)
         try:
             unmount(place)
-            loops.wait_let_go(point.device)
+            loops.wait_let_go(point.device, file)
         except Busy:
             if not force:
                 raise
@@ -150,10 +197,7 @@ class Disks:
             then()
         except BaseException:
             for ref in gone:
-                try:
-                    self.attach(ref)
-                except (CowfsError, OSError) as error:
-                    log.error("cannot attach the disk of %s again: %s", ref, error)
+                self._attach_again(ref)
             raise
 
     @contextmanager
@@ -161,7 +205,7 @@ class Disks:
         """The filesystem on the attached disk of a live workspace stands still within; no disk: nothing happens."""
         path = self._mounts.path_of(ref)
         place = "" if path is None else path + SUFFIX
-        if path is None or mounted_at(place) is None:
+        if path is None or not self.is_attached(ref):
             yield
             return
         timer = threading.Timer(self._frozen_seconds, self._late, (place,))
@@ -169,26 +213,41 @@ class Disks:
         if not loops.freeze(place):  # whoever did that thaws it
             yield
             return
-        timer.start()
         try:
+            timer.start()
             yield
         finally:
             timer.cancel()
-            loops.thaw(place)
+            with suppress(FileNotFoundError):  # detached by a daemon that is stopping, which thaws before
+                loops.thaw(place)
 
     def _late(self, place: str) -> None:
         log.warning("%s was frozen for %s s: thawed before the checkpoint has ended", place, self._frozen_seconds)
         with suppress(OSError):
             loops.thaw(place)
 
-    def thaw_all(self) -> None:
-        """Thaw what a daemon that was killed within a checkpoint has left frozen."""
+    def recover(self) -> None:
+        """Thaw what a daemon that was killed within a checkpoint has left frozen; let go of what has nothing behind it
+        any more, since the daemon died with its keeper."""
+        for _, point, live in self._places():
+            if not live:
+                _drop(point.path)
         for each in self.attached():
             try:
                 if loops.thaw(each.path):
                     log.warning("%s was left frozen by a daemon before: thawed", each.path)
             except OSError as error:
                 log.error("cannot look at %s: %s", each.path, error.strerror)
+
+
+def _device(number: int) -> str:
+    """A device as mountinfo has it."""
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _drop(place: str) -> None:
+    log.warning("detaching what a daemon before has left at %s", place)
+    unmount(place, force=True)
 
 
 def _open(root: str, name: str, read_only: bool) -> int:

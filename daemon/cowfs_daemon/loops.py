@@ -5,6 +5,7 @@ Sources: loop(4), ``linux/loop.h``, ``linux/fs.h`` (FIFREEZE, FITHAW).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from cowfs.errors import Busy, CowfsError, Invalid
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 _LOOP_GET_STATUS64 = 0x4C05
 _STATUS_BYTES = 232
@@ -40,10 +42,16 @@ def attach(image: int, place: str, *, read_only: bool) -> None:
     The device uses direct I/O and gives freed blocks back to the file (as holes); it goes with the mount.
     Raises Invalid: it holds no filesystem that can be mounted; CowfsError: there is no loop device.
     """
-    options = ["nosuid", "nodev", "noatime", *(("ro", "noload") if read_only else ("discard",))]
+    # What an image says should happen on errors (a panic, perhaps) is not its to say.
+    options = ["nosuid", "nodev", "noatime", "errors=remount-ro"]
+    options += ["ro", "noload"] if read_only else ["discard"]
     words = ["losetup", "--find", "--show", "--direct-io=on", *(("--read-only",) if read_only else ())]
     device = _run([*words, f"/proc/self/fd/{image}"], image).strip()
     try:
+        # losetup opens by name what the descriptor is called: somebody may have put something else there meanwhile.
+        about = os.fstat(image)
+        if backing(f"{_LOOP_MAJOR}:{device.removeprefix('/dev/loop')}") != Backing(about.st_dev, about.st_ino):
+            raise Invalid("the disk was replaced by another file while it was attached")
         _run(["mount", "-t", "ext4", "-o", ",".join(options), device, place])
     except Invalid as error:
         raise Invalid(
@@ -91,16 +99,22 @@ def backing(device: str) -> Backing | None:
     return Backing(_decoded(encoded), inode)
 
 
+def devices_of(file: Backing) -> list[str]:
+    """The loop devices that have the file behind them, as ``/dev/loopN``."""
+    names = [each for each in os.listdir("/sys/block") if each.startswith("loop")]
+    return [f"/dev/{name}" for name in names if backing(f"{_LOOP_MAJOR}:{name.removeprefix('loop')}") == file]
+
+
 def _decoded(number: int) -> int:
     """The kernel tells the device as huge_encode_dev does, which is the way of stat for minors that fit."""
     return os.makedev((number >> 8) & 0xFFF, (number & 0xFF) | (number >> 12) & 0xFFF00)
 
 
-def wait_let_go(device: str) -> None:
-    """Return when nothing is behind the loop device any more. Raises Busy when somebody else keeps it."""
+def wait_let_go(device: str, file: Backing | None) -> None:
+    """Return when the loop device has ``file`` behind it no more. Raises Busy when somebody else keeps it."""
     until = time.monotonic() + LET_GO_SECONDS
     pause = 0.001
-    while backing(device) is not None:
+    while file is not None and backing(device) == file:
         if time.monotonic() > until:
             raise Busy(f"the loop device {device} is still in use", hint="See who has it: losetup --list")
         time.sleep(pause)
@@ -109,6 +123,7 @@ def wait_let_go(device: str) -> None:
 
 def freeze(place: str) -> bool:
     """Write out everything and stop writers at the filesystem mounted at ``place``; False when it was frozen."""
+    _syncfs(place)  # writers go on meanwhile: freezing itself finds little left to write
     try:
         _ioctl(place, _FIFREEZE)
     except OSError as error:
@@ -127,6 +142,16 @@ def thaw(place: str) -> bool:
             return False
         raise
     return True
+
+
+def _syncfs(place: str) -> None:
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), place)
+    finally:
+        os.close(descriptor)
 
 
 def _ioctl(place: str, request: int) -> None:

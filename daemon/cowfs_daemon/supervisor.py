@@ -81,7 +81,7 @@ async def supervise(sock: socket.socket, parts: Parts, ready: Callable[[], None]
     ``signals``: stop on SIGTERM and SIGINT, too; only possible in the main thread. True: to be replaced, not stopped.
     """
     disks = Disks(parts.engine, parts.mounts)
-    disks.thaw_all()
+    disks.recover()
     daemon = Daemon(parts, time.time_ns(), disks)
     verbs = Verbs(parts.engine, parts.mounts, daemon, time.time_ns, parts.changed, parts.samples, disks)
     config = Config()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,11 +20,12 @@ from tests.disks.conftest import checked, loops_of
 
 
 @contextmanager
-def holding(path: str) -> Iterator[subprocess.Popen[bytes]]:
+def holding(path: str, *, create: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has ``path`` open for writing, as a machine has its disk."""
-    code = "import os, sys; os.open(sys.argv[1], os.O_RDWR); print('.', flush=True); sys.stdin.read()"
+    flags = os.O_RDWR | (os.O_CREAT if create else 0)
+    code = "import os, sys; os.open(sys.argv[1], int(sys.argv[2])); print('.', flush=True); sys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, path, str(flags)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
@@ -234,6 +236,52 @@ def test_it_goes_with_its_workspace(disk: Live) -> None:
     with open(place / "file"):
         disk.cowfs("rm", "vm", "--force")
     assert disk.json("list") == []
+
+
+def test_what_programs_still_use_after_force_is_not_attached_twice(disk: Live) -> None:
+    place = Path(disk.cowfs("disk", "mount", "vm"))
+    (place / "file").write_text("old")
+    with open(place / "file") as file:
+        disk.cowfs("disk", "umount", "vm", "--force")
+        ended = disk.run("disk", "mount", "vm")
+        assert ended.code == 5
+        assert "losetup" in ended.err
+        assert file.read() == "old"
+    disk.cowfs("disk", "mount", "vm")
+    assert (place / "file").read_text() == "old"
+
+
+def test_force_restores_nothing_below_a_kernel_that_has_it(disk: Live) -> None:
+    place = Path(disk.cowfs("disk", "mount", "vm"))
+    disk.cowfs("checkpoint", "vm", "--label", "one")
+    (place / "file").touch()
+    assert disk.run("restore", "vm", "@one", "--force").code == 5
+    disk.cowfs("set", "vm", "disk=")
+    assert disk.run("restore", "vm", "@one").code == 5
+    assert (place / "file").exists()
+
+
+def test_a_refused_unmount_leaves_it_attached(disk: Live) -> None:
+    place = Path(disk.cowfs("disk", "mount", "vm"))
+    (place / "file").write_text("kept")
+    with holding(image_of(disk, "vm").removesuffix("disk.img") + "other", create=True):
+        for words in (("umount", "vm"), ("rm", "vm")):
+            assert disk.run(*words).code == 5, words
+            assert (place / "file").read_text() == "kept", words
+
+
+def test_what_a_daemon_that_was_killed_with_its_keeper_has_left(disk: Live) -> None:
+    place = Path(disk.cowfs("disk", "mount", "vm"))
+    (place / "file").write_text("kept")
+    _sync(place)
+    status = disk.json("daemon", "status")
+    pids = [status["keeper"]["pid"], status["supervisor"]["pid"]]
+    for pid in pids + [each["pid"] for each in status["workers"] + status["settlers"]]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    disk.cowfs("checkpoint", "vm")
+    assert disk.json("disk", "list") == []
+    assert (Path(disk.cowfs("disk", "mount", "vm")) / "file").read_text() == "kept"
 
 
 def test_no_disk_or_no_filesystem_is_said(disk: Live) -> None:

@@ -3,11 +3,12 @@
 import json
 import os
 import shlex
+import stat
 
 import click
 
 from cowfs.client import connect
-from cowfs.errors import Invalid
+from cowfs.errors import Busy, Invalid
 from cowfs_cli.common import Session, complete_ref, options, table
 
 
@@ -112,7 +113,11 @@ def config(
         names = {each.key: each.value for each in store.settings(workspace)}
         if not isinstance(name := names.get("disk"), str):
             raise Invalid(f"{workspace} has no disk", hint="Make one: cowfs create NAME --disk 8G")
+        if any(each["ref"] == workspace for each in store.disks()):
+            raise Busy(f"the disk of {workspace} is attached here", hint=f"cowfs disk umount {workspace}")
         image = os.path.join(store.mount(workspace), name)
+        if "/" in name or not os.path.lexists(image) or not stat.S_ISREG(os.lstat(image).st_mode):
+            raise Invalid(f"the disk of {workspace}, {name[:80]!a}, is no regular file at its top")
     given = machines.Machine(image, workspace, kernel, initrd, memory_mib=memory, cpus=cpus, socket=socket)
     if append is not None:
         given = machines.Machine(image, workspace, kernel, initrd, append, memory, cpus, socket)

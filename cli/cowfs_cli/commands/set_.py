@@ -5,7 +5,7 @@ import click
 from cowfs_cli.common import Session, clean, complete_ref, options, table
 
 KEYS = (
-    "quota.bytes", "quota.inodes", "retention.last", "retention.within", "retention.automatic", "ttl", "pin",
+    "quota.bytes", "quota.inodes", "retention.last", "retention.within", "retention.automatic", "ttl", "disk", "pin",
     "template", "description", "managed",
 )  # fmt: skip
 """What completion offers; the daemon decides what there is."""
@@ -33,6 +33,7 @@ def command(session: Session, ref: str, settings: tuple[str, ...], label: str | 
       retention.within=7d      keep its snapshots for so long
       retention.automatic=20   keep so many of its newest automatic snapshots
       ttl=30d                  remove the workspace when it was not used for so long
+      disk=NAME                the file at its top that is a machine's disk: not restored while open
       managed=TEXT             what the program that manages it notes about it
     Of both:
       pin=yes                  never remove it by a rule

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cowfs.client.store import Store
-from cowfs.errors import CowfsError, Invalid, NoSpace
+from cowfs.errors import Busy, CowfsError, Invalid, NoSpace, NotFound
 
 IMAGE = "disk.img"
 LEAST_BYTES = 8 << 20
@@ -56,11 +57,15 @@ def _content(store: Store, name: str, source: str | None) -> Iterator[str | None
             raise Invalid(f"{path} is not a directory")
         yield path
     elif _IMPORTED.match(source):
-        made = store.import_tree(source, f"{name}-content")
+        # Its name is nobody's choice; should this process be killed, a rule takes it away.
+        content = store.workspace(f"content-{secrets.token_hex(8)}")
         try:
-            yield made.path
+            store.import_tree(source, content.name)
+            content.set({"ttl": "1h"})
+            yield content.path
         finally:
-            made.remove(force=True)
+            with suppress(NotFound):
+                content.remove(force=True)
     else:
         before = {each["path"] for each in store.mounts()}
         path = store.mount(source)
@@ -68,7 +73,8 @@ def _content(store: Store, name: str, source: str | None) -> Iterator[str | None
             yield path
         finally:
             if path not in before:
-                store.umount(source)
+                with suppress(Busy, NotFound):  # somebody else has come to use it
+                    store.umount(source)
 
 
 def format_image(image: str, root: str | None, label: str) -> None:

@@ -94,8 +94,8 @@ def _mounts(routes: APIRouter, verbs: Verbs) -> None:
     @routes.delete("/mounts", status_code=204)
     async def umount(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
         def umount() -> None:
-            verbs.disks.release(ref, force)
-            verbs.mounts.umount(ref, force, asked)
+            with verbs.disks.released(ref, force):
+                verbs.mounts.umount(ref, force, asked)
 
         await verbs.run(umount, locks=(workspace_of(ref),), asked=asked)
         verbs.emit("unmounted", ref=ref)

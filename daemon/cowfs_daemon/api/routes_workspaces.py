@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cowfs.errors import Invalid, NotFound
+from cowfs.errors import Busy, Invalid, NotFound
 from cowfs.images import source_of
 from cowfs.remembered import Imported
 from cowfs.remembered import Request as Asked
@@ -193,6 +193,11 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
     @routes.post("/workspaces/{name}/restore", response_model=shapes.RestoreShape)
     async def restore(name: str, body: bodies.Restore, asked: Keyed) -> JSONResponse:
         def work() -> Restored:
+            if verbs.disks.is_attached(name):  # not to be forced: this kernel would write what it remembers into it
+                raise Busy(
+                    f"the disk of {name} is attached",
+                    hint="`cowfs disk restore` detaches it, restores and attaches it again.",
+                )
             if body.ref is None:
                 return verbs.engine.undo(name, asked)
             ref = name + body.ref if body.ref.startswith("@") else body.ref
@@ -274,10 +279,10 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            verbs.disks.release(ref, force)
-            with suppress(NotFound):  # not mounted
-                verbs.mounts.umount(ref, force)
-            verbs.engine.remove(ref, force, asked)
+            with verbs.disks.released(ref, force):
+                with suppress(NotFound):  # not mounted
+                    verbs.mounts.umount(ref, force)
+                verbs.engine.remove(ref, force, asked)
 
         _, fresh = await verbs.once("remove", asked, work, (workspace_of(ref),))
         if fresh:

@@ -326,7 +326,7 @@ class Operations(pyfuse3.Operations):
         while True:
             await self._may_open(ino, flags)
             with self._workspace.lock:
-                if is_writable(flags) and self._must_wait():
+                if is_writable(flags) and self._must_wait() is not None:
                     continue
                 inode = self._view.inode(ino)
                 if flags & os.O_TRUNC:
@@ -344,7 +344,7 @@ class Operations(pyfuse3.Operations):
             await self._may_open(known, flags)
             with self._workspace.lock:
                 inode = self._view.lookup(parent, name)
-                if is_writable(flags) and self._must_wait():
+                if is_writable(flags) and self._must_wait() is not None:
                     continue
                 if inode is not None and inode.ino in self._served.stale and known != inode.ino:
                     known = inode.ino
