@@ -23,7 +23,7 @@ from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
 from cowfs_daemon.fuse.mount import unmount
 from cowfs_daemon.ports import Mounted, WorkerGone
-from cowfs_daemon.users import lasting_users_of, mounted_at, named, other_places
+from cowfs_daemon.users import lasting_users_of, mount_points, mounted_at, named, other_places
 
 log = logging.getLogger("cowfs.mounts")
 KEYS_MAX = 1_000
@@ -242,11 +242,22 @@ class Mounts:
                 mounts = self._present()
             for mounted in mounts:
                 self._detach(mounted, force)
+            self._clear_unknown()
         except BaseException:
             with self._lock:
                 self._stopping = False
             self.restore_all()
             raise
+
+    def _clear_unknown(self) -> None:
+        """Detach what a worker has mounted whose answer has reached no supervisor: nobody serves it from now on."""
+        for point in mount_points():
+            if os.path.dirname(point.path) == self._directory:
+                log.warning("detaching %s, of which nobody knew", point.path)
+                clear_place(point.path)
+                with contextlib.suppress(OSError):
+                    os.rmdir(point.path)
+                    os.rmdir(self._directory)
 
     def _detach(self, mounted: Mounted, force: bool) -> None:
         if not force:

@@ -181,3 +181,14 @@ def test_what_is_unmounted_meanwhile_is_not_mounted_again(owned: Owned, monkeypa
     assert mounted_at(str(path)) is None
     with owned.mounts.unmounted("two"):
         pass
+
+
+def test_a_stop_detaches_what_no_supervisor_has_heard_of(owned: Owned) -> None:
+    owned.make("one")
+    snapshot = owned.engine.checkpoint("one", "m").snapshot.id
+    path = owned.mounts.mount(snapshot).path
+    owned.mounts._table.pop(snapshot)  # as if the supervisor had died before the worker's answer
+    owned.mounts._wanted.discard(snapshot)
+    owned.mounts.detach_all(force=False)
+    assert mounted_at(path) is None
+    assert not os.path.exists(path)
