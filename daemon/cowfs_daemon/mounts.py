@@ -21,7 +21,7 @@ from typing import Protocol
 
 from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NotFound
 from cowfs.remembered import Request
-from cowfs_daemon.fuse.mount import unmount
+from cowfs_daemon.fuse.mount import abort, unmount
 from cowfs_daemon.ports import Mounted, WorkerGone
 from cowfs_daemon.users import lasting_users_of, mount_points, mounted_at, named, other_places
 
@@ -330,7 +330,13 @@ class Mounts:
 
 
 def clear_place(path: str) -> None:
-    """Make the directory ``path``, and detach what a killed daemon left mounted there (its connection is gone)."""
-    while mounted_at(path) is not None:
+    """Make the directory ``path``, and detach what a killed daemon left mounted there, which nobody serves any more.
+
+    Its connection is aborted: a worker that was killed while it opened its own mount waits for itself, descriptors and
+    all, and would do so for ever.
+    """
+    while (point := mounted_at(path)) is not None:
+        with contextlib.suppress(OSError, CowfsError):
+            abort(int(point.device.partition(":")[2]))
         unmount(path, force=True)
     os.makedirs(path, mode=0o700, exist_ok=True)
