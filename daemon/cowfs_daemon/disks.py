@@ -100,7 +100,11 @@ class Disks:
         ]
 
     def is_attached(self, ref: str) -> bool:
-        """Whether the disk of a workspace is attached here."""
+        """Whether the disk of a workspace is attached here. Asked by every checkpoint, so the table of mounts is read
+        only where there is a place for a disk."""
+        path = self._mounts.path_of(ref)
+        if path is None or not os.path.lexists(path + SUFFIX):
+            return False
         return any(each.ref == ref for each in self.attached())
 
     def _places(self) -> list[tuple[str, MountPoint, bool]]:

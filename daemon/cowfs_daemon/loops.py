@@ -12,6 +12,8 @@ import os
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cowfs.errors import Busy, CowfsError, Invalid
@@ -145,18 +147,21 @@ def thaw(place: str) -> bool:
 
 
 def _syncfs(place: str) -> None:
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _opened(place) as descriptor:
         if _libc.syncfs(descriptor):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), place)
-    finally:
-        os.close(descriptor)
 
 
 def _ioctl(place: str, request: int) -> None:
+    with _opened(place) as descriptor:
+        fcntl.ioctl(descriptor, request, 0)
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[int]:
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, request, 0)
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -336,7 +336,9 @@ def clear_place(path: str) -> None:
     all, and would do so for ever.
     """
     while (point := mounted_at(path)) is not None:
-        with contextlib.suppress(OSError, CowfsError):
-            abort(int(point.device.partition(":")[2]))
+        major, _, minor = point.device.partition(":")
+        if major == "0":  # a connection has the number of its device, and no filesystem on a disk has major 0
+            with contextlib.suppress(OSError, CowfsError):
+                abort(int(minor))
         unmount(path, force=True)
     os.makedirs(path, mode=0o700, exist_ok=True)
