@@ -219,10 +219,19 @@ def decode_dirent(cookie: int, value: bytes) -> tuple[bytes, Dirent]:
     name = value[_DIRENT.size :]
     if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise Corrupt("directory entry: impossible name")
+    return name, _dirent(cookie, value)
+
+
+def dirent_of(name: bytes, cookie: int, value: bytes) -> Dirent | None:
+    """The entry, if it is that of ``name``, a possible one; None: another's. Raises :class:`Corrupt`."""
+    return _dirent(cookie, value) if value[_DIRENT.size :] == name else None
+
+
+def _dirent(cookie: int, value: bytes) -> Dirent:
     ino, kind = _DIRENT.unpack_from(value)
     if ino == 0 or kind > 15:
         raise Corrupt("directory entry: impossible inode or type")
-    return name, Dirent(cookie, ino, kind)
+    return Dirent(cookie, ino, kind)
 
 
 _EXTENT = struct.Struct("<I32s")

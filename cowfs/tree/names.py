@@ -12,7 +12,7 @@ from functools import lru_cache
 from cowfs.blocks.api import BlockSource
 from cowfs.errors import Corrupt
 from cowfs.formats.checksum import block_id
-from cowfs.formats.inode import Dirent, decode_dirent
+from cowfs.formats.inode import Dirent, decode_dirent, dirent_of
 from cowfs.tree import radix
 
 DISCRIMINATORS = 256
@@ -37,8 +37,8 @@ def free_discriminator(used: Container[int]) -> int | None:
 def find_name(blocks: BlockSource, pointer: bytes, key: int, name: bytes) -> Dirent | None:
     """The entry of ``name`` in a directory's tree, ``key`` being its :func:`directory_key`. Raises Corrupt."""
     for cookie, value in radix.group(blocks, pointer, key << 8, 8):
-        found, entry = decode_dirent(cookie, value)
-        if found == name:
+        entry = dirent_of(name, cookie, value)
+        if entry is not None:
             return entry
     return None
 

@@ -84,16 +84,16 @@ def link(state: State, time: int, record: j.Link, cookie: int = 0) -> Inode:
     return inode
 
 
-def unlink(state: State, time: int, record: j.Unlink) -> None:
-    """A name goes; so does the inode with its last name."""
+def unlink(state: State, time: int, record: j.Unlink, entry: Entry | None = None) -> None:
+    """A name goes; so does the inode with its last name. ``entry``: the name's, when it has just been looked up."""
     parent = state.own(state.inode(record.parent))
     inode = state.own(state.inode(record.ino))
-    _remove(state, parent, record.name, record.ino, time)
+    _remove(state, parent, record.name, record.ino, time, entry)
     _lose_name(state, parent, inode, record.name, bool(record.orphan), time)
 
 
-def rename(state: State, time: int, record: j.Rename, cookie: int = 0) -> None:
-    """A name moves, or two names change places; ``cookie`` as for :func:`make`."""
+def rename(state: State, time: int, record: j.Rename, cookie: int = 0, entry: Entry | None = None) -> None:
+    """A name moves, or two names change places; ``cookie`` as for :func:`make`, ``entry`` as for :func:`unlink`."""
     old_parent = state.own(state.inode(record.parent))
     new_parent = state.own(state.inode(record.new_parent))
     inode = state.own(state.inode(record.ino))
@@ -116,7 +116,7 @@ def rename(state: State, time: int, record: j.Rename, cookie: int = 0) -> None:
         _point(state, old_parent, record.name, white, time)
         state.add(white)
     else:
-        _remove(state, old_parent, record.name, record.ino, time)
+        _remove(state, old_parent, record.name, record.ino, time, entry)
     _move(state, inode, (record.parent, record.name), (record.new_parent, record.new_name), time)
 
 
@@ -136,9 +136,9 @@ def _point(state: State, parent: Inode, name: bytes, inode: Inode, time: int) ->
     parent.mtime = parent.ctime = time
 
 
-def _remove(state: State, parent: Inode, name: bytes, ino: int, time: int) -> None:
+def _remove(state: State, parent: Inode, name: bytes, ino: int, time: int, entry: Entry | None) -> None:
     directory = state.own_directory(parent)
-    entry = directory.lookup(name)
+    entry = entry or directory.lookup(name)
     if entry is None or entry.ino != ino:
         raise Corrupt("journal: a name does not hold the inode it should")
     directory.remove(entry)

@@ -16,7 +16,7 @@ from cowfs.formats.inode import NAME_MAX, XATTRS_MAX
 from cowfs.geometry import DIRECTORY_BLOCKS, PAGE
 from cowfs.view import acl, apply
 from cowfs.view.descriptors import Descriptors
-from cowfs.view.directory import free_cookie
+from cowfs.view.directory import Entry, free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.reading import check_namespace
@@ -162,22 +162,22 @@ class View(Descriptors):
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
-    def _entry(self, parent: int, name: bytes) -> Inode:
+    def _entry(self, parent: int, name: bytes) -> tuple[Inode, Entry]:
         directory = self.state.inode(parent)
         entry = self.state.directory(directory).lookup(name)
         self._check_length(directory, name)
         if entry is None:
             raise fail(errno.ENOENT)
-        return self.state.inode(entry.ino)
+        return self.state.inode(entry.ino), entry
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> Inode:
         """Remove a name that is not a directory's; returns its inode. Raises ENOENT, EISDIR."""
-        inode = self._entry(parent, name)
+        inode, entry = self._entry(parent, name)
         if inode.is_dir:
             raise fail(errno.EISDIR)
         orphan = 1 if inode.nlink == 1 and self.is_open(inode.ino) else 0
         record = j.Unlink(parent, inode.ino, orphan, name)
-        apply.unlink(self.state, self._journaled(record, caller), record)
+        apply.unlink(self.state, self._journaled(record, caller), record, entry)
         self._lost_name(inode.ino, orphan)
         return inode
 
@@ -191,13 +191,13 @@ class View(Descriptors):
             raise fail(errno.EINVAL)
         if name == b"..":
             raise fail(errno.ENOTEMPTY)
-        inode = self._entry(parent, name)
+        inode, entry = self._entry(parent, name)
         if not inode.is_dir:
             raise fail(errno.ENOTDIR)
         if len(self.state.directory(inode)):
             raise fail(errno.ENOTEMPTY)
         record = j.Unlink(parent, inode.ino, self.is_open(inode.ino), name)
-        apply.unlink(self.state, self._journaled(record, caller), record)
+        apply.unlink(self.state, self._journaled(record, caller), record, entry)
         return inode
 
     def rename(
@@ -215,10 +215,10 @@ class View(Descriptors):
         state = self.state
         target_dir = state.inode(new_parent)
         target = state.directory(target_dir)
-        inode = self._entry(parent, name)
+        inode, entry = self._entry(parent, name)
         self._check_length(target_dir, new_name)
-        entry = target.lookup(new_name)
-        old = None if entry is None else state.inode(entry.ino)
+        there = target.lookup(new_name)
+        old = None if there is None else state.inode(there.ino)
         exchange = flags & RENAME_EXCHANGE
         if old is None:
             if exchange:
@@ -248,7 +248,7 @@ class View(Descriptors):
         record = j.Rename(
             parent, new_parent, inode.ino, old.ino if old else 0, orphan, flags & 6, whiteout, uid, gid, name, new_name
         )
-        apply.rename(state, self._journaled(record, caller), record, cookie)
+        apply.rename(state, self._journaled(record, caller), record, cookie, entry)
         if record.replaced:
             self._lost_name(record.replaced, orphan)
         return None if exchange else old

@@ -64,3 +64,13 @@ def test_entry_under_a_foreign_key_is_corrupt() -> None:
     assert entry_at(key << 8, value, 54) == (b"a", Dirent(key << 8, 5, 4))
     with pytest.raises(Corrupt):
         entry_at((key ^ 1) << 8, value, 54)
+
+
+def test_only_the_entry_of_the_name_is_judged() -> None:
+    blocks = MemoryBlocks()
+    entries = {7 << 8: encode_dirent(0, 8, b"nowhere"), 7 << 8 | 1: encode_dirent(3, 8, b"a"), 7 << 8 | 2: b"short"}
+    pointer = radix.update(blocks, blocks, b"", entries, Geometry(), True)
+    assert find_name(blocks, pointer, 7, b"a") == Dirent(7 << 8 | 1, 3, 8)
+    assert find_name(blocks, pointer, 7, b"b") is None
+    with pytest.raises(Corrupt):
+        find_name(blocks, pointer, 7, b"nowhere")
