@@ -51,13 +51,6 @@ LIVE_RECORDS_MAX = 150_000
 """Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
 
 
-CARRIED_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes of files without a name that are open, written again into each new layer, so that they outlive the process.
-
-More would make a checkpoint slow; such files are lost when the process that serves them dies after a checkpoint.
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Env:
     """What a workspace takes from outside: ``clock`` gives ns since the epoch, ``disk`` is where the journals lie."""
@@ -235,7 +228,7 @@ class Workspace:
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
             self._journal_untold()
-            self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+            self._carried_bytes = self.view.carry_opens()
 
     def _journal_untold(self) -> None:
         if self.untold:

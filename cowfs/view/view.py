@@ -158,7 +158,6 @@ class View(Descriptors):
         self._room.take(self.state, 0, 0, _RECORD)
         if ino in self.state.orphans and (ino < self.state.first_ino or ino in self._ended):
             self._carry(inode, caller)
-        self._ended.discard(ino)
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
