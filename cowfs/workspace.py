@@ -48,7 +48,7 @@ LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
 
 LIVE_RECORDS_MAX = 150_000
-"""Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
+"""Journal records of a live layer, and extents that clones made, at which it is frozen by itself: 2 s of replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Workspace:
         return (
             len(self.view.state.live) >= LIVE_INODES_MAX
             or journal.layer_bytes() >= LIVE_BYTES_MAX + self._carried_bytes
-            or journal.layer_records() >= LIVE_RECORDS_MAX
+            or journal.layer_records() + self.view.state.cloned >= LIVE_RECORDS_MAX
         )
 
     def checkpoint(self, order: CheckpointOrder) -> Outcome:
@@ -298,7 +298,7 @@ class Workspace:
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
-        records = self.journal.layer_records()
+        records = self.journal.layer_records() + self.view.state.cloned
         layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
         layer.records = max(layer.records, records)
         self.live = live
