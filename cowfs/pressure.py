@@ -52,7 +52,8 @@ class Bounds:
 
 
 class Backlog(NamedTuple):
-    """What waits: unsettled layers, their journal records and bytes, the live layer included in both."""
+    """What waits: unsettled layers, their journal records (and extents that clones made) and bytes, the live layer's
+    included."""
 
     layers: int
     records: int
@@ -132,7 +133,7 @@ class Lag:
 
 def backlog(state: State, journal: Journal, stalled: frozenset[str] = frozenset()) -> Backlog:
     """What waits of one workspace; ``stalled``: layers that cannot be settled."""
-    layers, records, size, stuck = 0, journal.layer_records(), journal.layer_bytes(), False
+    layers, records, size, stuck = 0, journal.layer_records() + state.cloned, journal.layer_bytes(), False
     layer: Layer | None = state.parent
     while layer is not None:
         below, delta = layer.below

@@ -48,14 +48,7 @@ LIVE_BYTES_MAX = 256 * 1024 * 1024
 """Journal bytes of a live layer at which it is frozen by itself."""
 
 LIVE_RECORDS_MAX = 150_000
-"""Journal records of a live layer at which it is frozen by itself: about 2 s of replay."""
-
-
-CARRIED_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes of files without a name that are open, written again into each new layer, so that they outlive the process.
-
-More would make a checkpoint slow; such files are lost when the process that serves them dies after a checkpoint.
-"""
+"""Journal records of a live layer, and extents that clones made, at which it is frozen by itself: 2 s of replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +175,7 @@ class Workspace:
         return (
             len(self.view.state.live) >= LIVE_INODES_MAX
             or journal.layer_bytes() >= LIVE_BYTES_MAX + self._carried_bytes
-            or journal.layer_records() >= LIVE_RECORDS_MAX
+            or journal.layer_records() + self.view.state.cloned >= LIVE_RECORDS_MAX
         )
 
     def checkpoint(self, order: CheckpointOrder) -> Outcome:
@@ -235,7 +228,7 @@ class Workspace:
             if self.unanswered is not None:
                 self.journal.append(j.Pending(*self.unanswered), self.env.clock())
             self._journal_untold()
-            self._carried_bytes = self.view.carry_opens(CARRIED_BYTES_MAX)
+            self._carried_bytes = self.view.carry_opens()
 
     def _journal_untold(self) -> None:
         if self.untold:
@@ -305,7 +298,7 @@ class Workspace:
         return (operations[0], made, *operations[1:]), layer
 
     def _frozen(self, live: str) -> tuple[tuple[control.Operation, ...], Layer]:
-        records = self.journal.layer_records()
+        records = self.journal.layer_records() + self.view.state.cloned
         layer = self.view.state.freeze(self.live, self.id, self.journal.cut())
         layer.records = max(layer.records, records)
         self.live = live

@@ -26,7 +26,7 @@ class Layer:
 
     ``table`` is the pointer of the settled inode table and ``root`` the root's id, both None until
     settled. ``parent`` is None for a layer that needs none any more. ``records``: how many its journal has of it,
-    about, for the inodes and extents that it holds in memory.
+    about, and clones made of extents: what it holds in memory.
     """
 
     __slots__ = (

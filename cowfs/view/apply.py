@@ -18,7 +18,7 @@ from cowfs.view import acl
 from cowfs.view.directory import Entry, free_cookie
 from cowfs.view.file import Source, fresh_pages
 from cowfs.view.inode import Inode
-from cowfs.view.sharing import pieces
+from cowfs.view.sharing import Shared, pieces
 from cowfs.view.state import State, new_inode, thaw
 
 CAPABILITY: Final = b"security.capability"
@@ -265,6 +265,9 @@ def clone_range(state: State, time: int, record: j.CloneRange) -> Inode:
     fresh = 8 * fresh_pages(data, record.offset, end)
     for start, stop, source, position in found:
         data.put(start + shift, stop + shift, source, position)
+        if isinstance(source, Shared):
+            data.shared = max(data.shared, source.depth)
+    state.cloned += len(found)
     inode.blocks += fresh
     state.sectors += fresh
     inode.size = max(inode.size, end)

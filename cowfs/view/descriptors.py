@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from cowfs.errors import Corrupt
 from cowfs.formats import journal as j
 from cowfs.layers.journal import Journal
 from cowfs.view import apply
@@ -22,6 +23,12 @@ from cowfs.view.state import State
 UNKNOWN_COUNT = 1 << 40
 """Open descriptors of an inode, when only a predecessor that has died knew how many."""
 
+CARRIED_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of files without a name that are open, written again into one layer, so that they outlive the process.
+
+More would make a checkpoint, or opening them, slow; such files are lost when the process that serves them dies.
+"""
+
 _WRITERS_PER_RECORD = 65_536
 
 
@@ -32,7 +39,7 @@ class Descriptors(ReadView):
     the kernel forgets it.
     """
 
-    __slots__ = ("_clock", "_ended", "_journal", "_opens", "unsure")
+    __slots__ = ("_carried_bytes", "_clock", "_ended", "_journal", "_opens", "unsure")
 
     def __init__(self, state: State, journal: Journal, clock: Callable[[], int], room: Room) -> None:
         super().__init__(state, room)
@@ -41,6 +48,7 @@ class Descriptors(ReadView):
         self._opens: dict[int, list[int]] = {}
         self.unsure = False
         self._ended: set[int] = set()  # orphans of which only the kernel still knows: a replay has lost them
+        self._carried_bytes = 0  # in this layer
 
     def _journaled(self, record: j.Record, caller: Caller) -> int:
         time = self._clock()
@@ -56,10 +64,16 @@ class Descriptors(ReadView):
         return self._opens.get(ino, (0, 0))[0]
 
     def opened(self, ino: int, writable: bool, caller: Caller) -> None:
-        """A descriptor was opened. Journaled when it makes the inode open for writing."""
+        """A descriptor was opened. Journaled when it makes the inode open for writing.
+
+        One that lost its name before, when only the kernel knew it, is carried too: a replay has lost it by then.
+        """
         counts = self._opens.get(ino)
         if counts is None:
             counts = [0, 0]
+        if ino in self._ended:
+            with suppress(OSError, Corrupt):  # only a successor misses it
+                self._carry_if_small(self.state.inode(ino))
         if writable and not counts[1]:
             record = j.Opened(ino, 1, 1)
             apply.opened(self.state, self._journaled(record, caller), record)
@@ -144,23 +158,28 @@ class Descriptors(ReadView):
         self.state.opens = other.state.opens
         self.state.pinned = other.state.pinned
 
-    def carry_opens(self, limit: int) -> int:
+    def carry_opens(self) -> int:
         """Journal what is open for writing, and the open files without a name, small ones first.
 
-        ``limit``: bytes of these at most; returns how many there were. Raises OSError.
+        Of these at most :data:`CARRIED_BYTES_MAX`; returns how many bytes there were. Raises OSError.
         """
+        self._carried_bytes = 0
         for record in _writers(self.state):
             self._journaled(record, Caller())
-        done = 0
         for ino, inode in sorted(self.state.orphans.items(), key=lambda pair: pair[1].size):
-            if self.is_open(ino) and stat.S_ISREG(inode.mode) and done + inode.size <= limit:
-                self._carry(inode, Caller())
-                done += inode.size
-        return done
+            if self.is_open(ino):
+                self._carry_if_small(inode)
+        return self._carried_bytes
+
+    def _carry_if_small(self, inode: Inode) -> None:
+        if stat.S_ISREG(inode.mode) and self._carried_bytes + inode.size <= CARRIED_BYTES_MAX:
+            self._carried_bytes += inode.size
+            self._carry(inode, Caller())
 
     def _carry(self, inode: Inode, caller: Caller) -> None:
         for record in carried(self.state, inode):
             self._journaled(record, caller)
+        self._ended.discard(inode.ino)
 
 
 def _writers(state: State) -> Iterator[j.Writers]:

@@ -176,17 +176,19 @@ class OverlayFile:
     """File data in motion: extents over ``base``, whose first ``limit`` bytes are valid.
 
     ``depth``: how many overlays lie on each other, at most :data:`DEPTH_MAX`; what merges them enters itself in
-    ``merged``.
+    ``merged``. ``shared``: how many other files its bytes are read through, at most.
     """
 
-    __slots__ = ("depth", "map", "owner", "settled", "top")
+    __slots__ = ("depth", "map", "owner", "settled", "shared", "top")
 
     def __init__(self, owner: Owner, base: FileData | None, limit: int, merged: list[FileData | Directory]) -> None:
         self.owner = owner
         self.map: _Map | None = _Map(base, limit)
         self.settled: StoredFile | None = None
         self.top = -(-limit // PAGE)
-        self.depth: int = base.depth + 1 if isinstance(base, OverlayFile) and base.map is not None else 1
+        moving = base if isinstance(base, OverlayFile) and base.map is not None else None
+        self.depth: int = moving.depth + 1 if moving is not None else 1
+        self.shared: int = moving.shared if moving is not None else 0
         if self.depth > DEPTH_MAX:
             self._merge()
             merged.append(self)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
+from typing import Final
 
 from cowfs.geometry import PAGE
 from cowfs.view.file import ZERO, FileData, OverlayFile, Source, StoredFile, bottom
@@ -13,18 +15,26 @@ from cowfs.view.inode import Owner
 class Shared:
     """What another file's bytes were when a range was cloned from it: data that never changes any more.
 
-    It is of the parent's state, so its blocks stay as long as that is needed to settle who holds this.
+    It is of the parent's state, so its blocks stay as long as that is needed to settle who holds this. ``depth``: how
+    many of these are read through each other, at most; those in between are settled sooner or later.
     """
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "depth")
 
     def __init__(self, data: FileData) -> None:
         self.data = data
+        self.depth: int = 1 + data.shared if isinstance(data, OverlayFile) and data.map is not None else 1
 
     def pread(self, size: int, offset: int) -> bytes:
         """Bytes of the other file."""
         return self.data.read(offset, size)
 
+
+SHARED_MAX: Final = 8
+"""Files read through each other, each the clone of the next in an unsettled layer, before a range is copied instead."""
+
+PIECES_MAX: Final = 1000
+"""Extents that one clone makes at most: each takes as much memory, and time to replay, as a record."""
 
 Piece = tuple[int, int, Source, int]
 """Bytes [start, end), and where they lie: a source and the position of ``start`` in it."""
@@ -62,6 +72,16 @@ def pieces(data: FileData, start: int, end: int, owner: Owner) -> Iterator[Piece
         cut = min(extent_end, end)
         yield at, cut, source, position + at - begins
         at = cut
+
+
+def reach(data: FileData, start: int, end: int, owner: Owner) -> int:
+    """How far from ``start`` on bytes [start, end) of ``data`` may be cloned at once. Raises Corrupt."""
+    at = start
+    for _, stop, source, _ in islice(pieces(data, start, end, owner), PIECES_MAX):
+        if isinstance(source, Shared) and source.depth > SHARED_MAX:
+            break
+        at = stop
+    return at
 
 
 def _shared(data: FileData, start: int, end: int) -> Iterator[Piece]:

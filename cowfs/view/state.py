@@ -44,13 +44,15 @@ class State:
     ``opens`` holds (open, writable) per inode that has descriptors, as journaled; ``pinned`` contains
     the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
     (O_TMPFILE): only these may get one. ``merged``: what of the delta was merged, and so may lie on blocks that only
-    an older root than the parent's refers to. ``arriving``: a carried orphan that a replay has not met every byte of
-    yet, whether it is linkable, and how many pages are missing.
+    an older root than the parent's refers to. ``cloned``: extents that clones have made in the delta, which weigh as
+    much as records. ``arriving``: a carried orphan that a replay has not met every byte of yet, whether it is linkable,
+    and how many pages are missing.
     """
 
     __slots__ = (
         "arriving",
         "blocks",
+        "cloned",
         "files",
         "first_ino",
         "geometry",
@@ -79,6 +81,7 @@ class State:
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
         self.merged: list[FileData | Directory] = []
+        self.cloned = 0
         self.known: dict[int, Inode] = {}
         self.known_limit = KNOWN_LIMIT
         self.orphans: dict[int, Inode] = {}
@@ -230,6 +233,8 @@ class State:
             layer_id, workspace, self.parent, self.live, spans, self.next_ino, self.files, self.sectors - unnamed
         )
         layer.merged, self.merged = self.merged, []
+        layer.records += self.cloned
+        self.cloned = 0
         self.parent = layer
         self.live = {}
         self.owner = Owner()

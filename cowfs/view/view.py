@@ -20,6 +20,7 @@ from cowfs.view.directory import Entry, free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.reading import check_namespace
+from cowfs.view.sharing import PIECES_MAX, reach
 from cowfs.view.state import fail
 
 FILE_MAX = (1 << 44) - PAGE
@@ -39,6 +40,9 @@ _PUNCH = apply.PUNCH_HOLE | apply.KEEP_SIZE
 _COPY_CHUNK = 1024 * 1024
 CLONE_MIN = 16 * 1024
 """Bytes from which on a range is copied by reference: less is as soon copied as looked up."""
+
+_CLONED_MIN = PIECES_MAX * CLONE_MIN
+"""Bytes of a larger range that must be within reach, so that looking is worth it."""
 
 _RECORD = 512  # about what a record without data takes of the disk, at most
 
@@ -158,7 +162,6 @@ class View(Descriptors):
         self._room.take(self.state, 0, 0, _RECORD)
         if ino in self.state.orphans and (ino < self.state.first_ino or ino in self._ended):
             self._carry(inode, caller)
-        self._ended.discard(ino)
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
@@ -420,7 +423,7 @@ class View(Descriptors):
         apply.allocate(self.state, self._journaled(record, caller), record)
 
     def copy_range(self, source: int, source_offset: int, ino: int, offset: int, length: int, caller: Caller) -> int:
-        """Copy bytes between two files; returns how many: all by reference, else at most 1 MiB.
+        """Copy bytes between two files; returns how many: as far as they may be taken by reference, else at most 1 MiB.
 
         Raises EINVAL, EFBIG, EISDIR.
         """
@@ -432,9 +435,14 @@ class View(Descriptors):
         if source == ino and source_offset < offset + length and offset < source_offset + length:
             raise fail(errno.EINVAL)
         if length >= CLONE_MIN and self._clones(origin, source_offset, inode, offset, length, caller):
-            return self._clone(j.CloneRange(source, source_offset, ino, offset, length, b""), caller)
-        data = self.read(source, source_offset, min(length, _COPY_CHUNK))
-        return self.write(ino, offset, data, caller, kill_priv=caller.uid != 0)
+            data, end = self.state.file(origin), source_offset + length
+            reached = reach(data, source_offset, end, self.state.owner) - source_offset
+            if reached < length:
+                reached -= reached % PAGE
+            if reached == length or reached >= _CLONED_MIN:
+                return self._clone(j.CloneRange(source, source_offset, ino, offset, reached, b""), caller)
+        found = self.read(source, source_offset, min(length, _COPY_CHUNK))
+        return self.write(ino, offset, found, caller, kill_priv=caller.uid != 0)
 
     @staticmethod
     def _clones(origin: Inode, source_offset: int, inode: Inode, offset: int, length: int, caller: Caller) -> bool:
@@ -447,9 +455,7 @@ class View(Descriptors):
         if record.offset + record.length > FILE_MAX:
             raise fail(errno.EFBIG)
         state = self.state
-        data, target = state.file(state.inode(record.source)), state.file(state.inode(record.ino))
-        # What is damaged must fail before it is journaled.
-        data.allocated(record.source_offset // PAGE, -(-(record.source_offset + record.length) // PAGE))
+        target = state.file(state.inode(record.ino))
         fresh = fresh_pages(target, record.offset, record.offset + record.length)
         self._room.take(state, 8 * fresh, 0, _RECORD)
         apply.clone_range(state, self._journaled(record, caller), record)

@@ -153,6 +153,23 @@ def xattrs() -> Iterator[Case]:
     for mode, user, name in product((0o000, 0o600, 0o660, 0o666, 0o444), USERS, ("user.a", "security.a", "trusted.a")):
         yield Case(f"xattr-mode/{mode:o}/{name}/{user.name}", _file("file", mode), act(name), user)
 
+    def trusted(kind: str) -> Callable[[Scene], None]:
+        def prepare(scene: Scene) -> None:
+            _file(kind, 0o666)(scene)
+            for name in ("trusted.t", "security.s", "trusted.u"):
+                os.setxattr("d/x", name, b"root's", follow_symlinks=False)
+
+        return prepare
+
+    def told(scene: Scene) -> None:
+        scene.do("size", calls.listxattr_size, b"d/x")
+        scene.do("list", lambda: sorted(os.listxattr("d/x", follow_symlinks=False)))
+        scene.do("get", lambda: os.getxattr("d/x", "trusted.t", follow_symlinks=False))
+
+    for kind, user in product(KINDS, USERS):
+        if kind != "missing":
+            yield Case(f"xattr-trusted/{kind}/{user.name}", trusted(kind), told, user)
+
     def sticky(scene: Scene) -> None:
         _file("dir", 0o1777)(scene)
         os.setxattr("d/x", "user.there", b"1")

@@ -21,6 +21,7 @@ _libc.open_by_handle_at.argtypes = [_i, ctypes.c_void_p, _i]
 _libc.inotify_add_watch.argtypes = [_i, _c, ctypes.c_uint32]
 _libc.sync_file_range.argtypes = [_i, _l, _l, _u]
 _libc.syncfs.argtypes = [_i]
+_libc.llistxattr.argtypes, _libc.llistxattr.restype = [_c, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_ssize_t
 _libc.fdopendir.restype = ctypes.c_void_p
 _libc.readdir.argtypes, _libc.readdir.restype = [ctypes.c_void_p], ctypes.c_void_p
 _libc.telldir.argtypes, _libc.telldir.restype = [ctypes.c_void_p], ctypes.c_long
@@ -53,6 +54,11 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 def rename(old: bytes, new: bytes, flags: int) -> None:
     """renameat2(2)."""
     _check(_libc.renameat2(HERE, old, HERE, new, flags))
+
+
+def listxattr_size(path: bytes) -> int:
+    """What llistxattr(2) asks for room."""
+    return _check(_libc.llistxattr(path, None, 0))
 
 
 def linkat(at: int, old: bytes, new: bytes, flags: int) -> None:

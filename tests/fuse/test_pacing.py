@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,13 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from cowfs.pressure import Bounds
-from cowfs_daemon.fuse import pacing
+from cowfs.pressure import Bounds, Pressed
+from cowfs_daemon.fuse import pacing, protocol
 
 from .agent import Agent
 from .conftest import HANG_S, Mounted, wait_until
 
 RECORDS = 2000
+SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
 WRITER = """
 import os, sys
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o644)
@@ -54,6 +59,15 @@ def writers(mounted: Mounted, count: int) -> Iterator[list[subprocess.Popen[byte
 
 def waiting(mounted: Mounted) -> int:
     return mounted.transport.statistics().pacing.waiting
+
+
+def all_but_stopped(mounted: Mounted, path: Path) -> None:
+    """From now on, until the bound is raised, a change waits for a second; ``path`` is what is changed to get there."""
+    for _ in range(RECORDS):
+        os.utime(path)
+    bound(mounted, records=backlog(mounted) * 10 // 17)
+    while not mounted.transport.statistics().pacing.paced:
+        os.utime(path)
 
 
 @pytest.fixture
@@ -117,6 +131,54 @@ def test_a_waiting_program_can_be_killed(mounted: Mounted) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait(HANG_S)
         assert time.monotonic() - began < HANG_S / 2
+
+
+@contextmanager
+def page_that_waits(mounted: Mounted, path: Path) -> Iterator[None]:
+    """A page of ``path`` was dirtied through a mapping; the kernel has written it, and that waits to be carried out."""
+    path.write_bytes(b"old" * 10_000)
+    other = mounted.path / "other"
+    other.touch()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+        pages[0] = 1
+        all_but_stopped(mounted, other)
+        assert not _libc.sync_file_range(file.fileno(), ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
+        wait_until(lambda: waiting(mounted) == 1, HANG_S)
+        yield
+
+
+@pytest.mark.parametrize("relieved", [False, True])
+def test_emptying_a_file_comes_after_what_was_written_to_it(mounted: Mounted, relieved: bool) -> None:
+    """A shell's ``: > file``. ``relieved``: settling has caught up meanwhile, so that nobody need wait any more."""
+    path = mounted.path / "file"
+    with page_that_waits(mounted, path):
+        if relieved:
+            bound(mounted, records=1_000_000)
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+        wait_until(lambda: not waiting(mounted), HANG_S)
+        assert mounted.workspace.view.inode(path.stat().st_ino).size == 0
+    assert path.read_bytes() == b""
+
+
+def test_what_waits_no_more_comes_behind_what_waits_for_the_same_inode() -> None:
+    """Because its program was interrupted, or because no more can wait."""
+
+    def request(unique: int, ino: int) -> bytearray:
+        return bytearray(struct.pack("<IIQQ16x", 40, protocol.SETATTR, unique, ino))
+
+    done: list[bytearray] = []
+    held = pacing.Pacing(lambda: Pressed(HANG_S, 0.0, False), done.append)
+    assert held.admit(request(1, 7), 40, 1, HANG_S, False)
+    waiting = [(2, 7), (3, 8), (4, 7), (5, 8), (6, 7)]
+    for unique, ino in waiting:
+        assert not held.admit(request(unique, ino), 40, unique, HANG_S, False)
+    assert held.take(4) == [request(2, 7), request(4, 7)]
+    assert held.take(4) == []
+    assert held.ahead(8) == [request(3, 8), request(5, 8)]
+    assert held.holds
+    held.drain()
+    assert done == [request(6, 7)]
+    assert not held.holds
 
 
 def test_everything_goes_on_once_it_is_settled(pressed: Mounted) -> None:

@@ -24,7 +24,7 @@ from cowfs.view.inode import Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import drop_group_bit
+from cowfs_daemon.fuse.callers import drop_group_bit, listed
 from cowfs_daemon.fuse.served import Served, is_writable
 
 log = logging.getLogger("cowfs.pyfuse3")
@@ -278,10 +278,11 @@ class Operations(pyfuse3.Operations):
         return value if owners is None else owners.shown_xattr(name, value)
 
     @answered
-    async def listxattr(self, ino: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        """The names of all xattrs."""
+    async def listxattr(self, ino: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """The names of all xattrs that the caller may know of."""
         with self._workspace.lock:
-            return self._view.listxattr(ino)
+            names = self._view.listxattr(ino)
+        return listed(names, ctx.pid)
 
     @answered
     async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -12,7 +12,7 @@ from cowfs.view import acl
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.callers import caller, credentials, drop_group_bit
+from cowfs_daemon.fuse.callers import caller, credentials, drop_group_bit, listed
 from cowfs_daemon.fuse.served import Served
 
 _SETATTR = struct.Struct("<IIQQQqqqIIIIIIII")
@@ -99,9 +99,10 @@ def getxattr(served: Served, view: View, request: bytearray, size: int, unique: 
 
 
 def listxattr(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
-    """The names of all xattrs, each with its NUL, or their length."""
+    """The names of all xattrs that the caller may know of, each with its NUL, or their length."""
     room, _ = protocol.unpack(_GETXATTR, request, size)
-    return _sized(unique, room, b"".join(name + b"\0" for name in view.listxattr(nodeid)))
+    names = listed(view.listxattr(nodeid), caller(served, request, unique).pid)
+    return _sized(unique, room, b"".join(name + b"\0" for name in names))
 
 
 def _sized(unique: int, room: int, value: bytes) -> bytes:

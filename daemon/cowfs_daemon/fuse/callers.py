@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,6 +18,13 @@ NOBODY = 0xFFFFFFFF
 """The uid in requests for which the kernel fills in no credentials: FALLOCATE, COPY_FILE_RANGE."""
 
 CAP_FSETID = 1 << 4
+CAP_SYS_ADMIN = 1 << 21
+
+TRUSTED = b"trusted."
+"""Extended attributes that the kernel lets nobody read, or set, who may not administer the system."""
+
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD
+"""Inode of the initial user namespace below /proc (PROC_USER_INIT_INO): the only one where such a right counts."""
 
 _KEY_MASK = ~protocol.UNIQUE_RESEND
 
@@ -39,9 +48,7 @@ _NONE = Credentials(NOBODY, frozenset(), False)
 
 def credentials(pid: int, owners: Owners | None) -> Credentials:
     """What /proc says of a process, in stored ids; one that is gone, or cannot be seen from here, is nobody."""
-    fields: dict[str, list[str]] = {}
-    with suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-        fields = {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
+    fields = _status(pid)
     try:
         uid, groups = int(fields["Uid"][3]), [int(group) for group in (fields["Gid"][3], *fields["Groups"])]
         if owners is not None:
@@ -49,6 +56,28 @@ def credentials(pid: int, owners: Owners | None) -> Credentials:
         return Credentials(uid, frozenset(groups), bool(int(fields["CapEff"][0], 16) & CAP_FSETID))
     except (KeyError, IndexError, ValueError):
         return _NONE
+
+
+def _status(pid: int) -> dict[str, list[str]]:
+    """The words behind each name in /proc/PID/status; none when it cannot be seen."""
+    with suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
+    return {}
+
+
+def listed(names: Sequence[bytes], pid: int) -> Sequence[bytes]:
+    """Those of an inode's extended attributes that listxattr(2) tells a process of: the kernel leaves that to us."""
+    if not any(name.startswith(TRUSTED) for name in names) or _administers(pid):
+        return names
+    return [name for name in names if not name.startswith(TRUSTED)]
+
+
+def _administers(pid: int) -> bool:
+    try:
+        capable = int(_status(pid)["CapEff"][0], 16) & CAP_SYS_ADMIN
+        return bool(capable) and os.stat(f"/proc/{pid}/ns/user").st_ino == _FIRST_USER_NAMESPACE
+    except (KeyError, IndexError, ValueError, OSError):
+        return False
 
 
 def changing(served: Served, who: Caller, inode: Inode) -> Caller:

@@ -4,6 +4,9 @@ A request that changes something is carried out when its time has come; until th
 that whatever happens meanwhile finds it as it would find one that the kernel has not handed over yet: a successor has
 it sent again, a restore comes before it. The reader goes on, so nothing that only reads waits.
 
+What changes an inode is carried out in the order in which it came: also what need not wait itself, while something
+waits, lies behind it. Else a page that was written before a file was emptied would come back.
+
 Who waits for the kernel (flushing before a checkpoint, a restore) says so (:meth:`Pacing.hurry`), since pages that the
 kernel writes would be waited for: then nothing waits here. A request that is interrupted does not wait any more either,
 so that a program can be killed.
@@ -33,7 +36,7 @@ CHANGES: Final = frozenset(
         protocol.RENAME2,
     )
 )  # fmt: skip
-"""What is spaced out: each is a record in the journal and may be an inode in memory."""
+"""What is spaced out: each is a record in the journal and may be an inode in memory. So is OPEN with O_TRUNC."""
 
 GROWS: Final = frozenset(
     (
@@ -77,18 +80,23 @@ class Pacing:
         self._size = self._cached = 0
         self._due = 0.0
         self._hurried = 0
+        self.holds = False
+        """Whether something waits, or is being carried out by the thread. The reader, who asks, alone makes it True."""
         self._running = False
         self._thread: threading.Thread | None = None
         self._paced = self._refused = 0
         self._paced_s = 0.0
 
     def admit(self, request: bytearray, size: int, unique: int, cost_s: float, cached: bool) -> bool:
-        """Whether the request is to be carried out now; else a copy of it waits. ``cached``: pages of a mapping."""
+        """Whether the request is to be carried out now; else a copy of it waits. ``cached``: pages of a mapping.
+
+        Where others wait all the same, those in :meth:`ahead` come first.
+        """
         with self._condition:
             now = monotonic()
             if self._hurried:
                 return True
-            if not self._waiting:
+            if not self.holds:
                 self._due = max(self._due, now)
                 if self._due - now < AHEAD_S:
                     self._due += cost_s
@@ -99,6 +107,7 @@ class Pacing:
             self._waiting[unique] = (request[:size], now, cached)
             self._size += size
             self._cached += cached
+            self.holds = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="cowfs-paced", daemon=True)
                 self._thread.start()
@@ -112,10 +121,29 @@ class Pacing:
                 self._refused += 1
             return not self._hurried
 
-    def take(self, unique: int) -> bytearray | None:
-        """A request that waits and shall not any more; the caller carries it out."""
+    def take(self, unique: int) -> list[bytearray]:
+        """A request that waits and shall not any more, behind those of the same inode; the caller carries them out."""
         with self._condition:
-            return self._pop(unique) if unique in self._waiting else None
+            self._condition.wait_for(lambda: not self._running)
+            if unique not in self._waiting:
+                return []
+            return self._of(_inode(self._waiting[unique][0]), unique)
+
+    def ahead(self, ino: int) -> list[bytearray]:
+        """What waits to be done to an inode, none of which waits any more; the caller carries it out, in this order."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._running)
+            return self._of(ino)
+
+    def _of(self, ino: int, last: int = -1) -> list[bytearray]:
+        """The requests that wait and are about an inode, up to ``last``."""
+        found = []
+        for unique, (request, _, _) in self._waiting.items():
+            if _inode(request) == ino:
+                found.append(unique)
+            if unique == last:
+                break
+        return [self._pop(unique) for unique in found]
 
     def _pop(self, unique: int) -> bytearray:
         request, since, cached = self._waiting.pop(unique)
@@ -123,6 +151,7 @@ class Pacing:
         self._cached -= cached
         self._paced += 1
         self._paced_s += monotonic() - since
+        self.holds = self._running or bool(self._waiting)
         return request
 
     @contextmanager
@@ -156,7 +185,7 @@ class Pacing:
                 self._carry_out(request)
             finally:
                 with self._condition:
-                    self._running = False
+                    self._running, self.holds = False, bool(self._waiting)
                     self._condition.notify_all()
 
     def _next(self) -> bytearray | None:
@@ -169,14 +198,22 @@ class Pacing:
                     return None
                 now = monotonic()
                 if pressed is None or self._hurried or now >= self._due:
-                    unique = next(iter(self._waiting))
-                    request = self._pop(unique)
+                    self._running = True
+                    request = self._pop(next(iter(self._waiting)))
                     self._due = max(self._due, now) if pressed is not None else now
                     if pressed is not None and not self._hurried:
                         self._due += cost(pressed, len(request))
-                    self._running = True
                     return request
                 self._condition.wait(self._due - now)
+
+
+def changes(opcode: int, request: bytearray, size: int) -> bool:
+    """Whether a request is spaced out."""
+    return opcode in CHANGES or (opcode == protocol.OPEN and protocol.truncates(request, size))
+
+
+def _inode(request: bytearray) -> int:
+    return int(protocol.header(request)[3])
 
 
 def _unpressed() -> None:

@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Final, Protocol
 
@@ -123,6 +124,11 @@ def interrupted(request: bytearray, size: int) -> int:
 def is_cached_write(request: bytearray, size: int) -> bool:
     """Whether a WRITE request brings pages that were dirtied through a mapping."""
     return size >= _WRITE_FLAGS_AT + 4 and bool(_U32.unpack_from(request, _WRITE_FLAGS_AT)[0] & WRITE_CACHE)
+
+
+def truncates(request: bytearray, size: int) -> bool:
+    """Whether an OPEN request empties the file."""
+    return size >= HEADER_BYTES + 4 and bool(_U32.unpack_from(request, HEADER_BYTES)[0] & os.O_TRUNC)
 
 
 def name_at(request: bytearray, size: int, at: int = HEADER_BYTES) -> bytes:

@@ -185,7 +185,7 @@ class Session:
         poller.register(reader.wake, select.POLLIN)
         request, workspace = reader.request, self.workspace
         fd, buffers, lock, owners = self.fd, [request], workspace.lock, self.served.owners
-        readv, answer, number = os.readv, self._answer, 0
+        readv, answer, paced, number = os.readv, self._answer, self.pacing, 0
         while not self._stopping:
             try:
                 size = readv(fd, buffers)
@@ -204,7 +204,7 @@ class Session:
             number += 1
             if owners is not None:
                 ids.take(owners, request, size, self.served.setxattr_ext)
-            if self._pressed is None or not self._waits(request, size):
+            if (self._pressed is None and not paced.holds) or not self._waits(request, size):
                 if number % SAMPLED:
                     with lock:
                         answer(workspace.view, request, size)
@@ -246,21 +246,31 @@ class Session:
         pressed = self._pressed if perf_counter() - self._looked < LOOK_S else self._look()
         if size < protocol.HEADER_BYTES:
             return False
-        _, opcode, unique, _ = protocol.header(request)
+        _, opcode, unique, nodeid = protocol.header(request)
         if opcode == protocol.INTERRUPT:
-            waiting = self.pacing.take(protocol.interrupted(request, size))
-            if waiting is not None:
+            for waiting in self.pacing.take(protocol.interrupted(request, size)):
                 self._carry_out(waiting)
             return False
-        if pressed is None or opcode not in pacing.CHANGES or unique & protocol.UNIQUE_RESEND:
+        if unique & protocol.UNIQUE_RESEND or not pacing.changes(opcode, request, size):
             return False  # what comes again may have been carried out: then it must be answered
+        if pressed is None:
+            return self._in_turn(nodeid)
         if pressed.refuse and opcode in pacing.GROWS and self.pacing.refuse():
             self.served.unwritten += opcode == protocol.WRITE
             with contextlib.suppress(FileNotFoundError):
                 os.write(self.fd, protocol.error(unique, errno.ENOSPC))
             return True
         cached = opcode == protocol.WRITE and protocol.is_cached_write(request, size)
-        return not self.pacing.admit(request, size, unique, pacing.cost(pressed, size), cached)
+        if not self.pacing.admit(request, size, unique, pacing.cost(pressed, size), cached):
+            return True
+        return self._in_turn(nodeid)
+
+    def _in_turn(self, ino: int) -> bool:
+        """Carry out what waits for an inode, before another request about it is answered at once: False."""
+        if self.pacing.holds:
+            for waiting in self.pacing.ahead(ino):
+                self._carry_out(waiting)
+        return False
 
     def _carry_out(self, request: bytearray) -> None:
         with self.workspace.lock:

@@ -6,6 +6,9 @@ import random
 
 import pytest
 
+from cowfs.geometry import PAGE
+from cowfs.view import sharing, view
+from cowfs.view.file import OverlayFile
 from tests.support.lab import ME, Lab
 
 MEGABYTES = 3
@@ -106,3 +109,99 @@ def test_an_open_file_without_a_name_is_copied(lab: Lab) -> None:
     assert files.view.copy_range(ino, 0, files.ino("b"), 0, len(data), ME) == 1 << 20
     lab.reopen()
     assert lab.files("ws").read("b") == data[: 1 << 20]
+
+
+def scattered(lab: Lab, pages: int, step: int = PAGE) -> bytes:
+    """ "a", written page by page in so many pieces, ``step`` bytes apart; its content."""
+    files = lab.files("ws")
+    ino = files.create("a")
+    for number in range(pages):
+        files.view.write(ino, number * step, number.to_bytes(4, "big") * (PAGE // 4), ME)
+    return files.read("a")
+
+
+def extents(lab: Lab, name: str) -> int:
+    data = lab.files("ws").view.inode(lab.files("ws").ino(name)).data
+    assert isinstance(data, OverlayFile)
+    return len(data.dirty_ranges())
+
+
+def test_doubling_a_file_onto_itself_does_not_double_what_is_held_in_memory(lab: Lab) -> None:
+    """One record, one more bit of length, as many extents again: 30 records could take all memory there is."""
+    scattered(lab, 64)
+    files = lab.files("ws")
+    ino, size = files.ino("a"), 64 * PAGE
+    while size < 64 << 20:
+        done = 0
+        while done < size:
+            done += files.view.copy_range(ino, done, ino, size + done, size - done, ME)
+        size *= 2
+    content = files.read("a")
+    assert content == content[: 64 * PAGE] * (size // (64 * PAGE))
+    assert extents(lab, "a") < size // PAGE // 2
+    assert extents(lab, "a") <= lab.workspace("ws").statistics().backlog.records
+    clone(lab, "a", "b")
+    lab.reopen()
+    assert lab.files("ws").read("a") == content == lab.files("ws").read("b")
+
+
+def test_what_clones_hold_in_memory_counts_as_records_do(lab: Lab) -> None:
+    """In the live layer, after a replay, and in a frozen layer until it is settled."""
+    content = scattered(lab, sharing.PIECES_MAX)
+    for number in range(5):
+        clone(lab, "a", f"b{number}")
+
+    def waiting() -> int:
+        return lab.workspace("ws").statistics().backlog.records
+
+    records = 6 * sharing.PIECES_MAX
+    assert records < waiting() < records + 100
+    for number in range(5, 150):
+        assert not lab.workspace("ws").wants_freeze
+        clone(lab, "a", f"b{number}")
+        if lab.workspace("ws").wants_freeze:
+            break
+    assert lab.workspace("ws").wants_freeze, "2 s of replay"
+    before = waiting()
+    lab.reopen()
+    assert lab.workspace("ws").wants_freeze
+    assert waiting() >= before
+    lab.engine.checkpoint("ws", "")
+    assert waiting() >= before
+    assert not lab.workspace("ws").wants_freeze
+    lab.engine.settle()
+    assert waiting() < 100
+    assert lab.files("ws").read("b99") == content
+
+
+def test_a_large_range_of_many_pieces_is_taken_by_reference_call_by_call(lab: Lab) -> None:
+    content = scattered(lab, 1200, 9 * PAGE)
+    files = lab.files("ws")
+    ino, copy = files.ino("a"), files.create("b")
+    before = lab.workspace("ws").journal.layer_bytes()
+    first = files.view.copy_range(ino, 0, copy, 0, len(content), ME)
+    assert view.CLONE_MIN < first < len(content)
+    assert not first % PAGE
+    done = first
+    while done < len(content):
+        done += files.view.copy_range(ino, done, copy, done, len(content) - done, ME)
+    assert lab.workspace("ws").journal.layer_bytes() - before < 4 * PAGE
+    assert files.read("b") == content
+    lab.reopen()
+    assert lab.files("ws").read("b") == content
+
+
+def test_a_journal_with_larger_clones_is_replayed_as_it_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a cowfs that made as many extents with one record as there were."""
+    content = scattered(lab, 2 * sharing.PIECES_MAX)
+    with monkeypatch.context() as former:
+        former.setattr(sharing, "PIECES_MAX", 1 << 30)
+        clone(lab, "a", "b")
+    assert extents(lab, "b") == 2 * sharing.PIECES_MAX
+    lab.reopen()
+    assert lab.files("ws").read("b") == content
+    assert extents(lab, "b") == 2 * sharing.PIECES_MAX
+    assert lab.workspace("ws").statistics().backlog.records > 4 * sharing.PIECES_MAX
+    lab.engine.checkpoint("ws", "")
+    lab.engine.settle()
+    assert lab.files("ws").read("b") == content

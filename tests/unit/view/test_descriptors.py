@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cowfs import workspace as workspaces
+from cowfs.view import descriptors
 from cowfs.view.view import View
 from tests.support.memory import ME, MemoryWorkspace
 
@@ -68,6 +69,51 @@ def test_a_file_that_lost_its_name_lives_on_but_gets_no_other(
     with pytest.raises(OSError) as caught:
         view.inode(ino)
     assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("writable", [False, True])
+def test_what_is_opened_after_it_lost_its_name_is_known_to_a_successor(
+    made: MemoryWorkspace, view: View, replaced: bool, frozen: bool, writable: bool
+) -> None:
+    """Of an open() that another program's unlink overtook, or of /proc/self/fd/N of a descriptor with O_PATH."""
+    ino = view.mknod(1, b"was", REGULAR, 0, ME).ino
+    view.write(ino, 0, b"written", ME)
+    view.state.pinned = {ino}
+    if replaced:
+        view.mknod(1, b"new", REGULAR, 0, ME)
+        view.rename(1, b"new", 1, b"was", 0, ME)
+    else:
+        view.unlink(1, b"was", ME)
+    if frozen:
+        made.checkpoint()
+    view.opened(ino, writable, ME)
+    view.write(ino, 7, b" later", ME)
+    assert made.replayed().view.read(ino, 0, 100) == b"written later"
+    view.released(ino, writable, ME)
+    view.opened(ino, writable, ME)
+    assert made.replayed().view.read(ino, 0, 100) == b"written later", "opened once more"
+    made.checkpoint()
+    assert made.replayed().view.read(ino, 0, 100) == b"written later", "still open in the next layer"
+    view.released(ino, writable, ME)
+    view.forget(ino)
+    assert not made.replayed().view.state.orphans
+
+
+def test_opening_what_lost_its_name_writes_so_much_again_and_no_more(
+    made: MemoryWorkspace, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "CARRIED_BYTES_MAX", 10_000)
+    inos = [view.mknod(1, b"%d" % number, REGULAR, 0, ME).ino for number in range(3)]
+    view.state.pinned = set(inos)
+    for number, ino in enumerate(inos):
+        view.write(ino, 0, bytes(4000), ME)
+        view.unlink(1, b"%d" % number, ME)
+        view.opened(ino, False, ME)
+    assert sorted(made.replayed().view.state.orphans) == inos[:2]
+    made.checkpoint()
+    assert sorted(made.replayed().view.state.orphans) == inos[:2], "a new layer, the same bound"
 
 
 def test_a_release_that_cannot_be_journaled_has_happened(

@@ -70,6 +70,27 @@ def test_many_unsettled_checkpoints_can_be_read_compared_and_replayed(made: Memo
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_a_clone_of_a_clone_of_a_clone_in_unsettled_layers_can_be_read(
+    made: MemoryWorkspace, view: View, overwritten: bool
+) -> None:
+    content = bytes(range(256)) * 128
+    before = view.mknod(1, b"0", REGULAR, 0, ME).ino
+    view.write(before, 0, content, ME)
+    for number in range(1, DEEP):
+        made.checkpoint()
+        ino = view.mknod(1, b"%d" % number, REGULAR, 0, ME).ino
+        assert view.copy_range(before, 0, ino, 0, len(content), ME) == len(content)
+        if overwritten:
+            content = b"new" + content[3:-3] + b"%03d" % (number % 1000)
+            view.write(ino, 0, content[:3], ME)
+            view.write(ino, len(content) - 3, content[-3:], ME)
+        before = ino
+    assert made.workspace.journal.layer_bytes() < 2 * len(content)
+    for each in (view, made.replayed().view):
+        assert each.read(before, 0, 1 << 20) == content
+
+
 def test_deeply_nested_directories_have_paths(made: MemoryWorkspace, view: View) -> None:
     base = made.checkpoint()
     parent = 1
