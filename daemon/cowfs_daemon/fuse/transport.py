@@ -106,9 +106,11 @@ class Transport:
 
     def _open_root(self) -> None:
         self._handles = Handles(self._workspace, self._served.generations)
-        self._handles.open_root(self.connection.mountpoint)
-        with self._workspace.lock:
-            self._served.listing_closed(ROOT_INO)  # nobody lists the directory with this one
+        self._served.withheld = ROOT_INO  # nobody lists the directory with this one
+        try:
+            self._handles.open_root(self.connection.mountpoint)
+        finally:
+            self._served.withheld = 0
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
