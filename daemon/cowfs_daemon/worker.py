@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -186,29 +186,29 @@ class Worker:
                 return
             served = self.host.workspace(workspace)
             taken = self._take(workspace, path, clean=handed is not None)
-            transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
-            if handed is not None and taken is not None:
-                transport.session.served.hand_over(handed)
-                served.view.reopened(handed.opens, handed.writers, handed.unsure)
-            elif taken is not None:
-                mine = transport.session.served
-                mine.opens, mine.writers = served.view.taken_over()
-                mine.listings = None
-                writers = len(mine.writers)
-                log.info(
-                    "took over %s, %d inodes open for writing",
-                    path,
-                    writers,
-                    extra={"workspace": os.path.basename(path)},
-                )
-            else:
-                served.view.unopened()
+            with self._attached(workspace, served, taken, path, connection_id, read_only=False) as transport:
+                if handed is not None and taken is not None:
+                    transport.session.served.hand_over(handed)
+                    served.view.reopened(handed.opens, handed.writers, handed.unsure)
+                elif taken is not None:
+                    mine = transport.session.served
+                    mine.opens, mine.writers = served.view.taken_over()
+                    mine.listings = None
+                    writers = len(mine.writers)
+                    log.info(
+                        "took over %s, %d inodes open for writing",
+                        path,
+                        writers,
+                        extra={"workspace": os.path.basename(path)},
+                    )
+                else:
+                    served.view.unopened()
+                    served.told()
+                with served.lock:
+                    untold = served.untold.changes(served.view.state) if served.untold else None
+                transport.start(untold)
                 served.told()
-            with served.lock:
-                untold = served.untold.changes(served.view.state) if served.untold else None
-            transport.start(untold)
-            served.told()
-            served.transport = transport
+                served.transport = transport  # only now: before, there is nothing that a flush could open files with
             self._awaited.discard(workspace)
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
@@ -218,7 +218,8 @@ class Worker:
                 return
             served = self._frozen[snapshot] = FrozenWorkspace(self.host.env, self.host.state(chain))
             taken = self._take(snapshot, path)
-            self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
+            with self._attached(snapshot, served, taken, path, connection_id, read_only=True) as transport:
+                transport.start()
 
     def shown(self) -> dict[str, bytes]:
         """See Host.shown."""
@@ -237,7 +238,8 @@ class Worker:
         self._let_go(key, transport, force=True)
         return False
 
-    def _transport(
+    @contextlib.contextmanager
+    def _attached(
         self,
         key: str,
         served: ServedWorkspace,
@@ -245,20 +247,51 @@ class Worker:
         path: str,
         connection_id: int,
         read_only: bool,
-    ) -> Transport:
+    ) -> Iterator[Transport]:
+        """Around the start of a transport. When that fails, a new mount goes again; one that was taken over stays with
+        the keeper, and programs wait in it for whoever tries next."""
         if taken is None:
             clear_place(path)
             connection = mount(path, connection_id=connection_id, read_only=read_only)
-            self._kept.keep(key, connection)
         else:
             connection = taken
-            # What the predecessor had read and not answered comes again.
-            if connection.init.has(HAS_RESEND):
+        transport = None
+        try:
+            if taken is None:
+                self._kept.keep(key, connection)
+            elif connection.init.has(HAS_RESEND):
+                # What the predecessor had read and not answered comes again.
                 os.write(connection.fd, protocol.resend())
-        written = self._written if read_only else None
-        transport = Transport(self._server, connection, served, complete=taken is None, written=written)
-        self._transports[key] = transport
-        return transport
+            written = self._written if read_only else None
+            transport = Transport(self._server, connection, served, complete=taken is None, written=written)
+            self._transports[key] = transport
+            yield transport
+        except BaseException:
+            if transport is None:
+                os.close(connection.fd)
+            else:
+                self._leave(key, transport, gone=taken is None)
+            self._frozen.pop(key, None)
+            if taken is None:
+                self._kept.drop(key)
+                unmount(path, force=True)
+            raise
+
+    def _leave(self, key: str, transport: Transport, *, gone: bool = False) -> None:
+        """Serve it no more, and let go of the mount, which stays for another to serve it, or is ``gone`` soon."""
+        transport.detach()
+        self._forget(key)
+        transport.close(gone=gone)
+        if not gone and self.host.is_open(key):
+            self._awaited.add(key)
+
+    def _forget(self, key: str) -> None:
+        """It is not served here any more."""
+        self._tally.ended(self._transports.pop(key).session)
+        self._frozen.pop(key, None)
+        workspace = self.host.workspaces.get(key)
+        if workspace is not None:
+            workspace.transport = None
 
     def _take(self, key: str, path: str, *, clean: bool = False) -> Connection | None:
         """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
@@ -330,12 +363,8 @@ class Worker:
 
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
-        self._tally.ended(self._transports.pop(served).session)
-        self._frozen.pop(served, None)
+        self._forget(served)
         self._kept.drop(served)
-        workspace = self.host.workspaces.get(served)
-        if workspace is not None:
-            workspace.transport = None
 
     def end(self) -> None:
         """Make everything durable, then let go of it.
