@@ -33,7 +33,8 @@ from cowfs.remembered import Request
 from cowfs.reserve import Reserve
 from cowfs.store import StoreDirectory
 from cowfs.subtrees import Part
-from cowfs.workspace import CheckpointOrder, Env
+from cowfs.view.view import View
+from cowfs.workspace import CheckpointOrder, Env, Workspace
 from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
@@ -315,26 +316,37 @@ class Worker:
     def release(self, workspace: str) -> Handed | None:
         """Stop serving a workspace between two requests, and close it, for another worker to go on; what that needs.
 
-        None: it is not mounted. Raises Busy when files without a name are open in it.
+        None: it is not mounted. Raises Busy when files without a name are open in it, or its journal cannot be synced:
+        then it stays. Whatever is raised, it is still open here.
         """
         with self._mounting:
             transport = self._transports.get(workspace)
             served = self.host.workspace(workspace)
             handed = None
+            if transport is not None and not self._kept.keeping:
+                raise Conflict("without a keeper, what is mounted stays in its worker")
+            _sync(served)  # while programs are still served: there is hardly anything left to do when they wait
             if transport is not None:
-                if not self._kept.keeping:
-                    raise Conflict("without a keeper, what is mounted stays in its worker")
                 transport.detach()
-                view = served.view
-                if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
-                    transport.start()
-                    raise Busy("files without a name are open", hint="try again when they are closed")
-                handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
-                self._tally.ended(self._transports.pop(workspace).session)
-                served.transport = None
-                transport.close()
-            self.close(workspace)
+                try:
+                    _refuse_unnamed(served.view)
+                    _sync(served)
+                    handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
+                except BaseException:
+                    self._resume(workspace, transport)
+                    raise
+                self._leave(workspace, transport)
+            with contextlib.suppress(OSError):  # all that was answered is durable
+                self.close(workspace)
             return handed
+
+    def _resume(self, workspace: str, transport: Transport) -> None:
+        """Go on serving; where that fails, the mount stays with the keeper, for who mounts it again."""
+        try:
+            transport.start()
+        except BaseException:
+            self._leave(workspace, transport)
+            raise
 
     def kept(self) -> list[str]:
         """The ids of everything whose mount the keeper holds."""
@@ -384,6 +396,18 @@ class Worker:
         self._server.close()
         self._blocks.close()
         self._index.close()
+
+
+def _sync(workspace: Workspace) -> None:
+    try:
+        workspace.sync()
+    except OSError as error:
+        raise Busy(f"its journal cannot be made durable: {error.strerror}", hint="see the log of the daemon") from error
+
+
+def _refuse_unnamed(view: View) -> None:
+    if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
+        raise Busy("files without a name are open", hint="try again when they are closed")
 
 
 def serve(channel: Channel, calls: dict[str, Callable[..., Any]], pulse: Callable[[], Pulse]) -> None:

@@ -87,3 +87,53 @@ def test_programs_wait_in_a_mount_that_cannot_be_taken_over_yet(failing: tuple[O
         agent("mapped[:5] = b'after'")
         assert checkpointed(owned, "ws") == b"aftere"
         agent("mapped.close()")
+
+
+def test_a_workspace_whose_journal_cannot_be_synced_stays(failing: tuple[Owned, Path]) -> None:
+    owned, failure = failing
+    path = owned.make("ws")
+    first, second = owned.two_workers()
+    (path / "file").write_text("content")
+    failure.write_text("sync")
+    assert not owned.move("ws", second)
+    assert not failure.exists()
+    assert owned.worker_of("ws") is first
+    (path / "file").write_text("still served")
+    with pytest.raises(OSError, match="Input/output"):
+        owned.engine.checkpoint("ws", "not durable")
+    owned.kill(first)
+    assert (path / "file").read_text() == "still served"
+    (path / "file").write_text("changed")
+    assert owned.engine.checkpoint("ws", "durable").changed
+
+
+def test_a_workspace_that_can_neither_move_nor_stay_is_mounted_again(failing: tuple[Owned, Path]) -> None:
+    owned, failure = failing
+    path = owned.make("ws")
+    first, second = owned.two_workers()
+    with Agent() as agent:
+        agent(f"os.chdir({os.fspath(path)!r}); unnamed = os.open('gone', os.O_RDWR | os.O_CREAT); os.unlink('gone')")
+        failure.write_text("root")  # it stays since a file without a name is open: its mount is to be served again
+        ident = owned.engine.workspace("ws").id
+        assert not owned.owner.serving.move(ident, second, owned.owner._again)
+        assert not failure.exists()
+        assert owned.worker_of("ws") is first
+        assert agent("(os.write(unnamed, b'kept'), os.pread(unnamed, 4, 0))") == (4, b"kept")
+        assert owned.engine.checkpoint("ws", "after").changed
+        owned.engine.settle()
+        agent("os.close(unnamed)")
+        eventually(lambda: owned.move("ws", second), "a move")
+
+
+def test_a_move_after_which_nothing_can_be_served_leaves_the_workspace_to_the_next(failing: tuple[Owned, Path]) -> None:
+    owned, failure = failing
+    path = owned.make("ws")
+    _, second = owned.two_workers()
+    with Agent() as agent:
+        agent(f"os.chdir({os.fspath(path)!r})")
+        assert agent(MAPPED) is None
+        failure.write_text("root")
+        assert not owned.owner.serving.move(owned.engine.workspace("ws").id, second, owned.owner._again)
+        assert owned.worker_of("ws") is second
+        assert checkpointed(owned, "ws") == b"before"
+        agent("mapped.close()")
