@@ -119,16 +119,18 @@ class Worker:
         return self._tally.told(sessions, self.host, self._blocks.statistics())
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
-        """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
+        """See Host.open. Until a mount of before is taken over, files may be open of which a predecessor alone knew."""
         done = self.host.open(spec, known)
         workspace = self.host.workspace(spec.id)
         if workspace.transport is None:
-            with workspace.lock:
-                workspace.view.taken_over()
             if self._kept.has(spec.id):
                 self._awaited.add(spec.id)
+                with workspace.lock:
+                    workspace.view.taken_over()
                 workspace.outlived()
             else:
+                with workspace.lock:
+                    workspace.view.unopened()
                 workspace.told()
         return done
 
@@ -281,18 +283,21 @@ class Worker:
     def _leave(self, key: str, transport: Transport, *, gone: bool = False) -> None:
         """Serve it no more, and let go of the mount, which stays for another to serve it, or is ``gone`` soon."""
         transport.detach()
-        self._forget(key)
+        self._forget(key, gone=gone)
         transport.close(gone=gone)
         if not gone and self.host.is_open(key):
             self._awaited.add(key)
 
-    def _forget(self, key: str) -> None:
-        """It is not served here any more."""
+    def _forget(self, key: str, *, gone: bool) -> None:
+        """It is not served here any more; ``gone``: and no kernel has it mounted."""
         self._tally.ended(self._transports.pop(key).session)
         self._frozen.pop(key, None)
         workspace = self.host.workspaces.get(key)
         if workspace is not None:
             workspace.transport = None
+            if gone:
+                with workspace.lock:
+                    workspace.view.unopened()
 
     def _take(self, key: str, path: str, *, clean: bool = False) -> Connection | None:
         """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
@@ -375,7 +380,7 @@ class Worker:
 
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
-        self._forget(served)
+        self._forget(served, gone=True)
         self._kept.drop(served)
 
     def end(self) -> None:

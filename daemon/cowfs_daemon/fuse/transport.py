@@ -334,8 +334,25 @@ class Transport:
             if (each.ino in lookups or not complete) and not self._delete(each):
                 self._notify(protocol.invalidate_entry(each.parent, each.name))
             if each.left and (each.ino in lookups or not complete):
-                self._notify(protocol.invalidate_inode(each.ino))
+                self._left(each.ino)
         self._notify(protocol.invalidate_inode(directory))
+
+    def _left(self, ino: int) -> None:
+        """Drop what the kernel has of an inode that lost a name. One without any name that the kernel does not know is
+        gone: nobody has it open, and no FORGET will come.
+
+        Whom another process told of it, by an answer that was not taken in yet, has held the directory's lock since,
+        which the notification of the name waited for; whom this one told of it counts as a lookup.
+        """
+        try:
+            os.write(self.connection.fd, protocol.invalidate_inode(ino))
+        except FileNotFoundError:
+            with self._workspace.lock:
+                view = self._workspace.view
+                if ino in view.state.orphans and self._served.forget(ino, 0):
+                    view.forget(ino)
+        except OSError:
+            return  # the mount has ended
 
     def _delete(self, removed: Removed) -> bool:
         try:
