@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from cowfs.engine import Engine
-from cowfs.errors import Busy, CowfsError, NotFound
+from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import WorkerGone
 from cowfs_daemon.remote import RemoteHost
@@ -109,7 +109,7 @@ class Serving:
                 lost = True  # until it is mounted again
                 try:
                     handed = self._pool.release(workspace, target)
-                except Busy:
+                except (Busy, Conflict):
                     lost = False  # it stays, or its worker has ended, whose successor serves it
                     raise
 
