@@ -141,11 +141,13 @@ class Descriptors(ReadView):
         return opens, writers
 
     def unopened(self) -> None:
-        """The mount is new: nothing is open, and no kernel knows an inode without a name."""
+        """There is no mount, or a new one: nothing is open, and no kernel knows an inode."""
         closed: list[j.Record] = [j.Opened(ino, 0, 0) for ino in self.state.opens]
         closed += [j.OrphanEnd(ino) for ino in self.state.orphans]
         self.reopened({}, {}, False)
         self.state.opens.clear()
+        self.state.pinned = ()
+        self._ended.clear()
         for ino in list(self.state.orphans):
             self.state.end_orphan(ino)
         with suppress(OSError):  # a successor finds the same

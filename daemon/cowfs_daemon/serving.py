@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 
 from cowfs.engine import Engine
-from cowfs.errors import Busy, CowfsError, NotFound
+from cowfs.errors import Busy, Conflict, CowfsError, NotFound
 from cowfs_daemon.pool import WorkerPool
 from cowfs_daemon.ports import WorkerGone
 from cowfs_daemon.remote import RemoteHost
@@ -102,11 +102,16 @@ class Serving:
         """Let ``target`` serve a workspace (an id) from now on; False when it stays. ``again``: see :meth:`spread`."""
         with self._lock:
             mounted = [(ref, path) for ref, (served, path) in self._served.items() if served == workspace]
-            handed = None
+            handed, lost = None, False
 
             def release() -> None:
-                nonlocal handed
-                handed = self._pool.release(workspace, target)
+                nonlocal handed, lost
+                lost = True  # until it is mounted again
+                try:
+                    handed = self._pool.release(workspace, target)
+                except (Busy, Conflict):
+                    lost = False  # it stays, or its worker has ended, whose successor serves it
+                    raise
 
             try:
                 if not self._engine.move(workspace, release):
@@ -120,9 +125,8 @@ class Serving:
             else:
                 log.info("moved %s to worker %s", workspace, target.pid)
                 return True
-            if handed is not None:
-                refs = self.lost([workspace])
-        if handed is not None:
+            refs = self.lost([workspace]) if lost else []
+        if refs:
             again(refs)
         return False
 

@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,8 @@ from cowfs.remembered import Request
 from cowfs.reserve import Reserve
 from cowfs.store import StoreDirectory
 from cowfs.subtrees import Part
-from cowfs.workspace import CheckpointOrder, Env
+from cowfs.view.view import View
+from cowfs.workspace import CheckpointOrder, Env, Workspace
 from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
@@ -118,16 +119,18 @@ class Worker:
         return self._tally.told(sessions, self.host, self._blocks.statistics())
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
-        """See Host.open. Until it is mounted, files may be open of which a predecessor alone knew."""
+        """See Host.open. Until a mount of before is taken over, files may be open of which a predecessor alone knew."""
         done = self.host.open(spec, known)
         workspace = self.host.workspace(spec.id)
         if workspace.transport is None:
-            with workspace.lock:
-                workspace.view.taken_over()
             if self._kept.has(spec.id):
                 self._awaited.add(spec.id)
+                with workspace.lock:
+                    workspace.view.taken_over()
                 workspace.outlived()
             else:
+                with workspace.lock:
+                    workspace.view.unopened()
                 workspace.told()
         return done
 
@@ -186,29 +189,29 @@ class Worker:
                 return
             served = self.host.workspace(workspace)
             taken = self._take(workspace, path, clean=handed is not None)
-            transport = self._transport(workspace, served, taken, path, connection_id, read_only=False)
-            if handed is not None and taken is not None:
-                transport.session.served.hand_over(handed)
-                served.view.reopened(handed.opens, handed.writers, handed.unsure)
-            elif taken is not None:
-                mine = transport.session.served
-                mine.opens, mine.writers = served.view.taken_over()
-                mine.listings = None
-                writers = len(mine.writers)
-                log.info(
-                    "took over %s, %d inodes open for writing",
-                    path,
-                    writers,
-                    extra={"workspace": os.path.basename(path)},
-                )
-            else:
-                served.view.unopened()
+            with self._attached(workspace, served, taken, path, connection_id, read_only=False) as transport:
+                if handed is not None and taken is not None:
+                    transport.session.served.hand_over(handed)
+                    served.view.reopened(handed.opens, handed.writers, handed.unsure)
+                elif taken is not None:
+                    mine = transport.session.served
+                    mine.opens, mine.writers = served.view.taken_over()
+                    mine.listings = None
+                    writers = len(mine.writers)
+                    log.info(
+                        "took over %s, %d inodes open for writing",
+                        path,
+                        writers,
+                        extra={"workspace": os.path.basename(path)},
+                    )
+                else:
+                    served.view.unopened()
+                    served.told()
+                with served.lock:
+                    untold = served.untold.changes(served.view.state) if served.untold else None
+                transport.start(untold)
                 served.told()
-            with served.lock:
-                untold = served.untold.changes(served.view.state) if served.untold else None
-            transport.start(untold)
-            served.told()
-            served.transport = transport
+                served.transport = transport  # only now: before, there is nothing that a flush could open files with
             self._awaited.discard(workspace)
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
@@ -218,7 +221,8 @@ class Worker:
                 return
             served = self._frozen[snapshot] = FrozenWorkspace(self.host.env, self.host.state(chain))
             taken = self._take(snapshot, path)
-            self._transport(snapshot, served, taken, path, connection_id, read_only=True).start()
+            with self._attached(snapshot, served, taken, path, connection_id, read_only=True) as transport:
+                transport.start()
 
     def shown(self) -> dict[str, bytes]:
         """See Host.shown."""
@@ -237,7 +241,8 @@ class Worker:
         self._let_go(key, transport, force=True)
         return False
 
-    def _transport(
+    @contextlib.contextmanager
+    def _attached(
         self,
         key: str,
         served: ServedWorkspace,
@@ -245,20 +250,54 @@ class Worker:
         path: str,
         connection_id: int,
         read_only: bool,
-    ) -> Transport:
+    ) -> Iterator[Transport]:
+        """Around the start of a transport. When that fails, a new mount goes again; one that was taken over stays with
+        the keeper, and programs wait in it for whoever tries next."""
         if taken is None:
             clear_place(path)
             connection = mount(path, connection_id=connection_id, read_only=read_only)
-            self._kept.keep(key, connection)
         else:
             connection = taken
-            # What the predecessor had read and not answered comes again.
-            if connection.init.has(HAS_RESEND):
+        transport = None
+        try:
+            if taken is None:
+                self._kept.keep(key, connection)
+            elif connection.init.has(HAS_RESEND):
+                # What the predecessor had read and not answered comes again.
                 os.write(connection.fd, protocol.resend())
-        written = self._written if read_only else None
-        transport = Transport(self._server, connection, served, complete=taken is None, written=written)
-        self._transports[key] = transport
-        return transport
+            written = self._written if read_only else None
+            transport = Transport(self._server, connection, served, complete=taken is None, written=written)
+            self._transports[key] = transport
+            yield transport
+        except BaseException:
+            if transport is None:
+                os.close(connection.fd)
+            else:
+                self._leave(key, transport, gone=taken is None)
+            self._frozen.pop(key, None)
+            if taken is None:
+                self._kept.drop(key)
+                unmount(path, force=True)
+            raise
+
+    def _leave(self, key: str, transport: Transport, *, gone: bool = False) -> None:
+        """Serve it no more, and let go of the mount, which stays for another to serve it, or is ``gone`` soon."""
+        transport.detach()
+        self._forget(key, gone=gone)
+        transport.close(gone=gone)
+        if not gone and self.host.is_open(key):
+            self._awaited.add(key)
+
+    def _forget(self, key: str, *, gone: bool) -> None:
+        """It is not served here any more; ``gone``: and no kernel has it mounted."""
+        self._tally.ended(self._transports.pop(key).session)
+        self._frozen.pop(key, None)
+        workspace = self.host.workspaces.get(key)
+        if workspace is not None:
+            workspace.transport = None
+            if gone:
+                with workspace.lock:
+                    workspace.view.unopened()
 
     def _take(self, key: str, path: str, *, clean: bool = False) -> Connection | None:
         """What another worker had mounted at ``path`` and serves no more; mounted elsewhere, it goes.
@@ -282,26 +321,37 @@ class Worker:
     def release(self, workspace: str) -> Handed | None:
         """Stop serving a workspace between two requests, and close it, for another worker to go on; what that needs.
 
-        None: it is not mounted. Raises Busy when files without a name are open in it.
+        None: it is not mounted. Raises Busy when files without a name are open in it, or its journal cannot be synced:
+        then it stays. Whatever is raised, it is still open here.
         """
         with self._mounting:
             transport = self._transports.get(workspace)
             served = self.host.workspace(workspace)
             handed = None
+            if transport is not None and not self._kept.keeping:
+                raise Conflict("without a keeper, what is mounted stays in its worker")
+            _sync(served)  # while programs are still served: there is hardly anything left to do when they wait
             if transport is not None:
-                if not self._kept.keeping:
-                    raise Conflict("without a keeper, what is mounted stays in its worker")
                 transport.detach()
-                view = served.view
-                if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
-                    transport.start()
-                    raise Busy("files without a name are open", hint="try again when they are closed")
-                handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
-                self._tally.ended(self._transports.pop(workspace).session)
-                served.transport = None
-                transport.close()
-            self.close(workspace)
+                try:
+                    _refuse_unnamed(served.view)
+                    _sync(served)
+                    handed = transport.session.served.handed()._replace(unsure=served.view.unsure)
+                except BaseException:
+                    self._resume(workspace, transport)
+                    raise
+                self._leave(workspace, transport)
+            with contextlib.suppress(OSError):  # all that was answered is durable
+                self.close(workspace)
             return handed
+
+    def _resume(self, workspace: str, transport: Transport) -> None:
+        """Go on serving; where that fails, the mount stays with the keeper, for who mounts it again."""
+        try:
+            transport.start()
+        except BaseException:
+            self._leave(workspace, transport)
+            raise
 
     def kept(self) -> list[str]:
         """The ids of everything whose mount the keeper holds."""
@@ -330,12 +380,8 @@ class Worker:
 
     def _let_go(self, served: str, transport: Transport, force: bool) -> None:
         transport.unmount(force=force)
-        self._tally.ended(self._transports.pop(served).session)
-        self._frozen.pop(served, None)
+        self._forget(served, gone=True)
         self._kept.drop(served)
-        workspace = self.host.workspaces.get(served)
-        if workspace is not None:
-            workspace.transport = None
 
     def end(self) -> None:
         """Make everything durable, then let go of it.
@@ -355,6 +401,18 @@ class Worker:
         self._server.close()
         self._blocks.close()
         self._index.close()
+
+
+def _sync(workspace: Workspace) -> None:
+    try:
+        workspace.sync()
+    except OSError as error:
+        raise Busy(f"its journal cannot be made durable: {error.strerror}", hint="see the log of the daemon") from error
+
+
+def _refuse_unnamed(view: View) -> None:
+    if any(stat.S_ISREG(orphan.mode) and view.is_open(ino) for ino, orphan in view.state.orphans.items()):
+        raise Busy("files without a name are open", hint="try again when they are closed")
 
 
 def serve(channel: Channel, calls: dict[str, Callable[..., Any]], pulse: Callable[[], Pulse]) -> None:

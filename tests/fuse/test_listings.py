@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 
+from cowfs.errors import Busy
+from cowfs.geometry import ROOT_INO
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.dispatch import Handler, Reply
+from cowfs_daemon.fuse.server import Server
+from cowfs_daemon.fuse.transport import Transport
 from tests.support.listings import PROGRAM
 
 from .agent import Agent
-from .conftest import Mounted, wrap_handler
+from .conftest import Mounted, wait_until, wrap_handler
 
 NAMES = [f"name-{i:05d}-{'x' * 20}" for i in range(3000)]
 """Some ten requests for the whole of them."""
@@ -73,6 +77,45 @@ def test_one_listing_after_another_is_kept_by_the_kernel(mounted: Mounted, monke
         assert not asked
         (mounted.path / "d" / NAMES[0]).unlink()
         assert listed(agent, "os.listdir('d')") == NAMES[1:]
+
+
+def allowed(mounted: Mounted) -> set[int]:
+    """The directories of which an open descriptor may use the kernel's cache of the listing."""
+    listings = mounted.transport.session.served.listings
+    assert listings is not None
+    return set(listings)
+
+
+def closed(mounted: Mounted) -> int:
+    """How many open directories were closed."""
+    return mounted.transport.session.counts.requests[protocol.RELEASEDIR]
+
+
+def test_a_successor_s_own_descriptor_takes_no_listing_from_a_program(server: Server, mounted: Mounted) -> None:
+    with Agent() as agent:
+        agent(f"held = os.open({os.fspath(mounted.path)!r}, os.O_RDONLY)")
+        assert allowed(mounted) == {ROOT_INO}
+        connection = mounted.transport.detach()
+        handed = mounted.transport.session.served.handed()
+        mounted.transport = Transport(server, connection, mounted.workspace, complete=False)
+        mounted.transport.session.served.hand_over(handed)
+        mounted.transport.start()
+        assert allowed(mounted) == {ROOT_INO}
+        agent("os.close(held)")
+        wait_until(lambda: not allowed(mounted))
+        agent(f"held = os.open({os.fspath(mounted.path)!r}, os.O_RDONLY)")
+        assert allowed(mounted) == {ROOT_INO}
+
+
+def test_an_unmount_that_fails_takes_no_listing_from_a_program(mounted: Mounted) -> None:
+    with Agent() as agent:
+        agent(f"held = os.open({os.fspath(mounted.path)!r}, os.O_RDONLY)")
+        assert allowed(mounted) == {ROOT_INO}
+        before = closed(mounted)
+        with pytest.raises(Busy):
+            mounted.transport.unmount()
+        wait_until(lambda: closed(mounted) == before + 1)
+        assert allowed(mounted) == {ROOT_INO}
 
 
 def test_listings_while_names_come_and_go(mounted: Mounted) -> None:

@@ -53,7 +53,8 @@ class Served:
     ``generations``: of directories that were removed and are back: what tells the kernel to take a new inode for
     them, since it lets nobody list or change a directory that it saw removed. 0 for all others.
     ``listings``: directories of which an open descriptor may use the kernel's cache of the listing; None: nobody may,
-    since another process has died that alone knew of such.
+    since another process has died that alone knew of such. ``withheld``: nobody may while this directory is opened by
+    who serves it; 0: none is.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -69,7 +70,7 @@ class Served:
         "appending", "backing", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
         "generations", "invalidating", "listings",
         "lookups", "opens", "owners", "refresh", "root",
-        "setxattr_ext", "stale", "sync_later", "unwritten", "valid", "writers",
+        "setxattr_ext", "stale", "sync_later", "unwritten", "valid", "withheld", "writers",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +106,7 @@ class Served:
         self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
         self.listings: set[int] | None = set()
+        self.withheld = 0
 
     def end(self) -> None:
         """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
@@ -152,7 +154,7 @@ class Served:
 
     def may_cache_listing(self, directory: int) -> bool:
         """Whether who opens the directory may use the kernel's cache of the listing: if nobody else does."""
-        if self.listings is None or directory in self.listings:
+        if self.listings is None or directory in self.listings or directory == self.withheld:
             return False
         self.listings.add(directory)
         return True

@@ -3,7 +3,8 @@
 Concurrency: at most one reader serves a mount at a time. An idle mount's descriptor waits in the poller's
 epoll set (one-shot); when a request arrives the poller hands the mount to a reader, which keeps it until
 nothing has arrived for about a second. Readers without a mount wait a while for the next, then end; each
-owns one request buffer. Slow requests (fsync) go to a small pool of workers.
+owns one request buffer. Slow requests (fsync) go to a small pool of workers. Where no reader can be started, a mount
+waits for a moment, and the poller goes on with the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ log = logging.getLogger("cowfs.fuse")
 
 _READER_KEPT_S = 10.0
 _WORKERS = 4
+_PAUSE_S = 0.05
+"""So long a mount waits where no reader could be started for it, before that is tried again."""
 
 
 class Served(Protocol):
@@ -40,11 +44,11 @@ class Reader(threading.Thread):
     def __init__(self, server: Server) -> None:
         super().__init__(name="cowfs-reader", daemon=True)
         self.request = bytearray(REQUEST_BYTES)
-        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._server = server
         self._given = threading.Condition()
         self._mount: Served | None = None
         self._ended = False
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def give(self, mount: Served) -> bool:
         """Serve ``mount`` next. False when this reader has ended."""
@@ -114,6 +118,7 @@ class Server:
         self._changed = threading.Condition(self._lock)
         self._workers = ThreadPoolExecutor(_WORKERS, "cowfs-fuse-job")
         self._closed = False
+        self._short = False  # no reader can be started
         self._thread = threading.Thread(target=self._poll, name="cowfs-poller", daemon=True)
         self._thread.start()
 
@@ -122,8 +127,8 @@ class Server:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the server is closed")
-            self._mounts[mount.fd] = mount
             self._epoll.register(mount.fd, select.EPOLLIN | select.EPOLLONESHOT)
+            self._mounts[mount.fd] = mount
 
     def remove(self, mount: Served) -> None:
         """Stop serving ``mount``: returns when no reader touches it. Called by another thread than a reader.
@@ -163,21 +168,42 @@ class Server:
             return ServerStatistics(len(self._mounts), len(self._mounts) - len(self._serving), len(self._readers))
 
     def _poll(self) -> None:
-        while True:
-            for fd, _ in self._epoll.poll():
-                if fd == self._wake:
-                    if self._closed:
-                        return
-                    continue
-                with self._lock:
-                    mount = self._mounts.get(fd)
-                    if mount is None or fd in self._serving:
-                        continue
-                    try:
-                        self._start(mount)
-                    except RuntimeError:  # No more threads now: ask again.
-                        log.exception("no reader can be started")
-                        self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        again: float | None = None  # when to look again at mounts for which there was no reader
+        while not self._closed:
+            pause = None if again is None else max(again - time.monotonic(), 0.0)
+            try:
+                served = [self._give(fd) for fd, _ in self._epoll.poll(pause)]
+                if again is not None and time.monotonic() >= again:
+                    again = None
+                    self._look_again()
+            except MemoryError:  # which mounts have requests is forgotten
+                served = [False]
+            if again is None and not all(served):
+                again = time.monotonic() + _PAUSE_S
+
+    def _give(self, fd: int) -> bool:
+        """Have a reader serve the mount of a descriptor; False: there are no threads, descriptors or memory for one."""
+        with self._lock:
+            mount = self._mounts.get(fd)
+            if mount is None or fd in self._serving:
+                return True
+            try:
+                self._start(mount)
+            except (RuntimeError, OSError, MemoryError) as error:
+                if not self._short:
+                    log.error("no reader can be started, mounts wait for one: %s", error)
+                self._short = True
+                return False
+            if self._short:
+                log.info("readers can be started again")
+            self._short = False
+            return True
+
+    def _look_again(self) -> None:
+        with self._lock:
+            for fd in self._mounts:
+                if fd not in self._serving:
+                    self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
 
     def _start(self, mount: Served) -> None:
         while self._free:
@@ -187,7 +213,11 @@ class Server:
                 return
         reader = Reader(self)
         reader.give(mount)
-        reader.start()
+        try:
+            reader.start()
+        except BaseException:
+            os.close(reader.wake)
+            raise
         self._serving[mount.fd] = reader
         self._readers.add(reader)
 

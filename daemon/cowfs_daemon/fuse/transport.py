@@ -106,9 +106,11 @@ class Transport:
 
     def _open_root(self) -> None:
         self._handles = Handles(self._workspace, self._served.generations)
-        self._handles.open_root(self.connection.mountpoint)
-        with self._workspace.lock:
-            self._served.listing_closed(ROOT_INO)  # nobody lists the directory with this one
+        self._served.withheld = ROOT_INO  # nobody lists the directory with this one
+        try:
+            self._handles.open_root(self.connection.mountpoint)
+        finally:
+            self._served.withheld = 0
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -332,8 +334,25 @@ class Transport:
             if (each.ino in lookups or not complete) and not self._delete(each):
                 self._notify(protocol.invalidate_entry(each.parent, each.name))
             if each.left and (each.ino in lookups or not complete):
-                self._notify(protocol.invalidate_inode(each.ino))
+                self._left(each.ino)
         self._notify(protocol.invalidate_inode(directory))
+
+    def _left(self, ino: int) -> None:
+        """Drop what the kernel has of an inode that lost a name. One without any name that the kernel does not know is
+        gone: nobody has it open, and no FORGET will come.
+
+        Whom another process told of it, by an answer that was not taken in yet, has held the directory's lock since,
+        which the notification of the name waited for; whom this one told of it counts as a lookup.
+        """
+        try:
+            os.write(self.connection.fd, protocol.invalidate_inode(ino))
+        except FileNotFoundError:
+            with self._workspace.lock:
+                view = self._workspace.view
+                if ino in view.state.orphans and self._served.forget(ino, 0):
+                    view.forget(ino)
+        except OSError:
+            return  # the mount has ended
 
     def _delete(self, removed: Removed) -> bool:
         try:
