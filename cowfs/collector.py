@@ -72,7 +72,7 @@ class Collector:
         self._index = index
         self._blocks = blocks
         self._host = host
-        self._segments, self._leases, self._copier = jobs.segments, jobs.leases, jobs.copier
+        self._segments, self._copier, self._free = jobs.segments, jobs.copier, jobs.free
         self._one = threading.Lock()
         self.worthwhile = False
         self.removed_blocks = self.freed_bytes = 0
@@ -154,7 +154,7 @@ class Collector:
     def _condemn(self, garbage: Sequence[bytes], progress: Progress) -> list[tuple[bytes, Location]]:
         condemned: list[tuple[bytes, Location]] = []
         for ids in _batches(iter(garbage)):
-            condemned += self._reserve.enough(partial(self._leases.free, ids, self._index.condemn))
+            condemned += self._reserve.enough(partial(self._free, ids, self._index.condemn))
             progress({"phase": "condemn", "blocks": len(condemned)})
         return condemned
 

@@ -112,9 +112,8 @@ class Engine:
             store, self.catalog, self._lock, self.index, self.blocks, self.host, self.jobs, self.reserve
         )
         self.images = Images(
-            store, self.catalog, self._lock, lambda: self.settler, self.jobs.exporter, self._leases, self.reserve,
-            self.collector, self._settling.next,
-        )  # fmt: skip
+            store, self.catalog, self._lock, self.jobs, self.reserve, self.collector, self._settling.next
+        )
         self._removing = Removing(
             self.catalog, self._lock, self.host, self._branches, self._trimming, self._targets, self.collector
         )
@@ -177,7 +176,7 @@ class Engine:
     ) -> Workspace:  # fmt: skip
         """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
         self._refuse_taken([check_workspace_name(name)])
-        with self._leases.publishing(), ExitStack() as held:
+        with self.jobs.import_leases.publishing(), ExitStack() as held:
             brought = self.images.bring(source, exclude, limit, progress, held)
             problems = tuple(brought.problems[:PROBLEMS_KEPT])
             kept = self.keys.of(request, lambda: Imported(self.workspace(name), problems))

@@ -1,6 +1,6 @@
 """Trees from outside, and out again: imports of directories and archives, exports.
 
-Both are done by child processes: imports by the settler, exports by one of their own, so that settling goes on.
+Each is done by a child process of its own, so that settling goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cowfs.catalog.catalog import Catalog
 from cowfs.collector import Collector
 from cowfs.errors import Conflict, Corrupt, Invalid, NoSpace, NotFound
 from cowfs.formats import control
-from cowfs.leases import Leases
+from cowfs.jobs import Jobs
 from cowfs.owners import Owners
 from cowfs.reserve import Reserve
 from cowfs.settings import IMAGE_CHAIN, IMAGE_CONFIG
@@ -24,7 +24,6 @@ from cowfs.settle.imageconfig import chain_ids, diff_ids_of
 from cowfs.settle.imageexport import Origin
 from cowfs.settle.imageimport import LayerRoot, split_tag
 from cowfs.settle.importer import ImportResult
-from cowfs.settle.process import Settler
 from cowfs.store import StoreDirectory
 
 Progress = Callable[[dict[str, Any]], None]
@@ -57,19 +56,17 @@ class Brought(NamedTuple):
 
 
 class Images:
-    """One store's. ``settler()`` imports, ``exporter`` exports; ``settle()`` settles one more layer, False: none is
-    left. ``lock`` is the engine's, for the catalog. ``owners``: whose ids those of directories are."""
+    """One store's. ``jobs`` import and export; ``settle()`` settles one more layer, False: none is left. ``lock`` is
+    the engine's, for the catalog. ``owners``: whose ids those of directories are."""
 
     def __init__(
-        self, store: StoreDirectory, catalog: Catalog, lock: threading.RLock, settler: Callable[[], Settler],
-        exporter: Settler, leases: Leases, reserve: Reserve, collector: Collector, settle: Callable[[], bool],
+        self, store: StoreDirectory, catalog: Catalog, lock: threading.RLock, jobs: Jobs, reserve: Reserve,
+        collector: Collector, settle: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._store = store
         self._catalog = catalog
         self._lock = lock
-        self._settler = settler
-        self._exporter = exporter
-        self._leases = leases
+        self._importer, self._exporter = jobs.importer, jobs.exporter
         self._reserve = reserve
         self._collector = collector
         self._settle = settle
@@ -91,13 +88,16 @@ class Images:
 
         if exclude and kind != "dir":
             raise Invalid("what to exclude can be said for directories only", hint="Unpack the archive first.")
-        settler, config = self._settler(), None
         changed: tuple[bytes, ...] = ()
+        config = None
         if kind in ("oci", "docker-archive"):
-            image = settler.import_image(kind, *split_tag(path), limit, report, partial(self._known, held))
+            image = self._importer.import_image(kind, *split_tag(path), limit, report, partial(self._known, held))
             layers, skipped, config = image.layers, image.skipped, image.config
         else:
-            made = settler.import_tar(path, limit, report) if kind == "tar" else self._directory(path, exclude, report)
+            if kind == "tar":
+                made = self._importer.import_tar(path, limit, report)
+            else:
+                made = self._directory(path, exclude, report)
             layers = (LayerRoot(made.root, made.next_ino, made.logical_bytes, made.files, ""),)
             skipped, changed = made.skipped, made.changed
         problems = [f"{os.fsdecode(name)}: {reason}" for name, reason in skipped]
@@ -107,7 +107,7 @@ class Images:
 
     def _directory(self, path: bytes, exclude: Sequence[str], report: Callable[[int, int], None]) -> ImportResult:
         place = self._store.path.stat()
-        return self._settler().import_directory(
+        return self._importer.import_directory(
             path, exclude, [(place.st_dev, place.st_ino)], report, owners=self.owners
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from cowfs.blocks.api import Location
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.suspect import Deaths
 from cowfs.geometry import Geometry
-from cowfs.leases import Leases
+from cowfs.leases import Act, Leases, Marked
 from cowfs.reserve import Reserve
 from cowfs.settle.pool import SegmentPool
 from cowfs.settle.process import Settler
@@ -17,8 +17,12 @@ from cowfs.store import StoreDirectory
 
 
 class Jobs:
-    """``settler`` settles and imports, ``copier`` works for garbage collection, ``exporter`` exports: none waits for
-    another."""
+    """``settler`` settles and makes the roots of empty workspaces, ``importer`` imports, ``copier`` works for garbage
+    collection, ``exporter`` exports: none waits for another, and each writes to segments of its own.
+
+    ``leases`` are on what the settler hands in, ``import_leases`` on what the importer does: an import may take hours,
+    and what is settled meanwhile must not be held for so long.
+    """
 
     def __init__(self, store: StoreDirectory, index: BlockIndex, geometry: Geometry, reserve: Reserve) -> None:
         def moved(records: Sequence[tuple[bytes, Location]], _: Sequence[bytes]) -> list[bytes]:
@@ -34,14 +38,19 @@ class Jobs:
 
         self.deaths = Deaths(store.index)
         self.segments = SegmentPool(store.segments)
-        self.leases = Leases(commit)
-        self.settler, self.copier, self.exporter = (
+        self.leases, self.import_leases = Leases(commit), Leases(commit)
+        self.settler, self.importer, self.copier, self.exporter = (
             Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
-            for takes in (self.leases.commit, moved, self.leases.commit)
+            for takes in (self.leases.commit, self.import_leases.commit, moved, self.leases.commit)
         )
 
+    def free(self, ids: Iterable[bytes], act: Act) -> Marked:
+        """``act`` on those of ``ids`` that nobody has a lease on, while nothing can be handed in."""
+        return self.leases.free(ids, lambda rest: self.import_leases.free(rest, act))
+
     def close(self) -> None:
-        """End both processes when their jobs are done."""
+        """End the processes when their jobs are done."""
         self.exporter.close()
+        self.importer.close()
         self.copier.close()
         self.settler.close()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from cowfs.blocks.api import Location
 
 Commit = Callable[[Sequence[tuple[bytes, Location]], Sequence[bytes]], list[bytes]]
+Marked = list[tuple[bytes, Location]]
+Act = Callable[[list[bytes]], Marked]
 
 
 class Leases:
@@ -44,9 +46,7 @@ class Leases:
                 self._leased[next(self._tickets)] = frozenset((*(id_ for id_, _ in records), *relied_on))
             return self._commit(records, relied_on)
 
-    def free(
-        self, ids: Iterable[bytes], act: Callable[[list[bytes]], list[tuple[bytes, Location]]]
-    ) -> list[tuple[bytes, Location]]:
+    def free(self, ids: Iterable[bytes], act: Act) -> Marked:
         """``act`` on those of ``ids`` that are not leased, while nothing can be handed in."""
         with self._lock:
             leased = list(self._leased.values())

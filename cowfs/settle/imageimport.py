@@ -74,7 +74,7 @@ def import_image(
             taken = LayerTree(tree)
             taking = TarLayer(writer, geometry, taken, progress)
             limit -= _read(files, layer, f"layer {number}", limit, taking)
-            lay_over(tree, taken)
+            lay_over(tree, taken, progress)
             next_ino = roots[-1].next_ino if roots else 0
             done = tree.store(writer, geometry, progress, next_ino)
             next_ino = max(done.next_ino, next_ino)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import count
 
 from cowfs.errors import Invalid
 from cowfs.formats.inode import NAME_MAX
 from cowfs.settle.imagetree import ImageTree, Node
+from cowfs.settle.importer import Progress
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 _LINKS_MAX = 40
+_STEPS_MAX = 4096  # names of one path, those in the links on the way included
 
 
 class LayerTree(ImageTree):
@@ -25,12 +28,14 @@ class LayerTree(ImageTree):
     def __init__(self, below: ImageTree) -> None:
         super().__init__()
         self._below = below
+        self.entries = below.entries
 
     def put(self, path: bytes, node: Node) -> Node:
         """See ImageTree.put; a whiteout takes a name away instead."""
         *above, name = self.split(path) or [b""]
         if not name.startswith(WHITEOUT):
             return super().put(path, node)
+        self.count()
         directory = self.directory(above, path)
         gone = name[len(WHITEOUT) :]
         if name == OPAQUE:
@@ -46,16 +51,24 @@ class LayerTree(ImageTree):
         try:
             return super().find(path)
         except Invalid:
-            found = resolve(self._below.root, self.split(path))
+            found = resolve(self._below.root, self._below.root, self.split(path))
             if found is None:
                 raise
             return found
 
 
-def lay_over(tree: ImageTree, layer: LayerTree) -> None:
-    """Change ``tree`` as ``layer`` says, which must not be used again. Raises Invalid."""
+def lay_over(tree: ImageTree, layer: LayerTree, progress: Progress) -> None:
+    """Change ``tree`` as ``layer`` says, which must not be used again. ``progress`` is told of directories.
+
+    Raises Invalid.
+    """
+    tree.entries = layer.entries
     todo = [(tree.root, layer.root)]
-    while todo:
+    for done in count(1):
+        if not todo:
+            return
+        if not done % 1024:
+            progress(done, 0)
         below, above = todo.pop()
         assert below.children is not None
         assert above.children is not None
@@ -68,61 +81,39 @@ def lay_over(tree: ImageTree, layer: LayerTree) -> None:
         for name, node in above.children.items():
             old = below.children.get(name)
             if node.children is not None and old is not None and old.target and not node.described:
-                old = _led_to(tree, below, old)
+                old = resolve(tree.root, below, old.target.split(b"/"), absolute=old.target.startswith(b"/"))
             if node.children is None or old is None or old.children is None:
                 below.children[name] = node
+                node.parent = below
             else:
                 todo.append((old, node))
 
 
-def _led_to(tree: ImageTree, directory: Node, link: Node) -> Node | None:
-    """The directory that a symbolic link in ``directory`` leads to; None: to nothing."""
-    names = link.target.split(b"/")
-    start = tree.root if link.target.startswith(b"/") else directory
-    return resolve(start, names, tree.root, _path_to(tree.root, start))
-
-
-def _path_to(root: Node, wanted: Node) -> list[Node]:
-    """The directories from the root down to one of them, which is the last."""
-    todo = [[root]]
-    while todo:
-        path = todo.pop()
-        if path[-1] is wanted:
-            return path
-        todo += [[*path, each] for each in (path[-1].children or {}).values() if each.children is not None]
-    return [root]
-
-
-def resolve(start: Node, names: list[bytes], root: Node | None = None, path: list[Node] | None = None) -> Node | None:
-    """What a path leads to, symbolic links followed on the way and at its end, ``..`` above the root being the root.
-
-    ``path``: the directories from the root down to ``start``. None when there is nothing, or the links do not end.
+def resolve(root: Node, start: Node, names: list[bytes], *, absolute: bool = False) -> Node | None:
+    """What a path leads to from the directory ``start`` (``absolute``: from the root), symbolic links followed on the
+    way and at its end, ``..`` above the root being the root. None when there is nothing, or the links do not end.
     """
-    root = root or start
-    at = list(path or [start])
-    left, links = [name for name in reversed(names) if name not in (b"", b".")], 0
-    found: Node = at[-1]
-    while left:
+    found = root if absolute else start
+    left, links = names[::-1], 0
+    for _ in range(_STEPS_MAX):
+        if not left:
+            return found
         name = left.pop()
-        if name == b"..":
-            del at[1 if len(at) == 1 else -1 :]
-            found = at[-1]
+        if name in (b"", b"."):
             continue
-        if found.children is None:
-            return None
-        below = found.children.get(name)
+        if name == b".." and found.children is not None:
+            found = found.parent or root
+            continue
+        below = None if found.children is None else found.children.get(name)
         if below is None:
             return None
-        if stat.S_ISLNK(below.attributes.mode):
-            links += 1
-            if links > _LINKS_MAX:
-                return None
-            if below.target.startswith(b"/"):
-                at = [root]
-            left += [each for each in reversed(below.target.split(b"/")) if each not in (b"", b".")]
-            found = at[-1]
+        if not stat.S_ISLNK(below.attributes.mode):
+            found = below
             continue
-        found = below
-        if below.children is not None:
-            at.append(below)
-    return found
+        links += 1
+        if links > _LINKS_MAX:
+            return None
+        if below.target.startswith(b"/"):
+            found = root
+        left += reversed(below.target.split(b"/"))
+    return None

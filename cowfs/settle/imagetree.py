@@ -22,6 +22,9 @@ from cowfs.tree.root import write_root
 DEPTH_MAX = 1_024
 """Directories above each other, at most."""
 
+ENTRIES_MAX = 20_000_000
+"""Entries of all layers, with the directories that they imply, at most; a KiB of attributes counts as one more."""
+
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 IMPLIED = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0)
@@ -30,18 +33,22 @@ IMPLIED = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0)
 
 class Node:
     """An inode to be. ``children``: of a directory, by name; ``target``: of a symbolic link; ``ino``: 0 before it has a
-    number; ``links``: the (directory's number, name) found by the storing that goes on.
+    number; ``links``: the (directory's number, name) found by the storing that goes on; ``parent``: the directory
+    that a directory is in, None of the root.
 
     Of a directory in one layer of an image, ``described``: an entry says what it is; ``opaque``: nothing below it stays
     of what lies under this layer; ``whiteouts``: names that go.
     """
 
-    __slots__ = ("attributes", "children", "content", "described", "ino", "links", "opaque", "target", "whiteouts")
+    __slots__ = (
+        "attributes", "children", "content", "described", "ino", "links", "opaque", "parent", "target", "whiteouts",
+    )  # fmt: skip
 
     def __init__(self, attributes: Attributes, *, described: bool = True) -> None:
         self.attributes = attributes
         self.content: Content = EMPTY
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(attributes.mode) else None
+        self.parent: Node | None = None
         self.target = b""
         self.ino = 0
         self.links: list[tuple[int, bytes]] = []
@@ -51,10 +58,21 @@ class Node:
 
 
 class ImageTree:
-    """The tree; its root exists from the start."""
+    """The tree; its root exists from the start. ``entries``: so many were put so far, see :data:`ENTRIES_MAX`."""
 
     def __init__(self) -> None:
         self.root = Node(IMPLIED, described=False)
+        self.entries = 0
+
+    def count(self, attributes: Attributes = IMPLIED, target: bytes = b"") -> None:
+        """One more entry. Raises Invalid when there are too many."""
+        size = len(target) + sum(len(name) + len(value) for name, value in attributes.xattrs)
+        self.entries += 1 + size // 1024
+        if self.entries > ENTRIES_MAX:
+            raise Invalid(
+                f"there are more than {ENTRIES_MAX} entries and directories, or too much of extended attributes",
+                hint="Unpack it with other tools, and import the directory.",
+            )
 
     def split(self, path: bytes) -> list[bytes]:
         """The names in a path of an entry. Raises Invalid for one that leaves the tree, or that no filesystem has."""
@@ -81,12 +99,14 @@ class ImageTree:
         """Give ``node`` this name, making directories on the way; what had it before loses it. The node that has it
         then: a directory stays the one that it was, with new attributes. Raises Invalid."""
         names = self.split(path)
+        self.count(node.attributes, node.target)
         if not names:
             if node.children is None:
                 raise Invalid("the root is no directory")
             self.root.attributes, self.root.described = node.attributes, True
             return self.root
-        children = self.directory(names[:-1], path).children
+        directory = self.directory(names[:-1], path)
+        children = directory.children
         assert children is not None
         old = children.get(names[-1])
         if old is not None and old.children is not None:
@@ -95,6 +115,7 @@ class ImageTree:
             old.attributes, old.described = node.attributes, True
             return old
         children[names[-1]] = node
+        node.parent = directory
         return node
 
     def directory(self, names: list[bytes], path: bytes) -> Node:
@@ -104,7 +125,9 @@ class ImageTree:
             assert node.children is not None
             below = node.children.get(name)
             if below is None:
+                self.count()
                 below = node.children[name] = Node(IMPLIED, described=False)
+                below.parent = node
             if below.children is None:
                 raise Invalid(f"{os.fsdecode(path)!r} lies below something that is no directory")
             node = below

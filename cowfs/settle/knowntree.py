@@ -20,18 +20,21 @@ def known_tree(blocks: BlockSource, root: bytes) -> ImageTree:
     """
     stored, tree = StoredTree(blocks, root), ImageTree()
     nodes: dict[int, Node] = {}
-    directories: dict[bytes, dict[bytes, Node]] = {}
+    directories: dict[bytes, Node] = {}
     for path, ino in stored.walk():
         node = nodes.get(ino)
         if node is None:
             node = nodes[ino] = _node(blocks, stored.inode(ino), ino)
         if node.children is not None:
-            directories[path] = node.children
-        above, _, name = path.rpartition(b"/")
-        if path:
-            directories[above][name] = node
-        else:
+            directories[path] = node
+        tree.count(node.attributes, node.target)
+        if not path:
             tree.root = node
+            continue
+        above, _, name = path.rpartition(b"/")
+        node.parent = directories[above]
+        assert node.parent.children is not None
+        node.parent.children[name] = node
     return tree
 
 

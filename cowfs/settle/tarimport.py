@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from cowfs.blocks.api import BlockSink
 from cowfs.errors import Invalid, NotFound
-from cowfs.formats.inode import Content
+from cowfs.formats.inode import NAME_MAX, Content
 from cowfs.geometry import PAGE, Geometry
 from cowfs.settle.imagetree import ACLS, ImageTree, Node, checked_xattrs
 from cowfs.settle.importer import ImportResult, Progress
@@ -24,8 +24,10 @@ from cowfs.tree.content import ContentBatch, FileBlock, store_symlink
 LIMIT_BYTES = 100 << 30
 """Bytes of an archive, unpacked, at most, when nobody says otherwise."""
 
-ENTRIES_MAX = 20_000_000
 TARGET_MAX = 4095
+
+NOTES_MAX = 1_000
+"""Things left out of one archive that are told one by one."""
 
 
 def import_tar(
@@ -67,8 +69,6 @@ class TarLayer:
         reader = Reader(stream)
         for entry in reader:
             self._entries += 1
-            if self._entries > ENTRIES_MAX:
-                raise Invalid(f"the archive has more than {ENTRIES_MAX} entries")
             self._take(entry, reader)
             if not self._entries % 256:
                 self._progress(self._entries, stream.read_bytes)
@@ -109,8 +109,14 @@ class TarLayer:
         kept = checked_xattrs(found, entry.path)
         for name, _ in entry.xattrs:
             if name not in dict(kept):
-                self.skipped.append((entry.path, f"the extended attribute {os.fsdecode(name)} is not kept"))
+                self._skip(entry.path, f"the extended attribute {os.fsdecode(name[:NAME_MAX])} is not kept")
         return kept
+
+    def _skip(self, path: bytes, reason: str) -> None:
+        if len(self.skipped) < NOTES_MAX:
+            self.skipped.append((path, reason))
+        elif len(self.skipped) == NOTES_MAX:
+            self.skipped.append((path, "more is left out from here on, which is not told one by one"))
 
     def _blocks(self, entry: Entry, reader: Reader, pages: list[int]) -> Iterator[FileBlock]:
         """The blocks of a file; ``pages[0]`` counts what they allocate."""

@@ -20,6 +20,12 @@ BLOCK = 512
 HEADER_MAX = 1 << 20
 """Bytes of an extended header, a long name or a sparse map, at most."""
 
+EXTENDED_MAX = 2 * HEADER_MAX
+"""Bytes of all extended headers and long names in front of one entry, at most."""
+
+GLOBALS_MAX = 256
+"""Records of global headers that hold for what follows, at most: each entry looks at all of them."""
+
 PATH_MAX = 32 * 1024
 """Bytes of a path, at most."""
 
@@ -30,6 +36,7 @@ _TYPES = {
     b"0": stat.S_IFREG, b"\0": stat.S_IFREG, b"7": stat.S_IFREG, b"S": stat.S_IFREG, b"2": stat.S_IFLNK,
     b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"5": stat.S_IFDIR, b"D": stat.S_IFDIR, b"6": stat.S_IFIFO,
 }  # fmt: skip
+_EXTENDED = b"xXgLKV"
 _ACLS = {b"SCHILY.acl.access": b"system.posix_acl_access", b"SCHILY.acl.default": b"system.posix_acl_default"}
 _XATTR = b"SCHILY.xattr."
 
@@ -111,6 +118,7 @@ class Reader:
     def _next(self) -> Entry | None:
         pax: list[tuple[bytes, bytes]] = []
         long: dict[bytes, bytes] = {}
+        extended = 0
         while True:
             header = self._stream.read(BLOCK)
             if len(header) != BLOCK:
@@ -121,16 +129,24 @@ class Reader:
                 return None
             _check(header)
             kind, size = header[156:157], _number(header[124:136], "size")
-            if kind in (b"x", b"X"):
-                pax += _records(self._whole(size))
-            elif kind == b"g":
-                self._globals.update(_records(self._whole(size)))
-            elif kind in (b"L", b"K"):
-                long[kind] = self._whole(size).rstrip(b"\0")
-            elif kind == b"V":
-                self._whole(size)
-            else:
+            if kind not in _EXTENDED:
                 return self._entry(header, kind, size, pax, long)
+            extended += BLOCK + size
+            if extended > EXTENDED_MAX:
+                refuse(f"more than {EXTENDED_MAX} bytes of extended headers in front of one entry")
+            data = self._whole(size)
+            if kind in (b"x", b"X"):
+                pax += _records(data)
+            elif kind == b"g":
+                self._set_globals(_records(data))
+            elif kind in (b"L", b"K"):
+                long[kind] = data.rstrip(b"\0")
+
+    def _set_globals(self, records: list[tuple[bytes, bytes]]) -> None:
+        self._globals.update(records)
+        size = sum(len(key) + len(value) for key, value in self._globals.items())
+        if len(self._globals) > GLOBALS_MAX or size > HEADER_MAX:
+            refuse(f"global headers with more than {GLOBALS_MAX} records, or {HEADER_MAX} bytes, in all")
 
     def _entry(
         self, header: bytes, kind: bytes, size: int, own: list[tuple[bytes, bytes]], long: dict[bytes, bytes]
@@ -197,17 +213,18 @@ class Reader:
 
     def _map_in_data(self) -> list[tuple[int, int]]:
         """The map that a file of version 1.0 begins with: decimal numbers, a line each, to the end of a block."""
-        text, lines, wanted = b"", -1, 0
+        text, lines, wanted = bytearray(), -1, 0
         while lines < wanted:
             if self._left < BLOCK or len(text) > HEADER_MAX:
                 refuse("a sparse map without an end")
-            text += self.data(BLOCK)
-            lines = text.count(b"\n") - 1
+            block = self.data(BLOCK)
+            text += block
+            lines += block.count(b"\n")
             if lines >= 0 and not wanted:
-                wanted = 2 * _decimal(text.split(b"\n", 1)[0], "sparse map")
+                wanted = 2 * _decimal(bytes(text.split(b"\n", 1)[0]), "sparse map")
                 if wanted > HEADER_MAX:
                     refuse("a sparse map without an end")
-        return _pairs([_decimal(each, "sparse map") for each in text.split(b"\n")[1 : wanted + 1]])
+        return _pairs([_decimal(each, "sparse map") for each in bytes(text).split(b"\n")[1 : wanted + 1]])
 
     def _regions(self, found: list[tuple[int, int]], size: int) -> tuple[tuple[tuple[int, int], ...], int]:
         at = stored = 0

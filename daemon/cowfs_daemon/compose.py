@@ -212,11 +212,10 @@ class Owner:
             for worker in self.pool.workers
             if worker.pid is not None
         ]
-        settler = self.engine.settler.statistics().pid
         return {
             "keeper": None if self._supervised.descriptor is None else {"pid": os.getppid()},
             "workers": workers,
-            "settlers": [] if settler is None else [{"pid": settler}],
+            "settlers": [{"pid": pid} for pid in self._settlers()],
             "queues": {"settle": len(self.engine.unsettled())},
             "scrub": self.scrubs.status(),
             "index_rebuilt": None if self.engine.reindexed is None else str(self.engine.reindexed),
@@ -243,10 +242,14 @@ class Owner:
 
     def _processes(self) -> list[tuple[str, int]]:
         """(role, pid) of each."""
-        settler = self.engine.settler.statistics().pid
         found = [("supervisor", os.getpid()), *(("worker", pid) for pid in self.pool.pids)]
         found += [("keeper", os.getppid())] if self._supervised.descriptor is not None else []
-        return found + ([("settler", settler)] if settler is not None else [])
+        return found + [("settler", pid) for pid in self._settlers()]
+
+    def _settlers(self) -> list[int]:
+        """The pids of those that are running: the one that settles first, then the one that imports."""
+        found = (each.statistics().pid for each in (self.engine.settler, self.engine.jobs.importer))
+        return [pid for pid in found if pid is not None]
 
     def close(self) -> None:
         """Make everything durable and let go of the store; the workers end, and unmount what is left.

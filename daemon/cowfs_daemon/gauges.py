@@ -179,9 +179,10 @@ class Picture:
         yield "cowfs_mounts", {}, self._mounts()
         yield "cowfs_unsettled_layers", {}, len(engine.unsettled())
         yield "cowfs_settle_lag_seconds", {}, self._lag_s()
-        settler, index = engine.settler.statistics(), engine.index.statistics()
-        yield "cowfs_settle_jobs_total", {}, settler.jobs
-        yield "cowfs_settle_failures_total", {}, settler.failed
+        settlers = [each.statistics() for each in (engine.settler, engine.jobs.importer)]
+        index = engine.index.statistics()
+        yield "cowfs_settle_jobs_total", {}, sum(each.jobs for each in settlers)
+        yield "cowfs_settle_failures_total", {}, sum(each.failed for each in settlers)
         yield "cowfs_blocks", {}, index.blocks
         yield "cowfs_segments", {}, index.segments
         yield "cowfs_stored_bytes", {}, index.stored_bytes

@@ -142,11 +142,19 @@ def test_a_full_disk_is_no_space(client: Store, served: ServedStore, monkeypatch
     assert caught.value.code == "no_space"
 
 
-def test_events_tell_what_happens(client: Store) -> None:
+def test_events_tell_what_happens(client: Store, tmp_path: Path) -> None:
     events = client.events()
     assert next(events)["event"] == "listening"
     client.create("ws")
     created = next(events)
     assert (created["event"], created["workspace"]) == ("created", "ws")
+    (tmp_path / "tree").mkdir()
+    client.import_tree(tmp_path / "tree", "imported")
+    with pytest.raises(Conflict):
+        client.import_tree(tmp_path / "tree", "imported")
+    client.create("last")
+    for name in ("imported", "last"):
+        created = next(events)
+        assert (created["event"], created["workspace"]) == ("created", name)
     client.stop_daemon()
     assert list(events) == []

@@ -31,9 +31,19 @@ class Race:
         self._lab = Lab(directory / "store", inline=False)
         self._random = Random(seed)
         self._names = [f"ws{number}" for number in range(workspaces)]
+        self._source = directory / "source"
+        self._source.mkdir()
         self._until = 0.0
         self._frozen = threading.Event()
-        self.counts = {"checkpoints": 0, "restores": 0, "removed": 0, "collections": 0, "swept": 0, "reads": 0}
+        self.counts = {
+            "checkpoints": 0,
+            "restores": 0,
+            "removed": 0,
+            "collections": 0,
+            "swept": 0,
+            "reads": 0,
+            "imports": 0,
+        }
         self.wrong: list[str] = []
 
     def run(self, seconds: float) -> dict[str, Any]:
@@ -42,7 +52,9 @@ class Race:
             self._lab.engine.create(name)
         self._until = time.monotonic() + seconds
         threads = [threading.Thread(target=self._guarded, args=(self._change, name)) for name in self._names]
-        threads += [threading.Thread(target=self._guarded, args=(work,)) for work in (self._settle, self._collect)]
+        threads += [
+            threading.Thread(target=self._guarded, args=(work,)) for work in (self._settle, self._import, self._collect)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -90,6 +102,22 @@ class Race:
         self._frozen.wait(0.1)
         self._frozen.clear()
         self._lab.engine.settle()
+
+    def _import(self) -> None:
+        """A tree of the same contents, beside settling; it is read past the caches, and goes again."""
+        random = Random(self._random.random())
+        held = {f"f{number}": random.randrange(CONTENTS) for number in range(FILES)}
+        for path, number in held.items():
+            (self._source / path).write_bytes(content(number))
+        engine = self._lab.engine
+        engine.import_tree(bytes(self._source), "imported", (), lambda _: None)
+        self.counts["imports"] += 1
+        engine.blocks._raw.clear()
+        for path, number in held.items():
+            if b"".join(engine.show("imported", path.encode())) != content(number):
+                self.wrong.append(f"{path} is not what was imported")
+            self.counts["reads"] += 1
+        engine.remove("imported")
 
     def _collect(self) -> None:
         self.counts["swept"] += self._lab.engine.collect(False, lambda _: None).blocks

@@ -10,3 +10,4 @@ def test_blocks_in_use_outlive_collections_that_never_pause(tmp_path: Path) -> N
     assert report["wrong"] == []
     assert report["collections"] >= 2
     assert report["swept"] > 0
+    assert report["imports"] >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 import tarfile
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cowfs.blocks.memory import MemoryBlocks
 from cowfs.errors import Invalid
-from cowfs.settle.tarread import HEADER_MAX, Reader
+from cowfs.geometry import Geometry
+from cowfs.settle import imagetree
+from cowfs.settle.tarimport import NOTES_MAX, import_tar
+from cowfs.settle.tarread import EXTENDED_MAX, GLOBALS_MAX, HEADER_MAX, Reader
 from tests.support.lab import Lab
 
 LIMIT = 64 << 20
@@ -64,6 +69,17 @@ def changed(data: bytes, at: int, new: bytes) -> bytes:
     header = bytearray(data[:512])
     header[at : at + len(new)] = new
     return checksummed(header) + data[512:]
+
+
+def extended(kind: bytes, *records: tuple[str, int]) -> bytes:
+    """A header that is an entry of its own: of a pax kind, records of these keys with as many bytes of value each."""
+    data = b""
+    for key, length in records:
+        rest = f" {key}=".encode() + b"v" * length + b"\n"
+        size = next(size for size in itertools.count(len(rest)) if size == len(rest) + len(str(size)))
+        data += str(size).encode() + rest
+    header = entry("pax", kind, size=len(data)).tobuf(tarfile.USTAR_FORMAT)
+    return header + data + bytes(-len(data) % 512)
 
 
 ONE = archive(entry("f", size=700))
@@ -129,6 +145,15 @@ CASES: dict[str, bytes] = {
         entry("f", size=600), pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "7", "GNU.sparse.realsize": "9"}
     ),
     "an extended header without an entry": archive(entry("f"), pax={"comment": "c"})[:1024] + bytes(1024),
+    "global headers of megabytes": b"".join(
+        extended(b"g", (f"c{number}", HEADER_MAX // 4)) + ONE[:1536] for number in range(5)
+    ) + ONE,
+    "global headers of many records": b"".join(
+        extended(b"g", (f"c{number}", 1)) + ONE[:1536] for number in range(GLOBALS_MAX + 1)
+    ) + ONE,
+    "extended headers without an end": extended(b"x", ("comment", HEADER_MAX // 2)) * 5 + ONE,
+    "long names without an end": extended(b"L", ("c", HEADER_MAX // 2)) * 5 + ONE,
+    "empty headers without an end": extended(b"V") * (EXTENDED_MAX // 512 + 1) + ONE,
     "a bomb": archive(entry("f", size=LIMIT + 1)),
 }  # fmt: skip
 
@@ -163,6 +188,40 @@ def test_headers_are_bounded() -> None:
     with pytest.raises(Invalid):
         next(iter(Reader(stream)))
     assert stream.asked <= HEADER_MAX
+
+
+def take(path: Path, data: bytes) -> list[tuple[bytes, str]]:
+    """Import an archive in this process; what was left out."""
+    path.write_bytes(data)
+    return list(import_tar(MemoryBlocks(), os.fsencode(path), Geometry(), LIMIT).skipped)
+
+
+def test_headers_that_others_write_are_taken(tmp_path: Path) -> None:
+    """Archives put together have a global header each; one entry has long names, attributes and a comment."""
+    many = (extended(b"g", ("comment", 40)) + ONE[:1536]) * (2 * GLOBALS_MAX) + ONE
+    assert take(tmp_path / "many.tar", many) == []
+    long = extended(b"x", ("comment", HEADER_MAX - 100)) + archive(entry("n" * 200, size=5), pax={"comment": "c"})
+    assert take(tmp_path / "long.tar", long) == []
+
+
+def test_directories_that_are_implied_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do extended attributes, which are kept in memory, too."""
+    monkeypatch.setattr(imagetree, "ENTRIES_MAX", 1000)
+    deep = [entry(f"{number}/" + "d/" * 150 + "f") for number in range(8)]
+    assert take(tmp_path / "a.tar", archive(*deep[:6])) == []
+    with pytest.raises(Invalid, match="more than 1000 entries and directories"):
+        take(tmp_path / "a.tar", archive(*deep))
+    pax = {"SCHILY.xattr.user.a": "v" * 60_000}
+    with pytest.raises(Invalid, match="more than 1000 entries and directories"):
+        take(tmp_path / "a.tar", archive(*(entry(str(number)) for number in range(20)), pax=pax))
+
+
+def test_what_is_left_out_is_told_within_bounds(tmp_path: Path) -> None:
+    pax = {f"SCHILY.xattr.other.{number}.{'n' * 400}": "v" for number in range(20)}
+    told = take(tmp_path / "a.tar", archive(*(entry(str(number)) for number in range(NOTES_MAX // 10)), pax=pax))
+    assert len(told) == NOTES_MAX + 1
+    assert told[-1][1].startswith("more is left out")
+    assert max(len(reason) for _, reason in told) < 400
 
 
 def test_mutations(store: Lab, tmp_path: Path) -> None:

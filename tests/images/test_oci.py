@@ -6,12 +6,21 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cowfs.blocks.memory import MemoryBlocks
 from cowfs.errors import Invalid
+from cowfs.geometry import Geometry
+from cowfs.settle import imagetree
+from cowfs.settle.imageimport import LayerRoot, Source, import_image
+from cowfs.settle.imagelayers import LayerTree, lay_over, resolve
+from cowfs.settle.imagetree import IMPLIED, ImageTree, Node
+from cowfs.settle.records import Attributes
 from tests.cli.live import Live
 from tests.images.conftest import make_tree, run
 from tests.images.layout import Layout, entry, hard, layer, link
@@ -244,6 +253,66 @@ def test_a_bomb_of_many_layers(store: Lab, tmp_path: Path) -> None:
     path = Layout(tmp_path / "image", *layers).finish()
     with pytest.raises(Invalid, match="more than"):
         store.engine.import_tree(b"oci:" + os.fsencode(path), "ws", (), lambda _: None, limit=5 << 20)
+
+
+def test_all_layers_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an image may have in all is not for each layer anew, nor is it when the store has the layers below."""
+    monkeypatch.setattr(imagetree, "ENTRIES_MAX", 100)
+    layers = [layer(*(entry(f"{top}{number}", b"") for number in range(60))) for top in "ab"]
+    blocks = MemoryBlocks()
+
+    def take(name: str, known: Sequence[LayerRoot], *layers: bytes) -> Sequence[LayerRoot]:
+        path = Layout(tmp_path / name, *layers).finish()
+        source = Source("oci", os.fsencode(path), "", str(tmp_path))
+        return import_image(blocks, blocks, source, Geometry(), LIMIT, lambda *_: None, lambda _: known).layers
+
+    below = take("one", (), layers[0])
+    for known in ((), below):
+        with pytest.raises(Invalid, match="more than 100 entries"):
+            take(f"both-{len(known)}", known, *layers)
+
+
+def test_links_cost_the_same_in_a_large_tree() -> None:
+    """Following a link does not look through the tree."""
+
+    def lines(count: int) -> int:
+        tree = ImageTree()
+        layer = LayerTree(tree)
+        for number in range(count):
+            tree.put(b"dirs/%d" % number, Node(IMPLIED))
+            link = Node(Attributes(stat.S_IFLNK | 0o777, 0, 0, 0))
+            link.target = b"../dirs/../dirs/%d" % number
+            tree.put(b"links/%d" % number, link)
+            layer.put(b"links/%d/f" % number, Node(Attributes(stat.S_IFREG | 0o644, 0, 0, 0)))
+        seen = 0
+
+        def trace(*_: object) -> Any:
+            nonlocal seen
+            seen += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            lay_over(tree, layer, lambda *_: None)
+        finally:
+            sys.settrace(before)
+        assert all(tree.find(b"dirs/%d/f" % number) for number in range(count))
+        return seen
+
+    assert lines(400) < 3 * lines(200)
+
+
+def test_links_that_lead_on_and_on_end() -> None:
+    """40 links of 2000 names each are no way to anywhere."""
+    tree = ImageTree()
+    tree.put(b"d", Node(IMPLIED))
+    for number in range(30):
+        link = Node(Attributes(stat.S_IFLNK | 0o777, 0, 0, 0))
+        link.target = b"d/../" * 500 + (b"%d" % (number + 1) if number < 29 else b"d")
+        tree.put(b"%d" % number, link)
+    assert resolve(tree.root, tree.root, [b"29"]) is tree.find(b"d")
+    assert resolve(tree.root, tree.root, [b"0"]) is None
 
 
 def test_a_directory_with_a_colon(store: Lab, tmp_path: Path) -> None:

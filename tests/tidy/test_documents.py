@@ -47,6 +47,13 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+def test_every_event_is_listed() -> None:
+    calls = re.compile(r"\bemit[(,] ?\"(\w+)\"")
+    emitted = {m for path in below("daemon", ".py") for m in calls.findall(path.read_text())}
+    section = (ROOT / "docs" / "api.md").read_text().split("\n## Events\n")[1].split("\n## ")[0]
+    assert emitted | {"listening"} == set(re.findall(r"`(\w+)`", section))
+
+
 def test_every_make_target_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[1].split())  # type: ignore[index]

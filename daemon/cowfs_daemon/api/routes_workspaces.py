@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
+import trio
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -117,6 +118,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
                 progress(counts)
 
             made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit)
+            trio.from_thread.run_sync(partial(verbs.emit, "created", workspace=made.name))
             return {"workspace": shapes.workspace(made, None), "problems": problems}
 
         return StreamingResponse(verbs.lines(work, body.name, asked=asked), media_type=NDJSON)
