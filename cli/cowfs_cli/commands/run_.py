@@ -82,10 +82,11 @@ def command(
         box.workdir = workdir
         limits = Limits(memory, cpus, pids)
         group = stack.enter_context(closing(Group(limits, freezer=freeze))) if limits.any() or freeze else None
+        granted = stack.enter_context(ExitStack())
         if agent:
-            _grant(stack, store, name, box, serve.Grant(frozenset(allow), around=_frozen(group if freeze else None)))
+            _grant(granted, store, name, box, serve.Grant(frozenset(allow), around=_frozen(group if freeze else None)))
         places.make(box.root, box.mount_points())
-        done = _Run(store, name, list(command)).run(
+        done = _Run(store, name, list(command), granted.close).run(
             partial(_entering, group, box, program), checkpoint_each, restore_on_failure, session.json
         )
     session.out({"workspace": workspace, **vars(done)}, list)
@@ -123,15 +124,19 @@ class Done:
 
 
 class _Run:
-    def __init__(self, store: Store, name: str, command: list[str]) -> None:
+    """``ended()`` is called when the program has ended: nothing that it asked for may take effect later."""
+
+    def __init__(self, store: Store, name: str, command: list[str], ended: Callable[[], None]) -> None:
         self._workspace = store.workspace(name)
         self._command = command
+        self._ended = ended
         self._message = shlex.join(command)[:MESSAGE_MAX]
 
     def run(self, words: Callable[[list[str], bool], list[str]], each: bool, restore: bool, quiet: bool) -> Done:
         """Run it, and what is to come before and afterwards."""
         before = self._workspace.checkpoint(f"before {self._message}").snapshot.id if restore else None
         done = Done(_wait(words(self._command, os.isatty(0)), quiet))
+        self._ended()
         if done.exit_code and before is not None:
             self._workspace.restore(before)
             done.restored = before
