@@ -116,7 +116,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
                 problems.extend(counts.pop("problems", ()))
                 progress(counts)
 
-            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit)
+            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit, body.ttl)
             return {"workspace": shapes.workspace(made, None), "problems": problems}
 
         return StreamingResponse(verbs.lines(work, body.name, asked=asked), media_type=NDJSON)
