@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from cowfs.client.store import Store
-from cowfs.errors import Busy, Conflict, CowfsError, Invalid, NoSpace, NotFound
+from cowfs.errors import Conflict, CowfsError, Invalid, NoSpace, NotFound
 from cowfs_cli.transient import TTL_SECONDS, transient
 
 IMAGE = "disk.img"
@@ -60,19 +60,15 @@ def _content(store: Store, source: str | None) -> Iterator[str | None]:
         if not os.path.isdir(path):
             raise Invalid(f"{path} is not a directory")
         yield path
-    elif _IMPORTED.match(source):
-        with transient(store, f"content-{secrets.token_hex(8)}") as content:
-            store.import_tree(source, content.name, ttl=TTL_SECONDS)  # which goes on when this process is killed
-            yield content.path
     else:
-        before = {each["path"] for each in store.mounts()}
-        path = store.mount(source)
-        try:
-            yield path
-        finally:
-            if path not in before:
-                with suppress(Busy, NotFound):  # somebody else has come to use it
-                    store.umount(source)
+        with transient(store, f"content-{secrets.token_hex(8)}") as content:
+            if _IMPORTED.match(source):
+                store.import_tree(source, content.name, ttl=TTL_SECONDS)  # which goes on when this process is killed
+            else:
+                # In a workspace itself a program could put a link where mke2fs has seen a file, which it then follows.
+                store.fork(source, content.name)
+                content.set({"ttl": TTL_SECONDS})
+            yield content.path
 
 
 def format_image(image: str, root: str | None, label: str) -> None:
