@@ -361,9 +361,9 @@ def import_lines(
     """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. Raises Invalid."""
     if not source:
         raise Invalid("the source of an import is empty", hint="name a directory; . is the current one")
-    body = {"source_b64": _place(source), "name": name, "exclude": list(exclude)}
-    bounds = {"limit": limit, "ttl": ttl}
-    body |= {key: value for key, value in bounds.items() if value is not None}
+    body: dict[str, Any] = {"source_b64": _place(source), "name": name, "exclude": list(exclude)}
+    body |= {} if limit is None else {"limit": limit}
+    body |= {} if ttl is None else {"ttl": ttl}
     return wire.lines("POST", "/v1/imports", body)
 
 
