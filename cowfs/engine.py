@@ -172,15 +172,18 @@ class Engine:
 
     def import_tree(
         self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None,
-        limit: int = IMPORT_LIMIT_BYTES,
+        limit: int = IMPORT_LIMIT_BYTES, ttl: int | None = None,
     ) -> Workspace:  # fmt: skip
-        """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
+        """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict.
+
+        ``ttl``: what it has as that setting from the start, in seconds.
+        """
         self._refuse_taken([check_workspace_name(name)])
         with self.jobs.import_leases.publishing(), ExitStack() as held:
             brought = self.images.bring(source, exclude, limit, progress, held)
             problems = tuple(brought.problems[:PROBLEMS_KEPT])
             kept = self.keys.of(request, lambda: Imported(self.workspace(name), problems))
-            operations = self.images.operations(brought, name, self._ids, self._clock())
+            operations = self.images.operations(brought, name, self._ids, self._clock(), ttl)
             self._branches.commit(*operations, sync=True, then=kept)
             return self.workspace(name)
 

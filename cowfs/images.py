@@ -19,7 +19,7 @@ from cowfs.formats import control
 from cowfs.jobs import Jobs
 from cowfs.owners import Owners
 from cowfs.reserve import Reserve
-from cowfs.settings import IMAGE_CHAIN, IMAGE_CONFIG
+from cowfs.settings import IMAGE_CHAIN, IMAGE_CONFIG, encode
 from cowfs.settle.imageconfig import chain_ids, diff_ids_of
 from cowfs.settle.imageexport import Origin
 from cowfs.settle.imageimport import LayerRoot, split_tag
@@ -111,7 +111,9 @@ class Images:
             path, exclude, [(place.st_dev, place.st_ino)], report, owners=self.owners
         )
 
-    def operations(self, brought: Brought, name: str, ids: Callable[[str], str], now: int) -> list[control.Operation]:
+    def operations(
+        self, brought: Brought, name: str, ids: Callable[[str], str], now: int, ttl: int | None
+    ) -> list[control.Operation]:
         """What makes a workspace of it, in one entry of the control log; ``ids(prefix)`` gives new ids."""
         workspace, live = ids("wsp"), ids("lay")
         operations: list[control.Operation] = []
@@ -127,6 +129,8 @@ class Images:
             raise Invalid("the image has no layers")
         next_ino = brought.layers[-1].next_ino
         operations.append(control.WorkspaceCreated(workspace, name, now, live, parent, None, None, None, next_ino))
+        if ttl is not None:
+            operations.append(control.Set(workspace, "ttl", encode(ttl)))
         if brought.config is None:
             return operations
         head = None

@@ -76,15 +76,17 @@ class Store:
         *,
         exclude: Sequence[str] = (),
         limit: int | None = None,
+        ttl: int | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> "WorkspaceHandle":
         """A workspace with the content of ``source``: a directory, ``tar:FILE`` (an archive, compressed or not), or an
         image: ``oci:DIR[:TAG]``, ``docker-archive:FILE[:TAG]``.
 
-        ``limit``: bytes of an archive or image, unpacked, at most. ``progress`` is called with counts now and then.
+        ``limit``: bytes of an archive or image, unpacked, at most. ``ttl``: that setting, in seconds, which it has even
+        if nobody waits for the import any more when it is done. ``progress`` is called with counts now and then.
         Raises NotFound or Invalid for the source, Conflict when the name is taken.
         """
-        for line in import_lines(self._wire, os.fsencode(source), name, exclude, limit):
+        for line in import_lines(self._wire, os.fsencode(source), name, exclude, limit, ttl):
             if progress is not None and "progress" in line:
                 progress(line["progress"])
         return self.workspace(name)
@@ -354,13 +356,15 @@ def scrub_lines(wire: Wire, rate: int) -> Iterator[dict[str, Any]]:
 
 
 def import_lines(
-    wire: Wire, source: bytes, name: str, exclude: Sequence[str], limit: int | None = None
+    wire: Wire, source: bytes, name: str, exclude: Sequence[str], limit: int | None = None, ttl: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """Lines ``{"progress": {…}}``, then ``{"workspace": {…}, "problems": […]}``. Raises Invalid."""
     if not source:
         raise Invalid("the source of an import is empty", hint="name a directory; . is the current one")
-    body = {"source_b64": _place(source), "name": name, "exclude": list(exclude)}
-    return wire.lines("POST", "/v1/imports", body if limit is None else {**body, "limit": limit})
+    body: dict[str, Any] = {"source_b64": _place(source), "name": name, "exclude": list(exclude)}
+    body |= {} if limit is None else {"limit": limit}
+    body |= {} if ttl is None else {"ttl": ttl}
+    return wire.lines("POST", "/v1/imports", body)
 
 
 def export_lines(wire: Wire, ref: str, target: bytes) -> Iterator[dict[str, Any]]:

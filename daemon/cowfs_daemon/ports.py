@@ -61,7 +61,7 @@ class EngineLike(Protocol):
     def create(self, name: str, request: Request | None = None) -> Workspace: ...
     def import_tree(
         self, source: bytes, name: str, exclude: Sequence[str], progress: Progress, request: Request | None = None,
-        limit: int = ...,
+        limit: int = ..., ttl: int | None = None,
     ) -> Workspace: ...  # fmt: skip
     def export(self, ref: str, target: bytes, progress: Progress) -> Sequence[str]: ...
     def checkpoint(

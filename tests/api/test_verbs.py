@@ -68,11 +68,11 @@ def test_import_reports_progress_then_its_result_or_its_error(client: Store, tmp
     (tree / "a").write_text("a")
     (tree / "b.pyc").write_text("b")
     seen: list[dict[str, int]] = []
-    made = client.import_tree(tree, "ws", exclude=["*.pyc"], progress=seen.append)
+    made = client.import_tree(tree, "ws", exclude=["*.pyc"], ttl=3600, progress=seen.append)
     assert b"".join(client.show("ws", "a")) == b"a"
     with pytest.raises(NotFound):
         next(client.show("ws", "b.pyc"))
-    assert made.info().name == "ws"
+    assert (made.info().name, made.info().settings) == ("ws", {"ttl": 3600})
     assert seen[-1]["files"] >= 2
     with pytest.raises(NotFound, match="vanished"):
         client.import_tree(tmp_path / "vanished", "other")

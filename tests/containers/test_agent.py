@@ -11,13 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowfs.client import connect
+from cowfs.client import Store, connect
 from cowfs.errors import Invalid
 from cowfs_cli.agent import folder, protocol, serve
 from tests.cli.live import Live
@@ -240,6 +241,82 @@ def test_it_ends_with_its_workspace_and_when_it_is_taken_back(live: Live, tmp_pa
         client.close()
         with pytest.raises(FileNotFoundError):
             ask(path, b"\n")
+
+
+@contextmanager
+def held(path: Path, store: Store, label: bytes) -> Iterator[tuple[serve.Served, threading.Event]]:
+    """A socket of ``ws`` with as many checkpoints being carried out as there are connections, and forks that wait; the
+    event lets them go on."""
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    @contextmanager
+    def still() -> Iterator[None]:
+        begun.release()
+        assert go.wait(60)
+        yield
+
+    grant = serve.Grant(frozenset(protocol.CHOICES), per_minute=1000, still=still)
+    served = serve.Served(serve.Agent(store, "ws", grant), str(path), grant)
+    with ExitStack() as clients:
+        clients.callback(go.set)
+        for number in range(2 * serve.CONNECTIONS_MAX):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(path))
+            if number < serve.CONNECTIONS_MAX:
+                client.sendall(b'{"verb": "checkpoint", "label": "%s"}\n{"verb": "fork", "name": "piped"}\n' % label)
+                assert begun.acquire(timeout=60)
+            else:
+                client.sendall(b'{"verb": "fork", "name": "waited"}\n')
+        yield served, go
+
+
+def test_when_it_is_taken_back_nothing_is_under_way_and_nothing_begins(live: Live, tmp_path: Path) -> None:
+    live.cowfs("path", "ws")
+    closed = threading.Event()
+    with connect(live.store) as store, held(tmp_path / "agent.sock", store, b"begun") as (served, go):
+
+        def close() -> None:
+            served.close()
+            closed.set()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        try:
+            assert not closed.wait(0.5), "requests that have begun are waited for"
+        finally:
+            go.set()
+            thread.join(60)
+        assert closed.is_set()
+        labels = {label for each in live.json("log", "ws") for label in each["labels"]}
+        assert labels == {"begun"}
+    assert [each["name"] for each in live.json("list")] == ["ws"]
+
+
+LATE = """
+import os, socket
+def ask(line):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(os.environ["COWFS_AGENT"])
+    client.sendall(line)
+    return client
+open("/work", "w").write("mine")
+ask(b'{"verb": "checkpoint", "label": "mine"}\\n').recv(1000)
+held = [ask(b'{"verb": "checkpoint"}\\n') for _ in range(8)]
+late = [ask(line) for line in [b'{"verb": "restore", "ref": "@mine"}\\n', b'{"verb": "fork", "name": "late"}\\n'] * 3]
+os._exit(1)
+"""
+
+
+def test_what_a_program_leaves_behind_does_not_undo_the_restore_on_failure(live: Live) -> None:
+    root = Path(live.cowfs("path", "ws"))
+    if not add_python(root):
+        pytest.skip("needs /usr/bin/python3")
+    (root / "work").write_text("good")
+    (root / "late.py").write_text(LATE)
+    options = ("--agent", "--allow", "restore", "--allow", "fork", "--restore-on-failure")
+    ended = live.run("run", "ws", *options, "--", "/usr/bin/python3", "/late.py")
+    assert (ended.code, "restored the state before" in ended.err) == (1, True), ended.err
+    assert (root / "work").read_text() == "good"
 
 
 def test_an_agent_in_a_sandbox_takes_back_what_it_broke(live: Live, tmp_path: Path) -> None:

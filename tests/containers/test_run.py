@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from cowfs.client import connect
 from cowfs.errors import Invalid
+from cowfs.results import Workspace
 from cowfs_cli.sandbox import places
 from tests.cli.live import Live
+from tests.containers.adapter import until
 
 pytestmark = [pytest.mark.fuse]
 
@@ -147,6 +150,38 @@ def test_ending_it_ends_the_program_and_removes_the_fork(live: Live) -> None:
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 128 + signal.SIGTERM
     assert names(live) == ["ws"]
+
+
+def test_any_reference_can_be_run_in_a_fork(live: Live) -> None:
+    snapshot = live.cowfs("checkpoint", "ws", "--allow-empty")
+    live.cowfs("set", snapshot, "template=base")
+    sh(live, "echo live > /a")
+    for reference in (snapshot, snapshot[:-1], "template:base", "ws@latest"):
+        script = "ls /a 2>/dev/null || echo none; echo kept >> /k/x"
+        assert sh(live, script, "--ephemeral", "--keep", "/k", workspace=reference) == "none"
+    assert live.cowfs("show", "ws-keep-k:x").split() == ["kept"] * 4
+    assert names(live) == ["ws", "ws-keep-k"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_fork_is_removed_also_when_it_is_killed(live: Live, number: signal.Signals) -> None:
+    """By SIGTERM as soon as there is one: while it is mounted, before the program runs."""
+    words = live.words("run", "ws", "--ephemeral", "--", "sh", "-c", "echo; exec sleep 1000")
+    with connect(live.store) as store:
+
+        def forks() -> list[Workspace]:
+            return [each for each in store.workspaces() if each.name != "ws"]
+
+        with subprocess.Popen(words, env=live.env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as running:
+            if number == signal.SIGKILL:
+                assert running.stdout is not None
+                running.stdout.readline()
+                assert forks()[0].settings["ttl"], "for when its watcher is killed, too"
+            until(lambda: bool(forks()))
+            running.send_signal(number)
+            running.wait(30)
+        until(lambda: not forks())
+    until(lambda: not [each for each in live.mounts() if "-run-" in each])
 
 
 def test_a_restore_below_a_running_program_leaves_its_mounts(live: Live) -> None:

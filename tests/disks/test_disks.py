@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from cowfs.client import connect
+from cowfs.results import Workspace
+from cowfs_cli.disks import making
 from tests.cli.live import Live
+from tests.containers.adapter import until
 from tests.disks.conftest import checked, loops_of
 
 
@@ -112,6 +116,64 @@ def test_what_cannot_be_made_leaves_nothing(live: Live, words: list[str], says: 
     assert ended.code != 0
     assert says in ended.err
     assert live.json("list") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("source", ["tar", "workspace", "nothing"])
+def test_what_is_killed_is_in_no_one_s_way_and_does_not_stay(
+    live: Live, tmp_path: Path, source: str, number: signal.Signals
+) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(4 << 20))
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "a.tar", "file"], check=True)
+    live.cowfs("import", f"tar:{tmp_path}/a.tar", "ws")
+    given = {"tar": ["--from", f"tar:{tmp_path}/a.tar"], "workspace": ["--from", "ws"], "nothing": []}[source]
+    with connect(live.store) as store:
+
+        def others() -> list[Workspace]:
+            return [each for each in store.workspaces() if each.name not in ("ws", "vm")]
+
+        words = live.words("create", "vm", "--disk", "32M", *given)
+        # As soon as what it reads is there, or, where it reads nothing, what it makes.
+        begun = "making-" if source == "nothing" else "content-"
+        with subprocess.Popen(words, env=live.env, stdout=subprocess.DEVNULL) as running:
+            until(lambda: any(each.name.startswith(begun) for each in others()))
+            running.send_signal(number)
+            assert running.wait(30) in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        live.cowfs("create", "vm", "--disk", "32M")
+        until(lambda: not others())
+        assert "ttl" not in store.workspace("vm").info().settings
+    until(lambda: not [each for each in live.mounts() if "making-" in each or "content-" in each])
+    checked(image_of(live, "vm"))
+
+
+def test_a_name_that_is_taken_is_said_and_what_has_it_is_left(disk: Live) -> None:
+    before = os.stat(image_of(disk, "vm")).st_ino
+    assert disk.run("create", "vm", "--disk", "32M").code == 4
+    assert os.stat(image_of(disk, "vm")).st_ino == before
+    assert disk.run("create", "-x", "--disk", "32M").code == 2
+    assert [each["name"] for each in disk.json("list")] == ["vm"]
+
+
+def test_nobody_can_change_what_a_disk_is_made_of(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in a live workspace could put a link to a file of this machine where mke2fs has just seen a file."""
+    (tmp_path / "secret").write_text("the host's")
+    live.cowfs("create", "ws")
+    own = Path(live.cowfs("path", "ws"))
+    (own / "file").write_text("its own")
+    real = making.format_image
+
+    def format_image(image: str, root: str | None, label: str) -> None:
+        (own / "link").symlink_to(tmp_path / "secret")
+        os.replace(own / "link", own / "file")
+        assert root is not None
+        assert not os.path.islink(os.path.join(root, "file"))
+        real(image, root, label)
+
+    monkeypatch.setattr(making, "format_image", format_image)
+    with connect(live.store) as store:
+        making.make(store, "vm", 32 << 20, "ws")
+    assert (Path(live.cowfs("disk", "mount", "vm")) / "file").read_text() == "its own"
+    assert [each["name"] for each in live.json("list")] == ["vm", "ws"]
 
 
 def test_a_live_checkpoint_is_a_clean_filesystem_with_everything(disk: Live) -> None:

@@ -168,8 +168,9 @@ class Served:
         self._sock.listen(CONNECTIONS_MAX)
         self._free = threading.BoundedSemaphore(CONNECTIONS_MAX)
         self._wake, self._woken = os.pipe()
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the two below
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._closed = False
         self._thread = threading.Thread(target=self._accept, name="cowfs-agent", daemon=True)
         self._thread.start()
 
@@ -183,14 +184,22 @@ class Served:
                 self._free.acquire()
                 with suppress(OSError):
                     connection, _ = self._sock.accept()
-                    threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-                    continue
+                    if self._begun(connection):
+                        continue
+                    connection.close()
                 self._free.release()
+
+    def _begun(self, connection: socket.socket) -> bool:
+        """Serve a connection in a thread of its own; False when nobody is served any more."""
+        with self._lock:
+            if not self._closed:
+                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                thread.start()
+                self._open[connection] = thread
+            return not self._closed
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with self._lock:
-                self._open.add(connection)
             with connection, suppress(OSError):
                 if self._foreign(connection):
                     connection.settimeout(LINE_SECONDS)
@@ -198,12 +207,14 @@ class Served:
                     connection.sendall(protocol.refused("conflict", "this socket is another user's"))
                     return
                 for line in _lines(connection):
+                    if self._closed:  # what had come before the connection was shut down can still be read
+                        return
                     connection.sendall(self._agent.answer(line) if line is not None else _TOO_LONG)
                     if line is None:
                         return
         finally:
             with self._lock:
-                self._open.discard(connection)
+                self._open.pop(connection, None)
             self._free.release()
 
     def _foreign(self, connection: socket.socket) -> bool:
@@ -213,17 +224,26 @@ class Served:
         return bool(struct.unpack("3i", credentials)[1] != self._grant.uid)
 
     def close(self) -> None:
-        """Take the capability back: nobody is answered from now on."""
+        """Take the capability back: when it returns, no request is being carried out, and none will be.
+
+        Those that had begun are waited for: half done, they would take effect after whatever comes next.
+        """
         with suppress(OSError):
             found = os.lstat(self._path)
             if stat.S_ISSOCK(found.st_mode) and found.st_ino == self._inode:
                 os.unlink(self._path)
-        os.write(self._woken, b"x")
         with self._lock:
+            self._closed = True
+            serving = list(self._open.values())
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+        os.write(self._woken, b"x")
+        for thread in (self._thread, *serving):
+            thread.join()
         self._sock.close()
+        os.close(self._wake)
+        os.close(self._woken)
 
 
 _TOO_LONG = protocol.refused("invalid", f"a request has at most {protocol.REQUEST_BYTES} bytes")

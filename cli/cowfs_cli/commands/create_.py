@@ -30,8 +30,9 @@ def command(session: Session, workspace: str, template: str | None, disk: int | 
             raise Invalid("--template and --disk", hint="Give one of them; --from says what a disk has in it.")
         from cowfs.client import connect
         from cowfs_cli.disks import making
+        from cowfs_cli.transient import ending
 
-        with connect(session.path()) as store:
+        with ending(), connect(session.path()) as store:
             image = making.make(store, workspace, disk, source)
         session.out({"name": workspace, "image": image}, lambda: [f"created {workspace} with the disk {image}"])
         return

@@ -22,6 +22,7 @@ from cowfs_cli.agent import folder, serve
 from cowfs_cli.common import Session, bytes_of, complete_ref, options
 from cowfs_cli.sandbox import bubblewrap, choices, places
 from cowfs_cli.sandbox.cgroup import Group, Limits
+from cowfs_cli.transient import TTL_SECONDS, ending, transient
 
 MESSAGE_MAX = 200
 
@@ -68,28 +69,36 @@ def command(
     if (allow or freeze) and not agent:
         raise Invalid("--allow and --freeze are about what --agent asks for", hint="add --agent")
     program = bubblewrap.find()
-    with ExitStack() as stack:
+    with ending(), ExitStack() as stack:
         store = stack.enter_context(connect(session.path()))
-        name = workspace
+        name = owner = workspace
         if ephemeral:
-            name = f"{workspace.partition('@')[0][:80]}-run-{secrets.token_hex(4)}"
+            owner = _owner(store, workspace)
+            name = f"{owner[:80]}-run-{secrets.token_hex(4)}"
+            fork = stack.enter_context(transient(store, name))
             store.fork(workspace, name)
-            stack.callback(partial(store.remove, name, force=True))
+            fork.set({"ttl": TTL_SECONDS})
         box = bubblewrap.Sandbox(store.workspace(name).path, name[:64], host_network=net == "host")
         box.environment = dict(choices.pair(each) for each in env)
         box.memory = [places.inside(path) for path in tmpfs]
-        box.kept = [choices.kept(store, name if not ephemeral else workspace.partition("@")[0], each) for each in keep]
+        box.kept = [choices.kept(store, owner, each) for each in keep]
         box.workdir = workdir
         limits = Limits(memory, cpus, pids)
         group = stack.enter_context(closing(Group(limits, freezer=freeze))) if limits.any() or freeze else None
+        granted = stack.enter_context(ExitStack())
         if agent:
-            _grant(stack, store, name, box, serve.Grant(frozenset(allow), around=_frozen(group if freeze else None)))
+            _grant(granted, store, name, box, serve.Grant(frozenset(allow), around=_frozen(group if freeze else None)))
         places.make(box.root, box.mount_points())
-        done = _Run(store, name, list(command)).run(
+        done = _Run(store, name, list(command), granted.close).run(
             partial(_entering, group, box, program), checkpoint_each, restore_on_failure, session.json
         )
     session.out({"workspace": workspace, **vars(done)}, list)
     return done.exit_code
+
+
+def _owner(store: Store, ref: str) -> str:
+    """The name of the workspace that a reference is of. Raises NotFound, Invalid."""
+    return store.snapshot(ref).workspace if ref.startswith(("snap-", "template:")) else ref.partition("@")[0]
 
 
 def _entering(
@@ -123,15 +132,19 @@ class Done:
 
 
 class _Run:
-    def __init__(self, store: Store, name: str, command: list[str]) -> None:
+    """``ended()`` is called when the program has ended: nothing that it asked for may take effect later."""
+
+    def __init__(self, store: Store, name: str, command: list[str], ended: Callable[[], None]) -> None:
         self._workspace = store.workspace(name)
         self._command = command
+        self._ended = ended
         self._message = shlex.join(command)[:MESSAGE_MAX]
 
     def run(self, words: Callable[[list[str], bool], list[str]], each: bool, restore: bool, quiet: bool) -> Done:
         """Run it, and what is to come before and afterwards."""
         before = self._workspace.checkpoint(f"before {self._message}").snapshot.id if restore else None
         done = Done(_wait(words(self._command, os.isatty(0)), quiet))
+        self._ended()
         if done.exit_code and before is not None:
             self._workspace.restore(before)
             done.restored = before

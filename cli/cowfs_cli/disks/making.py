@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from cowfs.client.store import Store
-from cowfs.errors import Busy, CowfsError, Invalid, NoSpace, NotFound
+from cowfs.errors import Conflict, CowfsError, Invalid, NoSpace, NotFound
+from cowfs_cli.transient import TTL_SECONDS, transient
 
 IMAGE = "disk.img"
 LEAST_BYTES = 8 << 20
@@ -27,27 +28,30 @@ def make(store: Store, name: str, size: int, source: str | None) -> str:
     """Make the disk workspace ``name`` of ``size`` bytes; the path of its image.
 
     ``source``: what it has in it, as for an import (``oci:…``, ``docker-archive:…``, ``tar:…``, ``dir:…``), or a
-    workspace or snapshot. Raises Invalid, NotFound, Conflict, NoSpace; nothing is left then.
+    workspace or snapshot. Raises Invalid, NotFound, Conflict, NoSpace; nothing is left then. It has its name when it is
+    done: killed before, it leaves nothing that is in the way of another try, and nothing that stays.
     """
     if not LEAST_BYTES <= size <= MOST_BYTES:
         raise Invalid(f"a disk of {size} bytes", hint="From 8M to 16T.")
-    workspace = store.create(name)
-    try:
-        workspace.set({"disk": IMAGE})
+    with suppress(NotFound):
+        store.settings(name)
+        raise Conflict(f"a workspace named {name} exists", hint="Choose another name, or remove it.")
+    with transient(store, f"making-{secrets.token_hex(8)}") as workspace:
+        store.create(workspace.name)
+        workspace.set({"disk": IMAGE, "ttl": TTL_SECONDS})
         image = os.path.join(workspace.path, IMAGE)
         with open(image, "xb") as file:
             file.truncate(size)
         os.chmod(image, 0o600)
-        with _content(store, name, source) as root:
+        with _content(store, source) as root:
             format_image(image, root, name)
-    except BaseException:
-        workspace.remove(force=True)
-        raise
-    return image
+        workspace.umount()
+        workspace.set({"ttl": None})
+        return os.path.join(workspace.rename(name).path, IMAGE)
 
 
 @contextmanager
-def _content(store: Store, name: str, source: str | None) -> Iterator[str | None]:
+def _content(store: Store, source: str | None) -> Iterator[str | None]:
     """A directory with what ``source`` means."""
     if source is None:
         yield None
@@ -56,25 +60,15 @@ def _content(store: Store, name: str, source: str | None) -> Iterator[str | None
         if not os.path.isdir(path):
             raise Invalid(f"{path} is not a directory")
         yield path
-    elif _IMPORTED.match(source):
-        # Its name is nobody's choice; should this process be killed, a rule takes it away.
-        content = store.workspace(f"content-{secrets.token_hex(8)}")
-        try:
-            store.import_tree(source, content.name)
-            content.set({"ttl": "1h"})
-            yield content.path
-        finally:
-            with suppress(NotFound):
-                content.remove(force=True)
     else:
-        before = {each["path"] for each in store.mounts()}
-        path = store.mount(source)
-        try:
-            yield path
-        finally:
-            if path not in before:
-                with suppress(Busy, NotFound):  # somebody else has come to use it
-                    store.umount(source)
+        with transient(store, f"content-{secrets.token_hex(8)}") as content:
+            if _IMPORTED.match(source):
+                store.import_tree(source, content.name, ttl=TTL_SECONDS)  # which goes on when this process is killed
+            else:
+                # In a workspace itself a program could put a link where mke2fs has seen a file, which it then follows.
+                store.fork(source, content.name)
+                content.set({"ttl": TTL_SECONDS})
+            yield content.path
 
 
 def format_image(image: str, root: str | None, label: str) -> None:

@@ -26,13 +26,15 @@ class Create(Body):
 
 class Import(Body):
     """``source`` or ``source_b64``: on the daemon's machine, the absolute path of a directory, or ``KIND:`` and that of
-    an archive or image (tar, oci, docker-archive). ``limit``: bytes of it, unpacked, at most."""
+    an archive or image (tar, oci, docker-archive). ``limit``: bytes of it, unpacked, at most. ``ttl``: that setting, in
+    seconds, from the start."""
 
     name: Name
     source: Annotated[str, Field(max_length=4096)] | None = None
     source_b64: Base64Path | None = None
     limit: Annotated[int, Field(ge=1, le=1 << 62)] = 100 << 30
     exclude: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=1000)] = []
+    ttl: Annotated[int, Field(ge=1, le=1 << 62)] | None = None
 
     @model_validator(mode="after")
     def one_source(self) -> "Import":

@@ -117,7 +117,7 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
                 problems.extend(counts.pop("problems", ()))
                 progress(counts)
 
-            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit)
+            made = verbs.engine.import_tree(source, body.name, body.exclude, report, asked, body.limit, body.ttl)
             trio.from_thread.run_sync(partial(verbs.emit, "created", workspace=made.name))
             return {"workspace": shapes.workspace(made, None), "problems": problems}
 
