@@ -122,7 +122,15 @@ class MountsLike(Protocol):
         """
         ...
 
+    def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
+        """Unmount those of ``refs`` that are mounted: all, or none. Raises Busy as ``umount`` does."""
+        ...
+
     def mounted(self) -> list[Mounted]: ...
+
+    def wanted(self) -> set[str]:
+        """The references of everything that should be mounted, whether it is or not."""
+        ...
 
     def unmounted(self, name: str) -> AbstractContextManager[None]:
         """Nobody mounts the workspace ``name`` within. Raises Busy when it is mounted."""

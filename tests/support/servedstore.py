@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,6 +41,16 @@ class MemoryMounts:
             raise Busy(f"{ref} is in use by 12 (bash)", hint="--force")
         if self.table.pop(ref, None) is None:
             raise NotFound(f"{ref} is not mounted")
+
+    def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
+        """Pretend to unmount several. Raises Busy."""
+        for ref in refs:
+            with suppress(NotFound):
+                self.umount(ref, force)
+
+    def wanted(self) -> set[str]:
+        """What should be mounted."""
+        return set(self.table)
 
     def mounted(self) -> list[Mounted]:
         """What is."""

@@ -4,7 +4,7 @@ import base64
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -68,6 +68,16 @@ def _find(verbs: Verbs, name: str) -> Workspace:
         if workspace.name == name:
             return workspace
     raise NotFound(f"no workspace named {name!r}", hint="`cowfs list` shows them")
+
+
+def _mounts_of(verbs: Verbs, ref: str) -> list[str]:
+    """What is to be unmounted before ``ref`` is removed: its snapshots, where it is a workspace, then itself."""
+    found = []
+    for each in verbs.mounts.wanted():
+        with suppress(NotFound):  # mounted, and removed since
+            if each.startswith("snap-") and verbs.engine.snapshot(each).workspace == ref:
+                found.append(each)
+    return [*found, ref]
 
 
 def family(name: str, workspaces: list[Workspace], snapshots: list[Snapshot]) -> tuple[list[Workspace], list[Snapshot]]:
@@ -279,9 +289,11 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            with verbs.disks.released(ref, force):
-                with suppress(NotFound):  # not mounted
-                    verbs.mounts.umount(ref, force)
+            going = _mounts_of(verbs, ref)
+            with ExitStack() as detached:
+                for each in going:
+                    detached.enter_context(verbs.disks.released(each, force))
+                verbs.mounts.umount_all(going, force)
                 verbs.engine.remove(ref, force, asked)
 
         _, fresh = await verbs.once("remove", asked, work, (workspace_of(ref),))
