@@ -22,7 +22,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.branches import Branches
 from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
+from cowfs.catalog.names import check_new_name, check_texts, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.checking import Checking
 from cowfs.collector import THOROUGH_SHARE, Collector
@@ -165,7 +165,7 @@ class Engine:
 
     def create(self, name: str, request: Request | None = None) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
-        self._refuse_taken([check_workspace_name(name)])
+        self._refuse_taken([check_new_name(name)])
         with self._leases.publishing():
             root = self.settler.make_root(0o40755, 0, 0, self._clock())
             kept = self.keys.of(request, lambda: self.workspace(name))
@@ -176,7 +176,7 @@ class Engine:
         limit: int = IMPORT_LIMIT_BYTES,
     ) -> Workspace:  # fmt: skip
         """A workspace with the tree of ``source``: see :meth:`Images.bring`. Raises also Conflict."""
-        self._refuse_taken([check_workspace_name(name)])
+        self._refuse_taken([check_new_name(name)])
         with self._leases.publishing(), ExitStack() as held:
             brought = self.images.bring(source, exclude, limit, progress, held)
             problems = tuple(brought.problems[:PROBLEMS_KEPT])
@@ -394,7 +394,7 @@ class Engine:
 
     def rename(self, ws: str, name: str, request: Request | None = None) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
-        check_workspace_name(name)
+        check_new_name(name)
         entry = self._branches.by_name(ws)
         kept = self.keys.of(request, lambda: self.workspace(name))
         self._branches.commit(control.Renamed(entry.id, name), sync=True, then=kept)

@@ -94,6 +94,15 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     return [each for each in found if each.startswith(incomplete)]
 
 
+def split_path(text: str) -> tuple[str, str | None]:
+    """``REF:PATH`` -> (reference, path), the path None where there is none; ``template:NAME`` is a reference."""
+    kind, colon, rest = text.partition(":")
+    if kind != "template" or not colon:
+        return kind, rest if colon else None
+    name, colon, path = rest.partition(":")
+    return f"{kind}:{name}", path if colon else None
+
+
 def bytes_of(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """A number of bytes such as 50M."""
     if text is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cowfs.client import place
+from cowfs_cli.common import split_path
 from cowfs_cli.main import COMMANDS, main
 from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
@@ -206,3 +207,20 @@ def test_gc(cowfs: Cowfs, served: ServedStore) -> None:
     done = json.loads(cowfs("gc", "--json").out)
     assert done | {"dry_run": True, "freed_bytes": 0} == planned
     assert cowfs("gc").out == "removed 0 blocks, 0 B; 0 B of files are gone\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("ws", ("ws", None)),
+        ("ws@good:etc/hostname", ("ws@good", "etc/hostname")),
+        ("ws:/a:b", ("ws", "/a:b")),
+        ("ws:", ("ws", "")),
+        ("template", ("template", None)),
+        ("template:py", ("template:py", None)),
+        ("template:py:a:b", ("template:py", "a:b")),
+        ("template:py:", ("template:py", "")),
+    ],
+)
+def test_where_a_reference_ends_and_a_path_begins(text: str, split: tuple[str, str | None]) -> None:
+    assert split_path(text) == split
