@@ -31,13 +31,16 @@ class Session:
         """One request to the daemon, which is started if need be; the JSON of its answer."""
         return self.wire().call(method, target, body)
 
-    def out(self, value: object, text: Callable[[], Iterable[str]]) -> None:
-        """Print ``value`` as JSON with ``--json``, else the lines of ``text``."""
+    def out(self, value: object, text: Callable[[], Iterable[str]], *, exact: bool = False) -> None:
+        """Print ``value`` as JSON with ``--json``, else the lines of ``text``, cleaned.
+
+        ``exact``: they are for a program, such as a path in a script, and nobody hostile has chosen what is in them.
+        """
         if self.json:
             click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
         else:
             for line in text():
-                click.echo(line)
+                click.echo(line if exact else clean(line))
 
 
 def _session(context: click.Context) -> Session:

@@ -224,3 +224,31 @@ def test_gc(cowfs: Cowfs, served: ServedStore) -> None:
 )
 def test_where_a_reference_ends_and_a_path_begins(text: str, split: tuple[str, str | None]) -> None:
     assert split_path(text) == split
+
+
+HOSTILE = "one\x1b]0;title\x07\x9b2J\rtwo\u202e\nthree"
+
+
+def unprintable(text: str) -> list[str]:
+    return [char for line in text.split("\n") for char in line if not char.isprintable()]
+
+
+@pytest.mark.parametrize("words", [("show", "ws@a"), ("log", "ws"), ("tree",), ("diff", "ws@a", "ws")])
+def test_what_is_stored_does_not_drive_the_terminal(cowfs: Cowfs, served: ServedStore, words: tuple[str, ...]) -> None:
+    served.engine.create("ws")
+    served.engine.checkpoint("ws", HOSTILE, "a", creator=HOSTILE, allow_empty=True)
+    served.write("ws", HOSTILE.encode(), b"")
+    lines = cowfs(*words).out
+    assert "one\N{REPLACEMENT CHARACTER}" in lines
+    assert unprintable(lines) == []
+    assert "\nthree" not in lines
+
+
+def test_an_error_about_something_hostile_is_one_line(cowfs: Cowfs, tmp_path: Path) -> None:
+    (tmp_path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    named = [{"annotations": {"org.opencontainers.image.ref.name": f"{HOSTILE}{number}"}} for number in range(2)]
+    (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": named}))
+    refused = cowfs("import", f"oci:{tmp_path}", "ws")
+    assert (refused.code, refused.err.count("\n"), unprintable(refused.err)) == (2, 1, [])
+    assert "three1" in refused.err
+    assert json.loads(cowfs("import", f"oci:{tmp_path}:{HOSTILE}", "ws", "--json").err)["error"]["code"] == "invalid"

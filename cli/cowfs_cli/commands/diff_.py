@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, clean, complete_ref, options
+from cowfs_cli.common import Session, complete_ref, options
 
 _MARK = {"added": "A", "removed": "D", "modified": "M", "renamed": "R", "metadata": "m"}
 
@@ -32,5 +32,5 @@ def command(session: Session, a: str, b: str) -> None:
 
 def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
     for each in found:
-        arrow = f"{clean(each['old_path'])} -> " if "old_path" in each else ""
-        yield f"{_MARK.get(each['change'], '?')} {arrow}{clean(each['path'])}"
+        arrow = f"{each['old_path']} -> " if "old_path" in each else ""
+        yield f"{_MARK.get(each['change'], '?')} {arrow}{each['path']}"
