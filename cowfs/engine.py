@@ -334,9 +334,9 @@ class Engine:
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
 
-    def diff(self, a: str, b: str) -> builtins.list[Change]:
-        """What differs between two references, by path. Raises NotFound, Invalid."""
-        return self._looking.diff(a, b)
+    def diff(self, a: str, b: str, limit: int | None = None) -> builtins.list[Change]:
+        """What differs between two references, by path, the first ``limit`` of it. Raises NotFound, Invalid."""
+        return self._looking.diff(a, b, limit)
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""

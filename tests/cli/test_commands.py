@@ -252,3 +252,14 @@ def test_an_error_about_something_hostile_is_one_line(cowfs: Cowfs, tmp_path: Pa
     assert (refused.code, refused.err.count("\n"), unprintable(refused.err)) == (2, 1, [])
     assert "three1" in refused.err
     assert json.loads(cowfs("import", f"oci:{tmp_path}:{HOSTILE}", "ws", "--json").err)["error"]["code"] == "invalid"
+
+
+def test_a_difference_is_cut_with_its_end_told(cowfs: Cowfs, served: ServedStore) -> None:
+    served.engine.create("ws")
+    served.engine.checkpoint("ws", "", "a", allow_empty=True)
+    for name in (b"one", b"two"):
+        served.write("ws", name, b"")
+    assert cowfs("diff", "ws@a", "ws", "--limit", "1").out == "A one\nand more\n"
+    assert cowfs("diff", "ws@a", "ws", "--limit", "2").out == "A one\nA two\n"
+    cut = json.loads(cowfs("diff", "ws@a", "ws", "--limit", "1", "--json").out)
+    assert cut == {"changes": [{"change": "added", "path": "one"}], "more": True}
