@@ -84,8 +84,8 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     from cowfs.client.wire import segment
     from cowfs.errors import CowfsError
 
-    wire = Wire(store_path(context.params.get("store")), start=False)
     try:
+        wire = Wire(_session(context).path(), start=False)
         name, at, _prefix = incomplete.partition("@")
         if not at:
             found = [str(each["name"]) for each in wire.call("GET", "/v1/workspaces")]

@@ -180,6 +180,19 @@ def test_completion_offers_workspaces_and_labels(cowfs: Cowfs, monkeypatch: pyte
         assert [line.partition(",")[2] for line in cowfs().out.split()] == offered
 
 
+@pytest.mark.parametrize("elsewhere", ["/nonexistent/store", ""])
+def test_completion_looks_in_the_store_that_was_named(
+    cowfs: Cowfs, served: ServedStore, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    cowfs("create", "ws-1")
+    monkeypatch.setenv("_COWFS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    for store, default, offered in ((str(served.path), elsewhere, "plain,ws-1\n"), (elsewhere, str(served.path), "")):
+        monkeypatch.setenv("COWFS_STORE", default)
+        monkeypatch.setenv("COMP_WORDS", f"cowfs log --store '{store}' ws")
+        assert cowfs().out.split() == offered.split()
+
+
 def test_a_command_imports_no_framework() -> None:
     code = (
         "import sys; sys.argv = ['cowfs', 'checkpoint', 'x', '--store', '/nonexistent']\n"
