@@ -141,11 +141,15 @@ class Mounts:
                 if (mounted := self._table.pop(ref, None)) is not None:
                     self._unserved[ref] = mounted
 
+    def was_unmounted(self, request: Request | None) -> bool:
+        """See cowfs_daemon.ports.MountsLike."""
+        digest = None if request is None else self._unmounted.get(request.key)
+        if request is not None and digest not in (None, request.digest.hex()):
+            raise Conflict("this idempotency key was used for another request", hint="Use a new one.")
+        return digest is not None
+
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
-        if request is not None and (digest := self._unmounted.get(request.key)) is not None:
-            if digest != request.digest.hex():
-                raise Conflict("this idempotency key was used for another request", hint="Use a new one.")
-            return
+        """See cowfs_daemon.ports.MountsLike."""
         if ref not in self.wanted():  # what is mounted may have been removed since: it can be named all the same
             ref, _, _ = self._resolve(ref)
         with self._lock:

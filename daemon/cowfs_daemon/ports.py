@@ -115,10 +115,14 @@ class MountsLike(Protocol):
         """Mount a workspace, or a snapshot read-only; a no-op when it is mounted."""
         ...
 
+    def was_unmounted(self, request: Request | None) -> bool:
+        """Whether that request was carried out by ``umount``. Raises Conflict when its key was used for another."""
+        ...
+
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """Raises NotFound when it is not mounted, Busy (naming processes) while in use and not ``force``.
 
-        A ``request`` that was carried out before is done.
+        That it was done is kept under the key of ``request``.
         """
         ...
 

@@ -30,10 +30,15 @@ class MemoryMounts:
     def __init__(self) -> None:
         self.table: dict[str, Mounted] = {}
         self.busy = False
+        self._unmounted: dict[str, bytes] = {}
 
     def mount(self, ref: str) -> Mounted:
         """Pretend to mount."""
         return self.table.setdefault(ref, Mounted(ref, f"/mounts/{ref}", "@" in ref))
+
+    def was_unmounted(self, request: Request | None) -> bool:
+        """Whether it was this request."""
+        return request is not None and self._unmounted.get(request.key) == request.digest
 
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """Pretend to unmount. Raises NotFound, Busy."""
@@ -41,6 +46,8 @@ class MemoryMounts:
             raise Busy(f"{ref} is in use by 12 (bash)", hint="--force")
         if self.table.pop(ref, None) is None:
             raise NotFound(f"{ref} is not mounted")
+        if request is not None:
+            self._unmounted[request.key] = request.digest
 
     def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
         """Pretend to unmount several. Raises Busy."""

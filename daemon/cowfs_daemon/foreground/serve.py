@@ -54,6 +54,10 @@ class OneMount:
             )
         return self._mounted
 
+    def was_unmounted(self, request: Request | None) -> bool:
+        """See MountsLike."""
+        return False
+
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """See MountsLike."""
         if ref != self._mounted.ref:
