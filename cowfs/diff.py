@@ -52,8 +52,8 @@ class Difference:
         return name if prefix is None else prefix + b"/" + name
 
 
-def difference(sides: Difference) -> list[Change]:
-    """Every change, sorted by path. Raises Corrupt when a state cannot be read."""
+def difference(sides: Difference, limit: int | None = None) -> list[Change]:
+    """Every change, or the first ``limit``, sorted by path. Raises Corrupt when a state cannot be read."""
     for ino, (before, after) in compare(sides.old, sides.new).inodes.items():
         before = before if before is not None and before.nlink else None
         after = after if after is not None and after.nlink else None
@@ -72,7 +72,7 @@ def difference(sides: Difference) -> list[Change]:
             sides.changes.append(Change(how, path))
     sides.changes += [Change("removed", path) for path in sides.removed.keys() - sides.added.keys()]
     sides.changes += [Change("added", path) for path in sides.added.keys() - sides.removed.keys()]
-    return sorted(sides.changes, key=lambda change: (change.path, change.change))
+    return sorted(sides.changes, key=lambda change: (change.path, change.change))[:limit]
 
 
 def _same_file(sides: Difference, before: Inode, after: Inode) -> None:

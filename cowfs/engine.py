@@ -22,7 +22,7 @@ from cowfs.blocks.reader import BlockReader
 from cowfs.branches import Branches
 from cowfs.catalog.apply import UNDO
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_texts, check_workspace_name, fork_names
+from cowfs.catalog.names import check_new_name, check_texts, fork_names
 from cowfs.catalog.refs import Resolved, label_operations, line_of, resolve, resolve_snapshot
 from cowfs.checking import Checking
 from cowfs.collector import THOROUGH_SHARE, Collector
@@ -164,7 +164,7 @@ class Engine:
 
     def create(self, name: str, request: Request | None = None) -> Workspace:
         """An empty workspace: a root directory, mode 0755. Raises Invalid, Conflict."""
-        self._refuse_taken([check_workspace_name(name)])
+        self._refuse_taken([check_new_name(name)])
         with self._leases.publishing():
             root = self.settler.make_root(0o40755, 0, 0, self._clock())
             kept = self.keys.of(request, lambda: self.workspace(name))
@@ -178,7 +178,7 @@ class Engine:
 
         ``ttl``: what it has as that setting from the start, in seconds.
         """
-        self._refuse_taken([check_workspace_name(name)])
+        self._refuse_taken([check_new_name(name)])
         with self.jobs.import_leases.publishing(), ExitStack() as held:
             brought = self.images.bring(source, exclude, limit, progress, held)
             problems = tuple(brought.problems[:PROBLEMS_KEPT])
@@ -336,9 +336,9 @@ class Engine:
             with self._lock:
                 return entry.id, done.snapshot or self._head(entry.id)
 
-    def diff(self, a: str, b: str) -> builtins.list[Change]:
-        """What differs between two references, by path. Raises NotFound, Invalid."""
-        return self._looking.diff(a, b)
+    def diff(self, a: str, b: str, limit: int | None = None) -> builtins.list[Change]:
+        """What differs between two references, by path, the first ``limit`` of it. Raises NotFound, Invalid."""
+        return self._looking.diff(a, b, limit)
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""
@@ -396,7 +396,7 @@ class Engine:
 
     def rename(self, ws: str, name: str, request: Request | None = None) -> Workspace:
         """Give a workspace another name. Raises NotFound, Invalid, Conflict."""
-        check_workspace_name(name)
+        check_new_name(name)
         entry = self._branches.by_name(ws)
         kept = self.keys.of(request, lambda: self.workspace(name))
         self._branches.commit(control.Renamed(entry.id, name), sync=True, then=kept)

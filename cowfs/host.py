@@ -298,10 +298,10 @@ class Host:
             found += _lowest(layer.merged)
         return found
 
-    def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
-        """What differs; inode numbers below ``horizon`` mean the same file on both sides."""
+    def diff(self, old: Point, new: Point, horizon: int, limit: int | None = None) -> list[Change]:
+        """What differs, the first ``limit``; inode numbers below ``horizon`` mean the same file on both sides."""
         with self._look(old, new) as (a, b):
-            return difference(Difference(a, b, horizon))
+            return difference(Difference(a, b, horizon), limit)
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """(up to ``size`` bytes of a file or symlink target at ``offset``, its whole size).

@@ -39,8 +39,8 @@ class Looking:
         self._ready = ready
         self._freeze = freeze
 
-    def diff(self, a: str, b: str) -> list[Change]:
-        """What differs between two references, by path. Raises NotFound, Invalid."""
+    def diff(self, a: str, b: str, limit: int | None = None) -> list[Change]:
+        """What differs between two references, by path, the first ``limit`` of it. Raises NotFound, Invalid."""
         with self._trimming.holding():
             left, right = self._resolve(a), self._resolve(b)
             old, new = self._point(left), self._point(right)
@@ -52,7 +52,7 @@ class Looking:
                     new = Point(new.workspace, chain(self._catalog, parent))
             with self._lock:
                 common = horizon(self._catalog, left, right)
-            return self._host.diff(old, new, common)
+            return self._host.diff(old, new, common, limit)
 
     def show(self, ref: str, path: bytes) -> Iterator[bytes]:
         """The bytes of one file of a workspace or snapshot, in pieces. Raises NotFound, Invalid."""

@@ -31,13 +31,16 @@ class Session:
         """One request to the daemon, which is started if need be; the JSON of its answer."""
         return self.wire().call(method, target, body)
 
-    def out(self, value: object, text: Callable[[], Iterable[str]]) -> None:
-        """Print ``value`` as JSON with ``--json``, else the lines of ``text``."""
+    def out(self, value: object, text: Callable[[], Iterable[str]], *, exact: bool = False) -> None:
+        """Print ``value`` as JSON with ``--json``, else the lines of ``text``, cleaned.
+
+        ``exact``: they are for a program, such as a path in a script, and nobody hostile has chosen what is in them.
+        """
         if self.json:
             click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
         else:
             for line in text():
-                click.echo(line)
+                click.echo(line if exact else clean(line))
 
 
 def _session(context: click.Context) -> Session:
@@ -81,8 +84,8 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     from cowfs.client.wire import segment
     from cowfs.errors import CowfsError
 
-    wire = Wire(store_path(context.params.get("store")), start=False)
     try:
+        wire = Wire(_session(context).path(), start=False)
         name, at, _prefix = incomplete.partition("@")
         if not at:
             found = [str(each["name"]) for each in wire.call("GET", "/v1/workspaces")]
@@ -92,6 +95,15 @@ def complete_ref(context: click.Context, _: click.Parameter, incomplete: str) ->
     except CowfsError:
         return []
     return [each for each in found if each.startswith(incomplete)]
+
+
+def split_path(text: str) -> tuple[str, str | None]:
+    """``REF:PATH`` -> (reference, path), the path None where there is none; ``template:NAME`` is a reference."""
+    kind, colon, rest = text.partition(":")
+    if kind != "template" or not colon:
+        return kind, rest if colon else None
+    name, colon, path = rest.partition(":")
+    return f"{kind}:{name}", path if colon else None
 
 
 def bytes_of(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

@@ -140,6 +140,8 @@ def _report(error: CowfsError) -> int:
         shape = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
         click.echo(json.dumps(shape), err=True)
     else:
-        message = " ".join(error.message.splitlines())
-        click.echo(f"cowfs: {message}" + (f" ({error.hint})" if error.hint else ""), err=True)
+        from cowfs_cli.common import clean
+
+        message, hint = (clean(" ".join(text.splitlines())) for text in (error.message, error.hint))
+        click.echo(f"cowfs: {message}" + (f" ({hint})" if hint else ""), err=True)
     return error.exit_code

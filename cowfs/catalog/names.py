@@ -10,6 +10,9 @@ from cowfs.formats.control_fields import TEXT_MAX
 NAME_MAX = 255
 """Characters in a workspace name or label at most; a name is also the last part of a mount path."""
 
+RESERVED = "template"
+"""No new workspace gets this name: what follows a colon behind it is a template's name, behind any other a path."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _LABEL = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]*")
 _ALLOWED = "letters, digits and ._- are allowed"
@@ -25,6 +28,13 @@ def check_workspace_name(name: str) -> str:
     if name.startswith("snap-"):
         raise Invalid(f"malformed workspace name {_shown(name)}", hint="snap- begins the ids of snapshots")
     return _fitting("workspace name", name)
+
+
+def check_new_name(name: str) -> str:
+    """As :func:`check_workspace_name`, of a workspace to be: older stores may have one that has a reserved name."""
+    if name == RESERVED:
+        raise Invalid(f"no workspace can be named {name}", hint=f"{name}:NAME is a reference to a template")
+    return check_workspace_name(name)
 
 
 def check_label(label: str) -> str:
@@ -50,7 +60,7 @@ def check_texts(**texts: str) -> None:
 def fork_names(name: str, count: int | None) -> list[str]:
     """The names of a fork: ``name``, or ``name-1`` … ``name-count``. Each is checked."""
     if count is None:
-        return [check_workspace_name(name)]
+        return [check_new_name(name)]
     if count < 1:
         raise Invalid(f"cannot make {count} forks", hint="--count is at least 1")
     return [check_workspace_name(f"{name}-{number}") for number in range(1, count + 1)]

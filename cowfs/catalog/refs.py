@@ -20,7 +20,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from cowfs.catalog.catalog import Catalog
-from cowfs.catalog.names import check_label, check_workspace_name
+from cowfs.catalog.names import RESERVED, check_label, check_workspace_name
 from cowfs.errors import Conflict, Invalid, NotFound
 from cowfs.formats.control import Labelled, SnapshotEntry, WorkspaceEntry
 
@@ -32,7 +32,7 @@ _ID = re.compile(r"snap-[0-9a-f]+")
 _NUMBER = re.compile(r"-[1-9][0-9]{0,17}")
 _GRAMMAR = "write WS, WS@latest, WS@-2, WS@LABEL, template:NAME, or a snapshot id (snap-…)"
 
-TEMPLATE = "template"
+TEMPLATE = RESERVED
 """The setting that makes a snapshot a template."""
 
 _TEMPLATE_PREFIX = TEMPLATE + ":"
@@ -80,17 +80,6 @@ def parse(text: str) -> Reference:
     elif selector != "latest":
         check_label(selector)
     return Reference(name or None, selector, None)
-
-
-def split_path(text: str) -> tuple[str, bytes]:
-    """``REF:PATH`` -> (reference, path relative to the root). Raises :class:`Invalid`."""
-    reference, colon, path = text.partition(":")
-    if not colon or not reference:
-        raise Invalid(f"{text[:80]!a} is not REF:PATH", hint="for example ws@latest:etc/hostname")
-    raw = path.encode("utf-8", "surrogateescape")
-    if b"\0" in raw:
-        raise Invalid("a path cannot contain NUL")
-    return reference, raw.lstrip(b"/")
 
 
 def resolve(catalog: Catalog, text: str, workspace: str | None = None) -> Resolved:

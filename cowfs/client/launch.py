@@ -12,12 +12,12 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from cowfs.client.place import LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir, is_store
+from cowfs.client.place import KEEPER_LOCK_NAME, LOG_NAME, START_LOCK_NAME, connect_socket, daemon_dir, is_store
 from cowfs.client.wire import error_from
-from cowfs.errors import CowfsError, Invalid, NotFound
+from cowfs.errors import Busy, CowfsError, Invalid, NotFound
 
 _KEPT = (
     *("HOME", "LANG", "LC_ALL", "PATH", "TZ", "XDG_RUNTIME_DIR"),
@@ -53,21 +53,45 @@ def start_daemon(store: str, workers: int | None = None) -> int:
     Raises NotFound when there is no store, and what made the start fail otherwise.
     """
     environment = daemon_environment()
-    directory = daemon_dir(store)
-    if not is_store(store):
-        raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        lock = os.open(os.path.join(directory, START_LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Invalid(f"cannot start a daemon for {store}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with start_lock(store):
         if _answers(store):
             return 0
         return _spawn(store, environment, workers)
+
+
+@contextlib.contextmanager
+def start_lock(store: str) -> Iterator[None]:
+    """No client starts the daemon of ``store`` within; waits for one that does. Raises NotFound, Invalid."""
+    if not is_store(store):
+        raise NotFound(f"no store at {store}", hint=f"cowfs init --store {store}")
+    try:
+        lock = _open_lock(store, START_LOCK_NAME)
+    except OSError as error:
+        raise Invalid(f"cannot start or stop a daemon for {store}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def no_keeper(store: str) -> Iterator[None]:
+    """``store`` has no daemon, whoever starts it, within. Raises Busy when it has one."""
+    lock = _open_lock(store, KEEPER_LOCK_NAME)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{store} has a daemon that does not answer, or has just got one", hint="try again") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open_lock(store: str, name: str) -> int:
+    os.makedirs(daemon_dir(store), mode=0o700, exist_ok=True)
+    return os.open(os.path.join(daemon_dir(store), name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _answers(store: str) -> bool:

@@ -11,6 +11,7 @@ from cowfs.errors import Invalid
 SOCKET_NAME = "sock"
 LOG_NAME = "log"
 START_LOCK_NAME = "start.lock"
+KEEPER_LOCK_NAME = "keeper.lock"
 # sun_path is 108 bytes with its terminating NUL (unix(7)).
 SUN_PATH_BYTES = 107
 

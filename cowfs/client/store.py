@@ -119,6 +119,11 @@ class Store:
         """What changed from ``a`` to ``b`` (references)."""
         return [decode.change(each) for each in self._wire.call("GET", "/v1/diff" + query({"a": a, "b": b}))]
 
+    def first_changes(self, a: str, b: str, limit: int) -> tuple[list[Change], bool]:
+        """What changed from ``a`` to ``b``, the first ``limit`` by path, and whether there is more."""
+        found = self._wire.call("GET", "/v1/diff" + query({"a": a, "b": b, "limit": str(limit)}))
+        return [decode.change(each) for each in found["changes"]], found["more"]
+
     def snapshot(self, ref: str) -> Snapshot:
         """The snapshot that ``ref`` (an id, a unique prefix, or any other reference to one) means."""
         return decode.snapshot(self._wire.call("GET", f"/v1/snapshots/{segment(ref)}"))
@@ -307,6 +312,10 @@ class WorkspaceHandle:
     def diff(self, a: str, b: str | None = None) -> list[Change]:
         """What changed from ``a`` to ``b`` (default: the live state); ``@LABEL`` means this workspace's."""
         return Store(self._wire).diff(self._full(a), self.name if b is None else self._full(b))
+
+    def first_changes(self, a: str, b: str | None, limit: int) -> tuple[list[Change], bool]:
+        """As :meth:`diff`, the first ``limit`` by path, and whether there is more."""
+        return Store(self._wire).first_changes(self._full(a), self.name if b is None else self._full(b), limit)
 
     def _full(self, ref: str) -> str:
         return self.name + ref if ref.startswith("@") else ref

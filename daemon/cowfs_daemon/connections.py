@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cowfs.client.place import daemon_dir
+from cowfs.client.place import KEEPER_LOCK_NAME, daemon_dir
 from cowfs.errors import CowfsError
 from cowfs.store import StoreDirectory
 from cowfs_daemon.fuse import mount
-from cowfs_daemon.keeper import LOCK_NAME
 from cowfs_daemon.mounts import runtime_dir
 
 ALONE_SECONDS, KEPT_SECONDS = 5.0, 60.0
@@ -56,7 +55,7 @@ def report(store: str, fix: bool, patience_seconds: float | None = None) -> dict
 def has_keeper(store: str) -> bool:
     """Whether a process holds the mounts of ``store``."""
     try:
-        fd = os.open(os.path.join(daemon_dir(store), LOCK_NAME), os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(os.path.join(daemon_dir(store), KEEPER_LOCK_NAME), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:

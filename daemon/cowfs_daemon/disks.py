@@ -159,7 +159,8 @@ class Disks:
         """(reference, place, mount point) of an attached disk."""
         known = {each.ref: each for each in self.attached()}
         if known and ref not in known and not any(each.name == ref for each in self._engine.list()):
-            ref = self._engine.snapshot(ref).id
+            with suppress(NotFound):  # it is mounted, and has been removed since
+                ref = self._engine.snapshot(ref).id
         found = known.get(ref)
         point = None if found is None else mounted_at(found.path)
         return None if found is None or point is None else (found.ref, found.path, point)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cowfs.blocks.suspect import Deaths
-from cowfs.client.place import daemon_dir, is_store
+from cowfs.client.place import KEEPER_LOCK_NAME, daemon_dir, is_store
 from cowfs.errors import Busy, CowfsError, NotFound
 from cowfs_daemon import lingering, succession
 from cowfs_daemon.activity import Limits, Silence
@@ -31,7 +31,6 @@ from cowfs_daemon.succession import Legacy
 from cowfs_daemon.surroundings import KEEPER_OOM, set_oom_score
 from cowfs_daemon.table import Table
 
-LOCK_NAME = "keeper.lock"
 OTHER_KEEPER_SECONDS = 30.0
 CHILDREN_SECONDS = 15.0
 """How long a dead supervisor's workers and settler have for ending by themselves."""
@@ -266,7 +265,7 @@ def lock(store: str, wait: bool) -> int | None:
     """
     directory = daemon_dir(store)
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    fd = os.open(os.path.join(directory, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(os.path.join(directory, KEEPER_LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + (OTHER_KEEPER_SECONDS if wait else 0)
     while True:
         try:

@@ -141,12 +141,17 @@ class Mounts:
                 if (mounted := self._table.pop(ref, None)) is not None:
                     self._unserved[ref] = mounted
 
+    def was_unmounted(self, request: Request | None) -> bool:
+        """See cowfs_daemon.ports.MountsLike."""
+        digest = None if request is None else self._unmounted.get(request.key)
+        if request is not None and digest not in (None, request.digest.hex()):
+            raise Conflict("this idempotency key was used for another request", hint="Use a new one.")
+        return digest is not None
+
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
-        if request is not None and (digest := self._unmounted.get(request.key)) is not None:
-            if digest != request.digest.hex():
-                raise Conflict("this idempotency key was used for another request", hint="Use a new one.")
-            return
-        ref, _, _ = self._resolve(ref)
+        """See cowfs_daemon.ports.MountsLike."""
+        if ref not in self.wanted():  # what is mounted may have been removed since: it can be named all the same
+            ref, _, _ = self._resolve(ref)
         with self._lock:
             mounted = self._table.get(ref)
             coming = mounted is None and ref in self._wanted and self._blamed[ref] < BLAMED_MAX
@@ -170,12 +175,28 @@ class Mounts:
                     del self._unmounted[key]
             self._save()
 
+    def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
+        """See cowfs_daemon.ports.MountsLike."""
+        gone = []
+        try:
+            for ref in refs:
+                with contextlib.suppress(NotFound):
+                    self.umount(ref, force)
+                    gone.append(ref)
+        except BaseException:
+            for ref in gone:
+                try:
+                    self.mount(ref)
+                except (CowfsError, OSError) as error:
+                    log.error("cannot mount %s again: %s", ref, error)
+            raise
+
     def mounted(self) -> list[Mounted]:
         with self._lock:
             return list(self._table.values())
 
     def wanted(self) -> set[str]:
-        """The references of everything that should be mounted, whether it is or not."""
+        """See cowfs_daemon.ports.MountsLike."""
         with self._lock:
             return set(self._wanted)
 

@@ -255,9 +255,9 @@ class WorkerPool(Host):
         """See Host.clone_path."""
         return self._of(workspace).clone_path(workspace, token, paths)
 
-    def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
+    def diff(self, old: Point, new: Point, horizon: int, limit: int | None = None) -> list[Change]:
         """See Host.diff. Live points must be :meth:`together`."""
-        return self._looking(old, new).diff(old, new, horizon)
+        return self._looking(old, new).diff(old, new, horizon, limit)
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """See Host.read."""

@@ -444,9 +444,9 @@ class RemoteHost(Host):
         used, inodes = self.call("usage", workspace, workspaces=(workspace,))
         return used, inodes
 
-    def diff(self, old: Point, new: Point, horizon: int) -> list[Change]:
+    def diff(self, old: Point, new: Point, horizon: int, limit: int | None = None) -> list[Change]:
         """See Host.diff."""
-        return list(self.call("diff", old, new, horizon, workspaces=_live(old, new)))
+        return list(self.call("diff", old, new, horizon, limit, workspaces=_live(old, new)))
 
     def read(self, point: Point, path: bytes, offset: int, size: int) -> tuple[bytes, int]:
         """See Host.read."""

@@ -61,8 +61,13 @@ def main() -> int:
     except OSError as error:
         print(f"cowfs-guest: the host does not answer: {error} (is this a sandbox that may ask?)", file=sys.stderr)
         return 1
-    print(json.dumps(value) if as_json else "\n".join(_lines(verb, value)))
+    print(json.dumps(value) if as_json else "\n".join(map(_clean, _lines(verb, value))))
     return 0
+
+
+def _clean(line: str) -> str:
+    """As ``cowfs`` prints it: names and messages do not drive the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def _lines(verb: str, value: Any) -> list[str]:

@@ -1,6 +1,9 @@
 """Every verb over the wire: the client's typed results are what the engine returned."""
 
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,3 +161,44 @@ def test_events_tell_what_happens(client: Store, tmp_path: Path) -> None:
         assert (created["event"], created["workspace"]) == ("created", name)
     client.stop_daemon()
     assert list(events) == []
+
+
+def test_a_difference_with_a_limit_says_whether_there_is_more(served: ServedStore, client: Store) -> None:
+    ws = client.create("ws")
+    ws.checkpoint(label="empty", allow_empty=True)
+    names = [b"%03d" % number for number in range(shapes.ENCODED_AT_ONCE + 1)]
+    for name in names:
+        served.write("ws", name, b"")
+    assert [each.path for each in ws.diff("@empty")] == names
+    for limit in (1, len(names) - 1, len(names), len(names) + 1):
+        changes, more = ws.first_changes("@empty", None, limit)
+        assert ([each.path for each in changes], more) == (names[:limit], limit < len(names))
+    with pytest.raises(Invalid):
+        ws.first_changes("@empty", None, 0)
+
+
+class Watched(list[Any]):
+    """Says in which thread it was read."""
+
+    def __init__(self, values: Iterable[Any], readers: set[threading.Thread]) -> None:
+        super().__init__(values)
+        self._readers = readers
+
+    def __iter__(self) -> Iterator[Any]:
+        self._readers.add(threading.current_thread())
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("verb", ["list", "log", "diff"])
+def test_no_long_answer_is_made_by_the_thread_that_serves_all(
+    served: ServedStore, client: Store, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    ws = client.create("ws")
+    ws.checkpoint(label="empty", allow_empty=True)
+    readers: set[threading.Thread] = set()
+    asked = getattr(served.engine, verb)
+    monkeypatch.setattr(served.engine, verb, lambda *arguments: Watched(asked(*arguments), readers))
+    ask: dict[str, Callable[[], object]] = {"list": client.workspaces, "log": ws.log, "diff": lambda: ws.diff("@empty")}
+    ask[verb]()
+    assert readers
+    assert served.thread not in readers

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cowfs.client import place
+from cowfs_cli.common import split_path
 from cowfs_cli.main import COMMANDS, main
 from tests.cli.conftest import Cowfs
 from tests.support.servedstore import ServedStore
@@ -179,6 +180,19 @@ def test_completion_offers_workspaces_and_labels(cowfs: Cowfs, monkeypatch: pyte
         assert [line.partition(",")[2] for line in cowfs().out.split()] == offered
 
 
+@pytest.mark.parametrize("elsewhere", ["/nonexistent/store", ""])
+def test_completion_looks_in_the_store_that_was_named(
+    cowfs: Cowfs, served: ServedStore, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    cowfs("create", "ws-1")
+    monkeypatch.setenv("_COWFS_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    for store, default, offered in ((str(served.path), elsewhere, "plain,ws-1\n"), (elsewhere, str(served.path), "")):
+        monkeypatch.setenv("COWFS_STORE", default)
+        monkeypatch.setenv("COMP_WORDS", f"cowfs log --store '{store}' ws")
+        assert cowfs().out.split() == offered.split()
+
+
 def test_a_command_imports_no_framework() -> None:
     code = (
         "import sys; sys.argv = ['cowfs', 'checkpoint', 'x', '--store', '/nonexistent']\n"
@@ -206,3 +220,59 @@ def test_gc(cowfs: Cowfs, served: ServedStore) -> None:
     done = json.loads(cowfs("gc", "--json").out)
     assert done | {"dry_run": True, "freed_bytes": 0} == planned
     assert cowfs("gc").out == "removed 0 blocks, 0 B; 0 B of files are gone\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("ws", ("ws", None)),
+        ("ws@good:etc/hostname", ("ws@good", "etc/hostname")),
+        ("ws:/a:b", ("ws", "/a:b")),
+        ("ws:", ("ws", "")),
+        ("template", ("template", None)),
+        ("template:py", ("template:py", None)),
+        ("template:py:a:b", ("template:py", "a:b")),
+        ("template:py:", ("template:py", "")),
+    ],
+)
+def test_where_a_reference_ends_and_a_path_begins(text: str, split: tuple[str, str | None]) -> None:
+    assert split_path(text) == split
+
+
+HOSTILE = "one\x1b]0;title\x07\x9b2J\rtwo\u202e\nthree"
+
+
+def unprintable(text: str) -> list[str]:
+    return [char for line in text.split("\n") for char in line if not char.isprintable()]
+
+
+@pytest.mark.parametrize("words", [("show", "ws@a"), ("log", "ws"), ("tree",), ("diff", "ws@a", "ws")])
+def test_what_is_stored_does_not_drive_the_terminal(cowfs: Cowfs, served: ServedStore, words: tuple[str, ...]) -> None:
+    served.engine.create("ws")
+    served.engine.checkpoint("ws", HOSTILE, "a", creator=HOSTILE, allow_empty=True)
+    served.write("ws", HOSTILE.encode(), b"")
+    lines = cowfs(*words).out
+    assert "one\N{REPLACEMENT CHARACTER}" in lines
+    assert unprintable(lines) == []
+    assert "\nthree" not in lines
+
+
+def test_an_error_about_something_hostile_is_one_line(cowfs: Cowfs, tmp_path: Path) -> None:
+    (tmp_path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    named = [{"annotations": {"org.opencontainers.image.ref.name": f"{HOSTILE}{number}"}} for number in range(2)]
+    (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": named}))
+    refused = cowfs("import", f"oci:{tmp_path}", "ws")
+    assert (refused.code, refused.err.count("\n"), unprintable(refused.err)) == (2, 1, [])
+    assert "three1" in refused.err
+    assert json.loads(cowfs("import", f"oci:{tmp_path}:{HOSTILE}", "ws", "--json").err)["error"]["code"] == "invalid"
+
+
+def test_a_difference_is_cut_with_its_end_told(cowfs: Cowfs, served: ServedStore) -> None:
+    served.engine.create("ws")
+    served.engine.checkpoint("ws", "", "a", allow_empty=True)
+    for name in (b"one", b"two"):
+        served.write("ws", name, b"")
+    assert cowfs("diff", "ws@a", "ws", "--limit", "1").out == "A one\nand more\n"
+    assert cowfs("diff", "ws@a", "ws", "--limit", "2").out == "A one\nA two\n"
+    cut = json.loads(cowfs("diff", "ws@a", "ws", "--limit", "1", "--json").out)
+    assert cut == {"changes": [{"change": "added", "path": "one"}], "more": True}

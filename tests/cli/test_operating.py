@@ -23,6 +23,7 @@ from tests.cli.live import Live
 from tests.support.mounting import as_others
 
 DOCS = Path(__file__).parents[2] / "docs"
+LOCKS = {"start.lock", "keeper.lock", "workers.lock"}
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (-?[0-9.e+-]+|NaN|[+-]Inf)$')
 
 
@@ -232,10 +233,65 @@ def test_uninstall_leaves_the_store_and_nothing_else(live: Live) -> None:
     assert str(live.store) in said["left"][0]
     assert live.mounts() == []
     assert not path.parent.exists()
-    assert {each.name for each in (live.store / "daemon").iterdir()} <= {"log", "mounts.json"}
+    assert {each.name for each in (live.store / "daemon").iterdir()} <= {"log", "log.lock", "mounts.json", *LOCKS}
     assert live.run("daemon", "status").code == 3
     assert live.json("daemon", "uninstall")["removed"] == []
     assert Path(live.cowfs("path", "ws")).joinpath("f").read_bytes() == b"kept"
+
+
+def test_uninstall_and_others_who_start_the_daemon_again(live: Live) -> None:
+    live.cowfs("create", "ws")
+    live.cowfs("path", "ws")
+    daemon = live.store / "daemon"
+    locks = {name: (daemon / name).stat().st_ino for name in LOCKS}
+    done = threading.Event()
+    failures: list[str] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            listed = live.run("list")
+            if listed.code or "ws" not in listed.out:
+                failures.append(listed.out + listed.err)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        uninstalled = [live.run("daemon", "uninstall") for _ in range(2)]
+    finally:
+        done.set()
+        asking.join()
+    assert [(each.code, each.err) for each in uninstalled] == [(0, "")] * 2
+    assert failures == []
+    # Who holds a lock that has been unlinked, and who makes it anew, hold two.
+    assert {name: (daemon / name).stat().st_ino for name in LOCKS} == locks
+
+
+def test_uninstall_removes_no_files_from_where_mounts_are(live: Live) -> None:
+    live.cowfs("create", "ws")
+    place = Path(live.cowfs("path", "ws"))
+    live.cowfs("daemon", "stop")
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / "of-a-workspace-that-was-mounted-just-now"
+    file.touch()
+    try:
+        said = live.json("daemon", "uninstall")
+        assert file.exists()
+        assert any(str(place.parent) in each for each in said["left"])
+    finally:
+        file.unlink()
+        place.rmdir()
+
+
+def test_uninstall_refuses_when_a_daemon_runs_that_does_not_answer(live: Live) -> None:
+    live.cowfs("list")
+    sock = live.store / "daemon" / "sock"
+    sock.rename(sock.with_name("elsewhere"))
+    try:
+        refused = live.run("daemon", "uninstall")
+        assert (refused.code, "does not answer" in refused.err) == (5, True)
+        assert (sock.parent / "keeper.lock").exists()
+    finally:
+        sock.with_name("elsewhere").rename(sock)
 
 
 @as_others

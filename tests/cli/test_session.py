@@ -117,6 +117,24 @@ def test_a_busy_mount_is_neither_unmounted_nor_stopped_without_force(ready: Live
     assert Path(p, "etc/hostname").read_text() == "box\n"
 
 
+def test_the_mounts_of_snapshots_go_with_their_workspace(ready: Live) -> None:
+    p = ready.cowfs("path", "ws-1")
+    ready.cowfs("checkpoint", "ws-1", "--label", "a")
+    Path(p, "more").touch()
+    ready.cowfs("checkpoint", "ws-1", "--label", "b")
+    ready.cowfs("fork", "ws-1@a", "other")
+    ready.cowfs("checkpoint", "other", "--label", "c", "--allow-empty")
+    a, b, other = (ready.cowfs("mount", ref) for ref in ("ws-1@a", "ws-1@b", "other@c"))
+    with subprocess.Popen(["cat"], cwd=b, stdin=subprocess.PIPE) as inside:
+        refused = ready.run("rm", "ws-1")
+        assert refused.code == 5
+        assert f"{inside.pid} (cat)" in refused.err
+        assert sorted(ready.mounts()) == sorted([p, a, b, other]), "all or none"
+    ready.cowfs("rm", "ws-1")
+    assert ready.mounts() == [other]
+    assert [each["path"] for each in ready.json("mount")] == [other]
+
+
 def test_a_restart_finds_everything_and_mounts_it_again(ready: Live) -> None:
     p = Path(ready.cowfs("path", "ws-1"))
     (p / "etc" / "hostname").write_text("changed\n")

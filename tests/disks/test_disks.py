@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from cowfs.client import connect
+from cowfs.client.wire import Wire
+from cowfs.errors import Conflict
 from cowfs.results import Workspace
 from cowfs_cli.disks import making
 from tests.cli.live import Live
@@ -321,6 +323,27 @@ def test_force_restores_nothing_below_a_kernel_that_has_it(disk: Live) -> None:
     disk.cowfs("set", "vm", "disk=")
     assert disk.run("restore", "vm", "@one").code == 5
     assert (place / "file").exists()
+
+
+def test_an_unmount_that_comes_again_leaves_what_was_attached_since(disk: Live) -> None:
+    disk.cowfs("disk", "mount", "vm")
+    wire = Wire(str(disk.store))
+
+    def umount(key: str) -> None:
+        assert b"".join(wire.pieces("DELETE", "/v1/mounts?ref=vm", None, key)) == b""
+
+    umount("one")
+    assert not loops_of(disk.store)
+    place = Path(disk.cowfs("disk", "mount", "vm"))
+    (place / "file").write_text("kept")
+    with open(place / "file"):
+        umount("one")
+    assert [each["path"] for each in disk.json("disk", "list")] == [str(place)]
+    with pytest.raises(Conflict):
+        list(wire.pieces("DELETE", "/v1/mounts?ref=other", None, "one"))
+    umount("two")
+    assert not loops_of(disk.store)
+    wire.close()
 
 
 def test_a_refused_unmount_leaves_it_attached(disk: Live) -> None:

@@ -44,6 +44,8 @@ def test_the_verbs(foreground: Foreground, top: Path) -> None:
     assert live.cowfs("show", "ws@one:etc/hostname") == "first"
     assert live.json("mount") == [{"ref": "ws", "path": str(top), "read_only": False}]
     assert live.run("mount", "other").code == 4
+    assert live.run("rm", "ws").code == 4
+    live.cowfs("rm", "other")
     live.cowfs("daemon", "stop")
     assert foreground.process is not None
     assert foreground.process.wait(20) == 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cowfs.engine import Engine
+from cowfs.formats.control import Renamed
+from cowfs_daemon.offline import new_id
 from tests.cli.live import Live
 
 
@@ -55,3 +59,43 @@ def test_no_rule_removes_a_template(live: Live) -> None:
     assert len(live.json("log", "base")) == 2
     live.cowfs("rm", oldest)
     assert live.json("templates") == []
+
+
+def test_a_template_is_a_reference_wherever_a_path_may_follow(live: Live) -> None:
+    top = Path(live.cowfs("path", "base"))
+    (top / "py").mkdir()
+    (top / "py" / "version").write_text("3.11")
+    made = live.json("checkpoint", "base", "--label", "one")["snapshot"]["id"]
+    live.cowfs("set", made, "template=py")
+    assert live.json("show", "template:py")["id"] == made
+    assert live.cowfs("show", "template:py:py/version") == "3.11"
+    for words in (("rm", "template:py:py"), ("clone", "template:py:py", "other")):
+        refused = live.run(*words)
+        assert (refused.code, refused.err.count("\n")) == (3, 1), refused
+    live.cowfs("rm", "template:py")
+    assert live.json("templates") == []
+    assert [each["id"] for each in live.json("log", "base")] == []
+    assert (top / "py" / "version").exists()
+    for words in (("create", "template"), ("fork", "base", "template"), ("import", str(top), "template")):
+        assert live.run(*words).code == 2, words
+    live.cowfs("umount", "base")
+    assert live.run("rename", "base", "template").code == 2
+
+
+def test_a_workspace_named_template_of_an_older_store(live: Live) -> None:
+    """It is not taken for a template, nor a template for it; another name makes all of it usable again."""
+    place = Path(live.cowfs("path", "base"))
+    (place / "py").mkdir()
+    made = live.json("checkpoint", "base")["snapshot"]["id"]
+    live.cowfs("daemon", "stop")
+    lab = Engine.open(live.store, time.time_ns, new_id)
+    try:
+        lab.catalog.commit(Renamed(lab.workspace("base").id, "template"), sync=True)
+    finally:
+        lab.close()
+    live.cowfs("set", made, "template=py")
+    live.cowfs("fork", "template", "fork")
+    live.cowfs("rm", "template:py")
+    assert live.json("templates") == []
+    live.cowfs("rename", "template", "base")
+    assert live.run("show", "base:py").code == 2, "it is still there, a directory"

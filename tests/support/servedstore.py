@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,10 +30,15 @@ class MemoryMounts:
     def __init__(self) -> None:
         self.table: dict[str, Mounted] = {}
         self.busy = False
+        self._unmounted: dict[str, bytes] = {}
 
     def mount(self, ref: str) -> Mounted:
         """Pretend to mount."""
         return self.table.setdefault(ref, Mounted(ref, f"/mounts/{ref}", "@" in ref))
+
+    def was_unmounted(self, request: Request | None) -> bool:
+        """Whether it was this request."""
+        return request is not None and self._unmounted.get(request.key) == request.digest
 
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """Pretend to unmount. Raises NotFound, Busy."""
@@ -41,6 +46,18 @@ class MemoryMounts:
             raise Busy(f"{ref} is in use by 12 (bash)", hint="--force")
         if self.table.pop(ref, None) is None:
             raise NotFound(f"{ref} is not mounted")
+        if request is not None:
+            self._unmounted[request.key] = request.digest
+
+    def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
+        """Pretend to unmount several. Raises Busy."""
+        for ref in refs:
+            with suppress(NotFound):
+                self.umount(ref, force)
+
+    def wanted(self) -> set[str]:
+        """What should be mounted."""
+        return set(self.table)
 
     def mounted(self) -> list[Mounted]:
         """What is."""

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def commands() -> set[str]:
 
     main = importlib.import_module("cowfs_cli.main").main
     return set(main.list_commands(click.Context(main)))
+
+
+def test_every_command_is_explained() -> None:
+    import click
+
+    def leaves(group: click.Group, name: str) -> Iterator[str]:
+        context = click.Context(group)
+        for word in group.list_commands(context):
+            found = group.get_command(context, word)
+            if isinstance(found, click.Group):
+                yield from leaves(found, f"{name} {word}")
+            else:
+                yield f"{name} {word}"
+
+    main = importlib.import_module("cowfs_cli.main").main
+    codes = quoted(ROOT / "docs" / "cli.md")  # the verbs of `guest` are in one line
+    explained = " ".join(codes).replace("guest SOCKET", "guest") + "".join(f" cowfs guest {code}" for code in codes)
+    names = list(leaves(main, "cowfs"))
+    assert "cowfs daemon start" in names
+    assert [name for name in names if not re.search(rf"{name}\b", explained)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -103,6 +103,20 @@ def test_a_snapshot_whose_mounting_outlives_a_worker_can_be_unmounted(owned: Own
     assert snapshot not in {each.ref for each in owned.mounts.mounted()}
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_mounted_is_unmounted_by_its_id_after_its_snapshot_was_removed(owned: Owned, force: bool) -> None:
+    """By a rule of retention, or at the moment when it was mounted: nobody asked its mount."""
+    owned.make("one")
+    snapshot = owned.engine.checkpoint("one", "frozen").snapshot.id
+    place = owned.path(snapshot)
+    owned.mounts.umount("one")
+    owned.engine.remove("one")
+    assert os.path.ismount(place)
+    owned.mounts.umount(snapshot, force)
+    assert not place.exists()
+    assert not owned.mounts.wanted()
+
+
 @pytest.mark.parametrize("pause_s", [0, 0.03, 0.1, 0.3])
 def test_a_daemon_stops_just_after_a_worker_has_ended(live: Live, pause_s: float) -> None:
     live.cowfs("create", "ws")

@@ -120,10 +120,10 @@ class Agent:
         return [_shape(each) for each in workspace.log()]
 
     def _diff(self, workspace: WorkspaceHandle, a: str = "@latest", b: str = "") -> dict[str, Any]:
-        changes = workspace.diff(_own(workspace, a), _own(workspace, b) or None)
-        pairs = ((each.change, each.path.decode(errors="backslashreplace")) for each in changes[:CHANGES_MAX])
+        changes, more = workspace.first_changes(_own(workspace, a), _own(workspace, b) or None, CHANGES_MAX)
+        pairs = ((each.change, each.path.decode(errors="backslashreplace")) for each in changes)
         shown = [{"change": change, "path": path} for change, path in pairs]
-        return {"changes": shown, "more": max(len(changes) - CHANGES_MAX, 0)}
+        return {"changes": shown, "more": more}
 
     def _fork(self, workspace: WorkspaceHandle, name: str = "", ref: str = "") -> dict[str, Any]:
         with self._lock:

@@ -3,7 +3,7 @@
 import click
 
 from cowfs.errors import Invalid
-from cowfs_cli.common import Session, complete_ref, options, plural
+from cowfs_cli.common import Session, complete_ref, options, plural, split_path
 
 
 @click.command()
@@ -19,8 +19,8 @@ def command(session: Session, source: str, target: str) -> None:
     """
     from cowfs.client.store import WorkspaceHandle
 
-    workspace, colon, path = source.partition(":")
-    if not colon or not workspace:
+    workspace, path = split_path(source)
+    if path is None or not workspace:
         raise Invalid(f"not WS:PATH: {source!r}", hint="cowfs clone ws-1:srv/app srv/app-2")
     count = WorkspaceHandle(session.wire(), workspace).clone_path(path, target)
     session.out({"count": count}, lambda: [f"made {plural(count, 'file')}"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, clean, complete_ref, options
+from cowfs_cli.common import Session, complete_ref, options
 
 _MARK = {"added": "A", "removed": "D", "modified": "M", "renamed": "R", "metadata": "m"}
 
@@ -13,8 +13,11 @@ _MARK = {"added": "A", "removed": "D", "modified": "M", "renamed": "R", "metadat
 @click.command()
 @click.argument("a", shell_complete=complete_ref)
 @click.argument("b", shell_complete=complete_ref)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Show the first N by path, and whether there are more."
+)
 @options
-def command(session: Session, a: str, b: str) -> None:
+def command(session: Session, a: str, b: str, limit: int | None) -> None:
     """List what changed from A to B (references), in time proportional to the changes.
 
     A added, D removed, M content modified, m only metadata, R renamed.
@@ -26,11 +29,12 @@ def command(session: Session, a: str, b: str) -> None:
     """
     from cowfs.client.wire import query
 
-    found = session.call("GET", "/v1/diff" + query({"a": a, "b": b}))
-    session.out(found, lambda: _lines(found))
+    found = session.call("GET", "/v1/diff" + query({"a": a, "b": b, "limit": None if limit is None else str(limit)}))
+    changes, more = (found, False) if limit is None else (found["changes"], found["more"])
+    session.out(found, lambda: [*_lines(changes), *(["and more"] if more else [])])
 
 
 def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
     for each in found:
-        arrow = f"{clean(each['old_path'])} -> " if "old_path" in each else ""
-        yield f"{_MARK.get(each['change'], '?')} {arrow}{clean(each['path'])}"
+        arrow = f"{each['old_path']} -> " if "old_path" in each else ""
+        yield f"{_MARK.get(each['change'], '?')} {arrow}{each['path']}"

@@ -39,7 +39,7 @@ def mount(session: Session, ref: str) -> None:
       tar -C $(cowfs disk mount vm-1) -xf rootfs.tar
     """
     mounted = session.call("POST", "/v1/disks", {"ref": ref})
-    session.out(mounted, lambda: [mounted["path"]])
+    session.out(mounted, lambda: [mounted["path"]], exact=True)
 
 
 @command.command("umount")
@@ -122,7 +122,7 @@ def config(
     if append is not None:
         given = machines.Machine(image, workspace, kernel, initrd, append, memory, cpus, socket)
     if machine == "qemu":
-        session.out({"command": machines.qemu(given)}, lambda: [shlex.join(machines.qemu(given))])
+        session.out({"command": machines.qemu(given)}, lambda: [shlex.join(machines.qemu(given))], exact=True)
     else:
         value = machines.firecracker(given)
-        session.out(value, lambda: [json.dumps(value, indent=2)])
+        session.out(value, lambda: [json.dumps(value, indent=2)], exact=True)

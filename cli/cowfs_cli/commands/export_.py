@@ -47,4 +47,4 @@ def command(session: Session, ref: str, target: bytes) -> None:
     if not session.json:
         for problem in done["problems"]:
             click.echo(f"cowfs: {clean(problem)}", err=True)
-    session.out({"ref": ref, **done}, lambda: [f"exported {ref} to {clean(os.fsdecode(target))}"])
+    session.out({"ref": ref, **done}, lambda: [f"exported {ref} to {os.fsdecode(target)}"])

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cowfs.errors import Corrupt, Invalid, NotFound
-from cowfs_cli.common import Session, clean, options, plural
+from cowfs_cli.common import Session, options, plural
 
 
 @click.command()
@@ -47,19 +47,19 @@ def command(session: Session, deep: bool, repair: bool) -> None:
 
 def _done(repaired: list[dict[str, Any]]) -> Iterator[str]:
     for each in repaired:
-        yield clean(f"repaired {each['where']}: {each['what']}")
+        yield f"repaired {each['where']}: {each['what']}"
         for lost in each["lost"]:
-            yield clean(f"  lost: {lost}")
+            yield f"  lost: {lost}"
         if each["quarantine"]:
-            yield clean(f"  kept in {each['quarantine']}")
+            yield f"  kept in {each['quarantine']}"
 
 
 def _lines(findings: list[dict[str, Any]]) -> Iterator[str]:
     for each in findings:
-        yield clean(f"{each['where']}: {each['what']}")
+        yield f"{each['where']}: {each['what']}"
         for place in each["affected"]:
-            yield clean(f"  affects {place}")
+            yield f"  affects {place}"
         more = each["affected_count"] - len(each["affected"])
         if more > 0:
             yield f"  and {more} more"
-        yield clean(f"  to do: {each['advice']}")
+        yield f"  to do: {each['advice']}"

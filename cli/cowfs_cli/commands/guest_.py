@@ -13,7 +13,7 @@ import click
 from cowfs.client import connect
 from cowfs.errors import Invalid
 from cowfs_cli.agent.protocol import CHOICES
-from cowfs_cli.common import Session, clean, complete_ref, options, size
+from cowfs_cli.common import Session, complete_ref, options, size
 from cowfs_cli.guests.channel import GuestChannel
 from cowfs_cli.guests.serving import Serving
 from cowfs_cli.sandbox.choices import pair
@@ -180,4 +180,4 @@ def serve(session: Session, workspace: str, allow: tuple[str, ...], restore_hook
     signal.signal(signal.SIGTERM, _end)
     with connect(session.path()) as store:
         serving = Serving(store, workspace, lambda answer: channel(answer=answer), allowed, restore_hook)
-        serving.run(lambda: session.out({"serving": workspace}, lambda: [f"serving {clean(workspace)}"]))
+        serving.run(lambda: session.out({"serving": workspace}, lambda: [f"serving {workspace}"]))

@@ -36,7 +36,7 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
 
     if os.path.isfile(source):
         hint = "for an archive write tar:FILE, for an image docker-archive:FILE"
-        raise Invalid(f"{clean(os.fsdecode(source))} is not a directory", hint=hint)
+        raise Invalid(f"{os.fsdecode(source)} is not a directory", hint=hint)
     live = sys.stderr.isatty() and not session.json
     done = None
     for line in import_lines(session.wire(), source, workspace, exclude, limit):
@@ -53,4 +53,4 @@ def command(session: Session, source: bytes, workspace: str, exclude: tuple[str,
         for problem in done["problems"]:
             click.echo(f"cowfs: {clean(problem)}", err=True)
     value = {**done["workspace"], "problems": done["problems"]}
-    session.out(value, lambda: [f"imported {clean(os.fsdecode(source))} as {workspace}"])
+    session.out(value, lambda: [f"imported {os.fsdecode(source)} as {workspace}"])

@@ -2,7 +2,7 @@
 
 import click
 
-from cowfs_cli.common import Session, clean, complete_ref, options, table, when
+from cowfs_cli.common import Session, complete_ref, options, table, when
 
 
 @click.command()
@@ -27,7 +27,7 @@ def command(session: Session, workspace: str) -> None:
             when(each["created_at"]),
             each["state"],
             ",".join(each["labels"]) or "-",
-            clean(each["message"].partition("\n")[0]),
+            each["message"].partition("\n")[0],
         )
         for each in found
     ]

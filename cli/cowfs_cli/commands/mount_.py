@@ -37,7 +37,7 @@ def command(session: Session, ref: str | None, path: str | None, foreground: boo
         session.out(found, lambda: table(("REF", "MODE", "PATH"), rows))
     else:
         mounted = session.call("POST", "/v1/mounts", {"ref": ref})
-        session.out(mounted, lambda: [mounted["path"]])
+        session.out(mounted, lambda: [mounted["path"]], exact=True)
 
 
 def _serve(session: Session, workspace: str | None, path: str | None, transport: str) -> None:

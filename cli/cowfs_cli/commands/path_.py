@@ -16,4 +16,4 @@ def command(session: Session, workspace: str) -> None:
       p=$(cowfs path ws-1); ls $p
     """
     mounted = session.call("POST", "/v1/mounts", {"ref": workspace})
-    session.out(mounted, lambda: [mounted["path"]])
+    session.out(mounted, lambda: [mounted["path"]], exact=True)

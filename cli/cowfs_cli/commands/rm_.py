@@ -2,7 +2,7 @@
 
 import click
 
-from cowfs_cli.common import Session, complete_ref, options
+from cowfs_cli.common import Session, complete_ref, options, split_path
 
 
 @click.command()
@@ -26,8 +26,8 @@ def command(session: Session, refs: tuple[str, ...], force: bool) -> None:
 
     wire = session.wire()
     for ref in refs:
-        workspace, colon, path = ref.partition(":")
-        if colon:
+        workspace, path = split_path(ref)
+        if path is not None:
             WorkspaceHandle(wire, workspace).remove_path(path)
         else:
             wire.call("DELETE", "/v1/refs" + query({"ref": ref, "force": "true" if force else None}))

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, bytes_of, clean, options, plural, size
+from cowfs_cli.common import Session, bytes_of, options, plural, size
 
 
 @click.command()
@@ -38,6 +38,6 @@ def command(session: Session, rate: int) -> None:
         raise CowfsError("the scrub ended without a result", hint="see `cowfs doctor`")
     read = f"{done['blocks']} blocks, {size(done['bytes'])}" + ("" if done["complete"] else "; not all of them")
     damage = done["damage"]
-    session.out(done, lambda: [*map(clean, damage), f"read {read}"])
+    session.out(done, lambda: [*damage, f"read {read}"])
     if damage:
         raise Corrupt(f"{plural(len(damage), 'place')} damaged", hint="cowfs fsck --deep names the files")

@@ -2,7 +2,7 @@
 
 import click
 
-from cowfs_cli.common import Session, clean, complete_ref, options, table
+from cowfs_cli.common import Session, complete_ref, options, table
 
 KEYS = (
     "quota.bytes", "quota.inodes", "retention.last", "retention.within", "retention.automatic", "ttl", "disk", "pin",
@@ -70,7 +70,7 @@ def command(session: Session, ref: str, settings: tuple[str, ...], label: str | 
         done = session.call("GET", "/v1/settings" + query({"ref": ref}))
     shown = [each for each in done["settings"] if each["key"] in changes or not changes]
     rows = [
-        (each["key"], clean(each["text"] or (f"({each['default']})" if each["default"] else "-")), each["help"])
+        (each["key"], each["text"] or (f"({each['default']})" if each["default"] else "-"), each["help"])
         for each in shown
     ]
     lines = [f"{ref} is now labelled {changes['label']}"] if changes.get("label") else []

@@ -6,7 +6,7 @@ import sys
 import click
 
 from cowfs.errors import Invalid
-from cowfs_cli.common import Session, complete_ref, options
+from cowfs_cli.common import Session, complete_ref, options, split_path
 
 
 @click.command()
@@ -25,10 +25,10 @@ def command(session: Session, target: str) -> None:
     from cowfs.client.store import show_target
     from cowfs.client.wire import segment
 
-    ref, colon, path = target.partition(":")
+    ref, path = split_path(target)
     if not ref:
         raise Invalid(f"not REF:PATH: {target!r}", hint="cowfs show ws-1@good:etc/hostname")
-    if not colon:
+    if path is None:
         found = session.call("GET", f"/v1/snapshots/{segment(ref)}")
         session.out(found, lambda: [f"{key}: {_plain(value)}" for key, value in found.items()])
         return

@@ -2,7 +2,7 @@
 
 import click
 
-from cowfs_cli.common import Session, clean, options, table
+from cowfs_cli.common import Session, options, table
 
 
 @click.command()
@@ -27,5 +27,5 @@ def command(session: Session) -> None:
         ),
         key=lambda each: str(each["name"]),
     )
-    rows = [(each["name"], each["snapshot"], each["workspace"], clean(each["description"])) for each in found]
+    rows = [(each["name"], each["snapshot"], each["workspace"], each["description"]) for each in found]
     session.out(found, lambda: table(("NAME", "SNAPSHOT", "WORKSPACE", "DESCRIPTION"), rows))

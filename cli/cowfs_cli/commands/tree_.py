@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cowfs_cli.common import Session, clean, complete_ref, options
+from cowfs_cli.common import Session, complete_ref, options
 
 
 @click.command()
@@ -32,7 +32,7 @@ def draw(snapshots: list[dict[str, Any]], workspaces: list[dict[str, Any]]) -> I
     for each in sorted(snapshots, key=lambda each: each["created_at"]):
         children.setdefault(each["parent"] if each["parent"] in known else None, []).append(each["id"])
         names = "".join(f" @{name}" for name in each["labels"])
-        label[each["id"]] = f"{each['id']}{names}  {clean(each['message'].partition(chr(10))[0])}".rstrip()
+        label[each["id"]] = f"{each['id']}{names}  {each['message'].partition(chr(10))[0]}".rstrip()
     for each in workspaces:
         # A workspace's node is keyed by its name; "@" cannot be in a name, nor a snapshot's id begin with it.
         key = "@" + each["name"]

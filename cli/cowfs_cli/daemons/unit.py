@@ -68,7 +68,7 @@ def command(session: Session, name: str) -> None:
         descriptors=DESCRIPTORS,
         files=FILES,
     )
-    session.out({"name": f"{name}.service", "unit": text}, lambda: [text.rstrip("\n")])
+    session.out({"name": f"{name}.service", "unit": text}, lambda: [text.rstrip("\n")], exact=True)
 
 
 def _quoted(word: str) -> str:

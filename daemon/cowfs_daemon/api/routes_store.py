@@ -93,12 +93,15 @@ def _mounts(routes: APIRouter, verbs: Verbs) -> None:
 
     @routes.delete("/mounts", status_code=204)
     async def umount(ref: RefQuery, asked: Keyed, force: bool = False) -> None:
-        def umount() -> None:
+        def umount() -> bool:
+            if verbs.mounts.was_unmounted(asked):  # what is mounted and attached by now is another's
+                return False
             with verbs.disks.released(ref, force):
                 verbs.mounts.umount(ref, force, asked)
+            return True
 
-        await verbs.run(umount, locks=(workspace_of(ref),), asked=asked)
-        verbs.emit("unmounted", ref=ref)
+        if await verbs.run(umount, locks=(workspace_of(ref),), asked=asked):
+            verbs.emit("unmounted", ref=ref)
 
 
 def _disks(routes: APIRouter, verbs: Verbs) -> None:

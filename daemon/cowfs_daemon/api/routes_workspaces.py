@@ -4,13 +4,13 @@ import base64
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Annotated, Any
 
 import trio
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from cowfs.errors import Busy, Invalid, NotFound
 from cowfs.images import source_of
@@ -64,11 +64,26 @@ def _shape(verbs: Verbs, workspace: Workspace) -> shapes.WorkspaceShape:
     return shapes.workspace(workspace, verbs.mounts.path_of(workspace.name))
 
 
+def _json(body: bytes) -> Response:
+    """An answer that may be long, made by the thread that has asked: all others wait for the one that serves."""
+    return Response(body, media_type="application/json")
+
+
 def _find(verbs: Verbs, name: str) -> Workspace:
     for workspace in verbs.engine.list():
         if workspace.name == name:
             return workspace
     raise NotFound(f"no workspace named {name!r}", hint="`cowfs list` shows them")
+
+
+def _mounts_of(verbs: Verbs, ref: str) -> list[str]:
+    """What is to be unmounted before ``ref`` is removed: its snapshots, where it is a workspace, then itself."""
+    found = []
+    for each in verbs.mounts.wanted():
+        with suppress(NotFound):  # mounted, and removed since
+            if each.startswith("snap-") and verbs.engine.snapshot(each).workspace == ref:
+                found.append(each)
+    return [*found, ref]
 
 
 def family(name: str, workspaces: list[Workspace], snapshots: list[Snapshot]) -> tuple[list[Workspace], list[Snapshot]]:
@@ -90,9 +105,11 @@ def family(name: str, workspaces: list[Workspace], snapshots: list[Snapshot]) ->
 
 def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
     @routes.get("/workspaces", response_model=list[shapes.WorkspaceShape])
-    async def list_workspaces() -> JSONResponse:
-        workspaces = await verbs.run(verbs.engine.list)
-        return JSONResponse([_shape(verbs, each) for each in workspaces])
+    async def list_workspaces() -> Response:
+        def list_workspaces() -> Response:
+            return _json(shapes.listed(_shape(verbs, each) for each in verbs.engine.list()))
+
+        return await verbs.run(list_workspaces)
 
     @routes.post("/workspaces", response_model=shapes.WorkspaceShape, status_code=201)
     async def create(body: bodies.Create, asked: Keyed) -> JSONResponse:
@@ -136,10 +153,10 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
         return StreamingResponse(verbs.lines(work), media_type=NDJSON)
 
     @routes.get("/tree", response_model=shapes.TreeShape)
-    async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> JSONResponse:
+    async def tree(workspace: Annotated[str | None, Query(max_length=255)] = None) -> Response:
         """Workspaces and snapshots with their parents: all, or those below the oldest snapshot of `workspace`."""
 
-        def work() -> shapes.TreeShape:
+        def work() -> Response:
             workspaces = verbs.engine.list()
             if workspace is not None:
                 _find(verbs, workspace)
@@ -148,12 +165,13 @@ def _workspaces(routes: APIRouter, verbs: Verbs) -> None:
             snapshots = list({each.id: each for each in lines}.values())
             if workspace is not None:
                 workspaces, snapshots = family(workspace, workspaces, snapshots)
-            return {
-                "workspaces": [_shape(verbs, each) for each in workspaces],
-                "snapshots": [shapes.snapshot(each) for each in snapshots],
-            }
+            parts = (
+                shapes.listed(_shape(verbs, each) for each in workspaces),
+                shapes.listed(map(shapes.snapshot, snapshots)),
+            )
+            return _json(b'{"workspaces": %s, "snapshots": %s}' % parts)
 
-        return JSONResponse(await verbs.run(work))
+        return await verbs.run(work)
 
     @routes.get("/workspaces/{name}", response_model=shapes.WorkspaceShape)
     async def workspace(name: str) -> JSONResponse:
@@ -238,13 +256,24 @@ def _branches(routes: APIRouter, verbs: Verbs) -> None:
         return JSONResponse([shapes.workspace(each, None) for each in made], status_code=201)
 
     @routes.get("/workspaces/{name}/log", response_model=list[shapes.SnapshotShape])
-    async def log(name: str) -> JSONResponse:
-        return JSONResponse([shapes.snapshot(each) for each in await verbs.run(verbs.engine.log, name)])
+    async def log(name: str) -> Response:
+        def log() -> Response:
+            return _json(shapes.listed(map(shapes.snapshot, verbs.engine.log(name))))
 
-    @routes.get("/diff", response_model=list[shapes.ChangeShape])
-    async def diff(a: RefQuery, b: RefQuery) -> JSONResponse:
-        changes = await verbs.run(verbs.engine.diff, a, b)
-        return JSONResponse([shapes.change(each) for each in changes])
+        return await verbs.run(log)
+
+    @routes.get("/diff", response_model=list[shapes.ChangeShape] | shapes.DiffShape)
+    async def diff(a: RefQuery, b: RefQuery, limit: Annotated[int | None, Query(ge=1, le=2**53)] = None) -> Response:
+        """What changed from `a` to `b`: a list, or with `limit` an object with so many at most."""
+
+        def diff() -> Response:
+            if limit is None:
+                return _json(shapes.listed(map(shapes.change, verbs.engine.diff(a, b))))
+            found = verbs.engine.diff(a, b, limit + 1)
+            more = b"true" if len(found) > limit else b"false"
+            return _json(b'{"changes": %s, "more": %s}' % (shapes.listed(map(shapes.change, found[:limit])), more))
+
+        return await verbs.run(diff)
 
 
 def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
@@ -281,9 +310,11 @@ def _snapshots(routes: APIRouter, verbs: Verbs) -> None:
         """Remove a workspace with its snapshots, or one snapshot."""
 
         def work() -> None:
-            with verbs.disks.released(ref, force):
-                with suppress(NotFound):  # not mounted
-                    verbs.mounts.umount(ref, force)
+            going = _mounts_of(verbs, ref)
+            with ExitStack() as detached:
+                for each in going:
+                    detached.enter_context(verbs.disks.released(each, force))
+                verbs.mounts.umount_all(going, force)
                 verbs.engine.remove(ref, force, asked)
 
         _, fresh = await verbs.once("remove", asked, work, (workspace_of(ref),))

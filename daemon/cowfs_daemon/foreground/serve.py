@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,29 @@ class OneMount:
             )
         return self._mounted
 
+    def was_unmounted(self, request: Request | None) -> bool:
+        """See MountsLike."""
+        return False
+
     def umount(self, ref: str, force: bool = False, request: Request | None = None) -> None:
         """See MountsLike."""
         if ref != self._mounted.ref:
             raise NotFound(f"{ref} is not mounted", hint="`cowfs mount` lists what is")
         raise Conflict(f"{ref} is served in the foreground", hint="End the `cowfs mount` that serves it.")
 
+    def umount_all(self, refs: Iterable[str], force: bool = False) -> None:
+        """See MountsLike."""
+        for ref in refs:
+            with suppress(NotFound):
+                self.umount(ref, force)
+
     def mounted(self) -> list[Mounted]:
         """See MountsLike."""
         return [self._mounted]
+
+    def wanted(self) -> set[str]:
+        """See MountsLike."""
+        return {self._mounted.ref}
 
     @contextmanager
     def unmounted(self, name: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cowfs.catalog.names import check_label, check_workspace_name, fork_names
+from cowfs.catalog.names import check_label, check_new_name, check_workspace_name, fork_names
 from cowfs.catalog.refs import (
     Reference,
     label_operations,
@@ -12,7 +12,6 @@ from cowfs.catalog.refs import (
     parse,
     resolve,
     resolve_snapshot,
-    split_path,
 )
 from cowfs.errors import Conflict, Invalid, NotFound
 from cowfs.formats.control import Labelled, SnapshotMade, SnapshotRemoved, WorkspaceRemoved
@@ -34,6 +33,14 @@ def test_bad_workspace_names(name: str) -> None:
         check_workspace_name(name)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_new_workspace_gets() -> None:
+    assert check_workspace_name("template") == "template"
+    assert check_new_name("template-1") == "template-1"
+    for refused in (check_new_name, lambda name: fork_names(name, None)):
+        with pytest.raises(Invalid, match="template"):
+            refused("template")
 
 
 @pytest.mark.parametrize("label", ["", "-x", "latest", "a/b", "a@b", "a:b", "a b", "ä", "a\n", "x" * 256])
@@ -79,25 +86,6 @@ def test_malformed_references(text: str) -> None:
         parse(text)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "split"),
-    [
-        ("ws@good:etc/hostname", ("ws@good", b"etc/hostname")),
-        ("ws:/a:b", ("ws", b"a:b")),
-        ("@x:", ("@x", b"")),
-        ("ws:\udcff\u20ac", ("ws", b"\xff\xe2\x82\xac")),
-    ],
-)
-def test_split_path(text: str, split: tuple[str, bytes]) -> None:
-    assert split_path(text) == split
-
-
-@pytest.mark.parametrize("text", ["ws", "", ":x", "ws:a\0b"])
-def test_split_path_refuses(text: str) -> None:
-    with pytest.raises(Invalid):
-        split_path(text)
 
 
 def test_selectors(store: "Store") -> None:
