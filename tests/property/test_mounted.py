@@ -324,7 +324,8 @@ class MountedMachine(FilesystemMachine):
             assert world.view.read(node.ino, 0, node.length) == world.model.read(node.ino, 0, node.length)
         assert agent("m.close(), n.flush(), n.close()") == (None, None, None)
         world.compare()
-        self.remember(world, taken.snapshot.id, world.moment())
+        if taken.changed:
+            self.remember(world, taken.snapshot.id, world.moment())
 
     def mapper(self) -> Agent:
         """A process that maps files; in this one a page fault would hold the lock that the server needs."""
