@@ -92,11 +92,11 @@ class BlockWriter:
         encoded = [one for part in self._pool.map(self._encode, slices) for one in part]
         self._put += len(encoded)
         fresh: dict[bytes, tuple[RecordHeader, bytes]] = {}
-        for id_, record in encoded:
-            if record is None:
-                self._known(id_)  # notes that the block is relied on
-            elif id_ not in fresh:
-                fresh[id_] = record
+        for raw, (id_, record) in zip(raws, encoded, strict=True):
+            if record is None and not self._known(id_) and id_ not in fresh:
+                record = encode(raw, id_)  # garbage since a thread saw that it was there
+            if record is not None:
+                fresh.setdefault(id_, record)
         self._append(list(fresh.values()))
         return [id_ for id_, _ in encoded]
 

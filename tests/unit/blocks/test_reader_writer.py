@@ -298,3 +298,24 @@ def test_hostile_frames_are_refused_without_allocating() -> None:
         with pytest.raises(Corrupt):
             decode(header, stored)
     assert decode(hostile(ZSTD, len(TEXT), packed), packed) == TEXT
+
+
+def test_what_is_collected_between_two_looks_is_written_again(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    raws = varied(40, 9000)
+    first = blocks.writer()
+    ids = first.put_many(raws)
+    blocks.commit(first)
+    main, has, swept = threading.current_thread(), BlockReader.has, list[bytes]()
+
+    def and_then_gone(reader: BlockReader, id_: bytes) -> bool:
+        if threading.current_thread() is main and not swept:  # the other threads have seen all of them
+            swept.extend(ids)
+            blocks.index.delete(ids)
+        return has(reader, id_)
+
+    monkeypatch.setattr(BlockReader, "has", and_then_gone)
+    second = blocks.writer(2)
+    assert second.put_many(raws) == ids
+    assert blocks.commit(second) == []
+    assert [blocks.fresh_reader().get(id_) for id_ in ids] == raws
+    assert swept
