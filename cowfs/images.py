@@ -213,10 +213,12 @@ class Images:
         return {layer: settings[IMAGE_CHAIN].decode() for layer, settings in found if IMAGE_CHAIN in settings}
 
     def _root(self, layer: str) -> bytes:
+        left = True
         while True:
             with self._lock:
                 root = self._catalog.layer(layer).root
             if root is not None:
                 return root
-            if not self._settle():
+            if not left:
                 raise Corrupt(f"layer {layer} cannot be settled", hint="Run: cowfs fsck")
+            left = self._settle()  # False also when another thread has settled the last one meanwhile

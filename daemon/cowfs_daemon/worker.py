@@ -39,7 +39,7 @@ from cowfs_daemon import logs, orphans
 from cowfs_daemon.channel import PROTOCOL, PULSE, Channel, pack_error
 from cowfs_daemon.frozen import FrozenWorkspace
 from cowfs_daemon.fuse import protocol
-from cowfs_daemon.fuse.mount import Connection, abort, mount, unmount
+from cowfs_daemon.fuse.mount import Connection, abort, mount, unless_gone, unmount
 from cowfs_daemon.fuse.negotiate import HAS_RESEND
 from cowfs_daemon.fuse.served import Handed
 from cowfs_daemon.fuse.server import Server
@@ -189,7 +189,8 @@ class Worker:
                 return
             served = self.host.workspace(workspace)
             taken = self._take(workspace, path, clean=handed is not None)
-            with self._attached(workspace, served, taken, path, connection_id, read_only=False) as transport:
+            attached = self._attached(workspace, served, taken, path, connection_id, read_only=False)
+            with unless_gone(), attached as transport:
                 if handed is not None and taken is not None:
                     transport.session.served.hand_over(handed)
                     served.view.reopened(handed.opens, handed.writers, handed.unsure)
@@ -221,7 +222,8 @@ class Worker:
                 return
             served = self._frozen[snapshot] = FrozenWorkspace(self.host.env, self.host.state(chain))
             taken = self._take(snapshot, path)
-            with self._attached(snapshot, served, taken, path, connection_id, read_only=True) as transport:
+            attached = self._attached(snapshot, served, taken, path, connection_id, read_only=True)
+            with unless_gone(), attached as transport:
                 transport.start()
 
     def shown(self) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import select
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,14 +128,21 @@ def _answer_init(fd: int, *, passthrough: bool) -> Negotiated:
     poller.register(fd, select.POLLIN)
     if not poller.poll(_INIT_TIMEOUT_MS):
         raise Busy("the kernel sent no FUSE INIT request")
-    try:
+    with unless_gone():
         agreed, reply = negotiate(os.read(fd, REQUEST_BYTES), passthrough=passthrough)
         os.write(fd, reply)
+    return agreed
+
+
+@contextlib.contextmanager
+def unless_gone() -> Iterator[None]:
+    """Around what makes a mount, or begins to serve it: Busy when somebody has unmounted it meanwhile."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT):
             raise
         raise Busy("it was unmounted while it was being mounted", hint="try again") from error
-    return agreed
 
 
 def _device_minor(mountpoint: str) -> int:
