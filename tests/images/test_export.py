@@ -186,6 +186,21 @@ def test_a_workspace_that_was_no_image_is_one_layer(store: Lab, tree: Path, tmp_
     assert hash_view(store.files("back").view, holes=True) == wanted
 
 
+def test_what_another_thread_has_settled_is_exported(
+    store: Lab, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.engine.import_tree(os.fsencode(tree), "ws", (), lambda _: None)
+    store.files("ws").write("later", b"later")
+    store.engine.checkpoint("ws", "later")
+
+    def settled_elsewhere() -> bool:
+        store.engine.settle()
+        return False
+
+    monkeypatch.setattr(store.engine.images, "_settle", settled_elsewhere)
+    assert list(store.engine.export("ws@latest", b"tar:%s/out.tar" % os.fsencode(tmp_path), lambda _: None)) == []
+
+
 def test_one_layout_has_many_images(store: Lab, tmp_path: Path) -> None:
     take(store, f"oci:{Layout(tmp_path / 'image', BASE).finish()}", "ws")
     place = tmp_path / "out"

@@ -11,6 +11,7 @@ import pytest
 
 from cowfs.errors import Busy
 from cowfs_daemon import compose, remote
+from cowfs_daemon.fuse.mount import unless_gone
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
@@ -137,3 +138,14 @@ def test_a_move_after_which_nothing_can_be_served_leaves_the_workspace_to_the_ne
         assert owned.worker_of("ws") is second
         assert checkpointed(owned, "ws") == b"before"
         agent("mapped.close()")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED])
+def test_a_mount_that_goes_while_it_is_begun_is_busy(number: int) -> None:
+    with pytest.raises(Busy, match="unmounted while"), unless_gone():
+        raise OSError(number, os.strerror(number))
+
+
+def test_other_errors_are_told() -> None:
+    with pytest.raises(PermissionError), unless_gone():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
