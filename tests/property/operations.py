@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ class Clock:
         self.now += 1_000_003
 
 
-class World:
+class World(ABC):
     """A subject and its model. Subclasses say how numbers are aligned and how an inode is looked at.
 
     ``reserved`` are the inodes of which native filesystems show reserved pages, sometimes, as data.
@@ -59,17 +60,17 @@ class World:
         self.reserved: set[int] = set()
 
     @property
+    @abstractmethod
     def subject(self) -> Any:
         """The filesystem under test, at this moment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def align(self) -> None:
         """Before an operation: let both give the same number to a new inode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settled(self, gone: set[int]) -> None:
         """After an operation: compare what it may have touched; ``gone`` are the inodes that ended."""
-        raise NotImplementedError
 
     def see(self, ino: int) -> Seen:
         """One inode of the subject."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cowfs.engine import Engine
+from cowfs_daemon import compose, remote
 from cowfs_daemon.compose import Owner
 from cowfs_daemon.packets import receive
 from cowfs_daemon.remote import RemoteHost
@@ -104,6 +105,27 @@ class Owned:
             self._theirs.close()
             self._ours.close()
         assert problems == []
+
+
+@contextlib.contextmanager
+def other_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, told_by: str, workers: int
+) -> Iterator[tuple[Owned, Path]]:
+    """An owner whose workers are ``tests.workers.MODULE``, and the file, named by ``told_by``, that tells them what to
+    do."""
+    told = tmp_path / "told"
+    monkeypatch.setenv(told_by, str(told))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.setattr(remote.WorkerProcess, "MODULE", f"tests.workers.{module}")
+    monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
+    owned = Owned(tmp_path, workers)
+    try:
+        yield owned, told
+    finally:
+        told.unlink(missing_ok=True)
+        owned.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A worker in which something fails once: ``python -m tests.workers.failing`` is the real one.
 
 The file named by COWFS_TEST_FAILURE holds what fails next, and is removed when it has: ``root``: opening the root of a
-mount; ``sync``: making a journal durable.
+mount; ``gone``: the same, as if it had been unmounted; ``sync``: making a journal durable.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def arm() -> None:
 
     def failing_open_root(self: Handles, *arguments: Any) -> None:
         _point("root", errno.EMFILE)
+        _point("gone", errno.ENOENT)
         open_root(self, *arguments)
 
     def failing_sync(fd: int) -> None:

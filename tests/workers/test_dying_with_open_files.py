@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from cowfs.errors import Busy, CowfsError
-from cowfs_daemon import compose, remote
+from cowfs_daemon import compose
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
-from tests.workers.conftest import Owned, eventually
+from tests.workers.conftest import Owned, eventually, other_workers
 from tests.workers.test_exactly_once import look
 
 pytestmark = needs_mounts
@@ -37,21 +37,10 @@ POINTS_MAX = 80
 
 @pytest.fixture
 def doomed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Owned, Path]]:
-    doom = tmp_path / "doom"
-    monkeypatch.setenv("COWFS_TEST_DOOM", str(doom))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    )
-    monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.doomed")
     monkeypatch.setattr(compose, "LOSSES_MAX", 10**6)
-    monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
     monkeypatch.setattr(compose, "BEAT_SECONDS", 0.3)
-    owned = Owned(tmp_path, 1)
-    try:
-        yield owned, doom
-    finally:
-        doom.unlink(missing_ok=True)
-        owned.close()
+    with other_workers(tmp_path, monkeypatch, "doomed", "COWFS_TEST_DOOM", 1) as given:
+        yield given
 
 
 def insist(owned: Owned, name: str, snapshot: str, tries: list[CowfsError]) -> None:

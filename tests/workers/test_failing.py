@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from cowfs.errors import Busy
-from cowfs_daemon import compose, remote
 from cowfs_daemon.fuse.mount import unless_gone
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
-from tests.workers.conftest import Owned, eventually
+from tests.workers.conftest import Owned, eventually, other_workers
 
 pytestmark = needs_mounts
 
@@ -26,19 +25,8 @@ MAPPED = (
 
 @pytest.fixture
 def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Owned, Path]]:
-    failure = tmp_path / "failure"
-    monkeypatch.setenv("COWFS_TEST_FAILURE", str(failure))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    )
-    monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.failing")
-    monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
-    owned = Owned(tmp_path, 2)
-    try:
-        yield owned, failure
-    finally:
-        failure.unlink(missing_ok=True)
-        owned.close()
+    with other_workers(tmp_path, monkeypatch, "failing", "COWFS_TEST_FAILURE", 2) as given:
+        yield given
 
 
 def checkpointed(owned: Owned, name: str) -> bytes:
@@ -124,6 +112,17 @@ def test_a_workspace_that_can_neither_move_nor_stay_is_mounted_again(failing: tu
         owned.engine.settle()
         agent("os.close(unnamed)")
         eventually(lambda: owned.move("ws", second), "a move")
+
+
+def test_a_mount_that_goes_while_it_is_begun_can_be_made_again(failing: tuple[Owned, Path]) -> None:
+    owned, failure = failing
+    owned.make("ws")
+    owned.mounts.umount("ws")
+    failure.write_text("gone")
+    with pytest.raises(Busy, match="unmounted while"):
+        owned.path("ws")
+    assert not failure.exists()
+    (owned.path("ws") / "file").write_text("served")
 
 
 def test_a_move_after_which_nothing_can_be_served_leaves_the_workspace_to_the_next(failing: tuple[Owned, Path]) -> None:

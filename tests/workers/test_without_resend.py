@@ -9,29 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from cowfs_daemon import compose, remote
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
-from tests.workers.conftest import Owned, eventually
+from tests.workers.conftest import Owned, eventually, other_workers
 
 pytestmark = needs_mounts
 
 
 @pytest.fixture
 def unresent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Owned, Path]]:
-    doom = tmp_path / "doom"
-    monkeypatch.setenv("COWFS_TEST_DOOM", str(doom))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    )
-    monkeypatch.setattr(remote.WorkerProcess, "MODULE", "tests.workers.unresent")
-    monkeypatch.setattr(compose, "PAUSE_MAX_SECONDS", 0.05)
-    owned = Owned(tmp_path, 1)
-    try:
-        yield owned, doom
-    finally:
-        doom.unlink(missing_ok=True)
-        owned.close()
+    with other_workers(tmp_path, monkeypatch, "unresent", "COWFS_TEST_DOOM", 1) as given:
+        yield given
 
 
 def test_who_waits_gets_an_error_and_nothing_is_lost(unresent: tuple[Owned, Path]) -> None:

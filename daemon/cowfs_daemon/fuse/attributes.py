@@ -101,7 +101,7 @@ def getxattr(served: Served, view: View, request: bytearray, size: int, unique: 
 def listxattr(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
     """The names of all xattrs that the caller may know of, each with its NUL, or their length."""
     room, _ = protocol.unpack(_GETXATTR, request, size)
-    names = listed(view.listxattr(nodeid), caller(served, request, unique).pid)
+    names = listed(view.listxattr(nodeid), protocol.credentials(request)[2])
     return _sized(unique, room, b"".join(name + b"\0" for name in names))
 
 

@@ -44,11 +44,8 @@ def test_a_nameless_file_that_only_the_kernel_knows_can_still_get_a_name(made: M
     assert linked(made, ino) == (b"written", 1, 8)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_that_lost_its_name_lives_on_but_gets_no_other(
-    made: MemoryWorkspace, view: View, frozen: bool, replaced: bool
-) -> None:
+def nameless(made: MemoryWorkspace, view: View, replaced: bool, frozen: bool) -> int:
+    """The number of a file, ``written``, that nobody has open, but the kernel knows, and that lost its name."""
     ino = view.mknod(1, b"was", REGULAR, 0, ME).ino
     view.write(ino, 0, b"written", ME)
     view.state.pinned = {ino}
@@ -59,6 +56,15 @@ def test_a_file_that_lost_its_name_lives_on_but_gets_no_other(
         view.unlink(1, b"was", ME)
     if frozen:
         made.checkpoint()
+    return ino
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_lost_its_name_lives_on_but_gets_no_other(
+    made: MemoryWorkspace, view: View, frozen: bool, replaced: bool
+) -> None:
+    ino = nameless(made, view, replaced, frozen)
     view.write(ino, 7, b" later", ME)
     assert view.read(ino, 0, 100) == b"written later"
     with pytest.raises(OSError) as refused:
@@ -78,16 +84,7 @@ def test_what_is_opened_after_it_lost_its_name_is_known_to_a_successor(
     made: MemoryWorkspace, view: View, replaced: bool, frozen: bool, writable: bool
 ) -> None:
     """Of an open() that another program's unlink overtook, or of /proc/self/fd/N of a descriptor with O_PATH."""
-    ino = view.mknod(1, b"was", REGULAR, 0, ME).ino
-    view.write(ino, 0, b"written", ME)
-    view.state.pinned = {ino}
-    if replaced:
-        view.mknod(1, b"new", REGULAR, 0, ME)
-        view.rename(1, b"new", 1, b"was", 0, ME)
-    else:
-        view.unlink(1, b"was", ME)
-    if frozen:
-        made.checkpoint()
+    ino = nameless(made, view, replaced, frozen)
     view.opened(ino, writable, ME)
     view.write(ino, 7, b" later", ME)
     assert made.replayed().view.read(ino, 0, 100) == b"written later"
