@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -64,10 +63,13 @@ class Ending:
     """Ends with SIGTERM, SIGHUP or SIGINT; to be made in the main thread, before anything is served."""
 
     def __init__(self) -> None:
-        self._told = threading.Event()
+        # Not a handler that sets something: one that comes just before the main thread sleeps would be run after that.
+        self._ended, end = os.pipe()
+        os.set_blocking(end, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, lambda *_: self._told.set())
+            signal.signal(number, lambda *_: None)
 
     def wait(self) -> None:
         """Return when this process is told to end."""
-        self._told.wait()
+        os.read(self._ended, 1)
