@@ -39,8 +39,13 @@ NOW: Final = _Now()
 """Used in :class:`SetAttr` for "the current time"."""
 
 
+def clamped(time: int) -> int:
+    """A time in ns since the epoch as it can be stored, in 64 bits: the nearest of the years 1677 to 2262."""
+    return max(-(1 << 63), min((1 << 63) - 1, time))
+
+
 class SetAttr(NamedTuple):
-    """What setattr changes; None leaves a field alone. Times in ns, or :data:`NOW`.
+    """What setattr changes; None leaves a field alone. Times in ns, :func:`clamped`, or :data:`NOW`.
 
     ``kill_priv``: clear set-id bits and security.capability as a write or chown does.
     """

@@ -111,6 +111,17 @@ def times() -> Iterator[Case]:
         yield Case(f"utimens-by/{mode:o}/{name}/{user.name}", _file("file", mode), step, user)
 
 
+FAR = {"1677": -9_300_000_000, "1901": -2_200_000_000, "2262": 9_300_000_000, "2446": 15_100_000_000}
+"""Seconds just beyond what 64 bits of nanoseconds hold (1677, 2262), and what ext4 does (1901, 2446)."""
+
+
+def far_times() -> Iterator[Case]:
+    """utimensat with times that one of the filesystems cannot store."""
+    for kind, (year, seconds) in product(("file", "dir", "tolink"), FAR.items()):
+        step = _step("utimens", calls.utimens, b"d/x", ((seconds, 5), (seconds, 7)), calls.SYMLINK_NOFOLLOW)
+        yield Case(f"utimens-far/{kind}/{year}", _file(kind, 0o644), step)
+
+
 def access() -> Iterator[Case]:
     """faccessat2: each mode, kind, wish and user; with effective ids and without."""
 
@@ -219,22 +230,30 @@ def lists() -> Iterator[Case]:
         scene.do("remove", os.removexattr, "d/x", "system.posix_acl_access")
 
     def made(scene: Scene) -> None:
-        old = os.umask(0o027)
-        try:
-            scene.do("creat", lambda: os.close(os.open("d/new", os.O_CREAT | os.O_WRONLY, 0o666)))
-            scene.do("mkdir", os.mkdir, "d/sub", 0o777)
-            scene.do("mkdir below", os.mkdir, "d/sub/sub", 0o700)
-            scene.do("fifo", os.mknod, "d/fifo", stat.S_IFIFO | 0o622)
-            scene.do("symlink", os.symlink, "to", "d/sym")
-            scene.do("tmpfile", _linked_tmpfile)
-            scene.do("rename away", os.rename, "d/sub", "e/sub")
-        finally:
-            os.umask(old)
+        scene.do("creat", lambda: os.close(os.open("d/new", os.O_CREAT | os.O_WRONLY, 0o666)))
+        scene.do("mkdir", os.mkdir, "d/sub", 0o777)
+        scene.do("mkdir below", os.mkdir, "d/sub/sub", 0o700)
+        scene.do("fifo", os.mknod, "d/fifo", stat.S_IFIFO | 0o622)
+        scene.do("symlink", os.symlink, "to", "d/sym")
+        scene.do("rename away", os.rename, "d/sub", "e/sub")
+
+    def masked(umask: int, act: Callable[[Scene], None]) -> Callable[[Scene], None]:
+        def run(scene: Scene) -> None:
+            old = os.umask(umask)
+            try:
+                act(scene)
+            finally:
+                os.umask(old)
+
+        return run
 
     for (name, value), user in product(list(lists.items())[:5], USERS):
         for kind in ("file", "dir"):
             yield Case(f"acl-allows/{kind}/{name}/{user.name}", listed("access", value, kind), allowed, user)
-        yield Case(f"acl-inherited/{name}/{user.name}", listed("default", value, "missing"), made, user)
+        prepare, tmpfile = listed("default", value, "missing"), _step("tmpfile", _linked_tmpfile)
+        for umask in (0o000, 0o027):
+            yield Case(f"acl-inherited/{umask:o}/{name}/{user.name}", prepare, masked(umask, made), user)
+            yield Case(f"acl-inherited-tmpfile/{umask:o}/{name}/{user.name}", prepare, masked(umask, tmpfile), user)
 
 
 def _linked_tmpfile() -> None:
@@ -290,5 +309,5 @@ def clearing() -> Iterator[Case]:
 
 def all_cases() -> Iterator[Case]:
     """Everything here."""
-    for cases in (modes, owners, sizes, times, access, xattrs, lists, clearing):
+    for cases in (modes, owners, sizes, times, far_times, access, xattrs, lists, clearing):
         yield from cases()

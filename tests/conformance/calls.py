@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
 """In place of nanoseconds: utimensat sets the current time, or leaves the time alone."""
 FICLONE = 0x40049409
+NO_DUMP = 0x40
+_GETFLAGS, _SETFLAGS, _FIEMAP = 0x80086601, 0x40086602, 0xC020660B
 _FACCESSAT2, _FCHMODAT2 = 439, 452
 _PR_SET_DUMPABLE = 4
 
@@ -159,6 +162,25 @@ def events(fd: int) -> list[tuple[int, str]]:
         found.append((mask, data[at + 16 : at + 16 + length].rstrip(b"\0").decode()))
         at += 16 + length
     return found
+
+
+def get_flags(fd: int) -> int:
+    """FS_IOC_GETFLAGS."""
+    buffer = bytearray(8)
+    fcntl.ioctl(fd, _GETFLAGS, buffer)
+    return int.from_bytes(buffer[:4], "little")
+
+
+def set_flags(fd: int, flags: int) -> None:
+    """FS_IOC_SETFLAGS."""
+    fcntl.ioctl(fd, _SETFLAGS, struct.pack("<Q", flags))
+
+
+def extents(fd: int) -> int:
+    """FS_IOC_FIEMAP: how many extents the file has, after it was synced."""
+    buffer = bytearray(struct.pack("<QQIIII", 0, (1 << 64) - 1, 1, 0, 0, 0))
+    fcntl.ioctl(fd, _FIEMAP, buffer)
+    return int(struct.unpack_from("<QQII", buffer)[3])
 
 
 def syncfs(fd: int) -> None:

@@ -1,14 +1,11 @@
-"""Cases about data: holes, ranges, copies, locks, mappings, and what watches or lists files."""
+"""Cases about data: holes, ranges, copies, mappings, and what watches or lists files."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import mmap
 import os
 import signal
-import struct
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -16,9 +13,9 @@ from typing import Any
 
 from tests.conformance import calls
 from tests.conformance.case import Case
-from tests.conformance.scene import CONTENT, KINDS, OWNER, ROOT, USERS, Scene
+from tests.conformance.child import in_child
+from tests.conformance.scene import CONTENT, KINDS, OTHER, OWNER, ROOT, USERS, Scene
 
-_libc = ctypes.CDLL(None, use_errno=True)
 MODES = {
     "allocate": 0, "keep": 1, "punch": 3, "punch-alone": 2, "zero": 16, "zero-keep": 17, "collapse": 8, "insert": 32,
     "unknown": 0x1000,
@@ -101,70 +98,6 @@ def copying() -> Iterator[Case]:
         yield Case(f"copy-flags/{kind}/{flags}", _prepare(kind), act("d/x", "d/y", flags, (0, 0, 50)))
 
 
-def _in_child(call: Callable[[], Any]) -> str:
-    """What a call gives in another process: its result, errno or the signal that ended it."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        signal.alarm(10)
-        try:
-            answer = repr(call())
-        except OSError as error:
-            answer = errno.errorcode[error.errno or 0]
-        finally:
-            os.write(write, answer.encode())
-            os._exit(0)
-    os.close(write)
-    said = os.read(read, 10_000).decode()
-    os.close(read)
-    _, status = os.waitpid(pid, 0)
-    return said if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
-
-
-def _lock(kind: int, start: int, length: int) -> bytes:
-    """A struct flock."""
-    return struct.pack("hhqqi4x", kind, 0, start, length, 0)
-
-
-def locking() -> Iterator[Case]:
-    """flock, fcntl locks of processes and of descriptions: every pair, by descriptors of each kind."""
-    flock = {"shared": fcntl.LOCK_SH, "exclusive": fcntl.LOCK_EX}
-    ways = {"rdonly": os.O_RDONLY, "wronly": os.O_WRONLY, "rdwr": os.O_RDWR}
-
-    def whole(one: int, other: int, flags: tuple[int, int]) -> Callable[[Scene], None]:
-        def run(scene: Scene) -> None:
-            a, b = scene.root_open("d/x", flags[0]), scene.root_open("d/x", flags[1])
-            scene.do("first", fcntl.flock, a, one | fcntl.LOCK_NB)
-            scene.do("second", fcntl.flock, b, other | fcntl.LOCK_NB)
-            scene.do("unlock", fcntl.flock, a, fcntl.LOCK_UN)
-            scene.do("second", fcntl.flock, b, other | fcntl.LOCK_NB)
-
-        return run
-
-    def ranges(one: int, other: int, flags: int, command: int) -> Callable[[Scene], None]:
-        def run(scene: Scene) -> None:
-            fd = scene.root_open("d/x", flags)
-            scene.do("first", lambda: fcntl.fcntl(fd, command, _lock(one, 10, 10)) and None)
-
-            def second(start: int) -> None:
-                descriptor = os.open("d/x", os.O_RDWR)
-                fcntl.fcntl(descriptor, command, _lock(other, start, 5))
-
-            scene.do("over it", lambda: _in_child(lambda: second(12)))
-            scene.do("beside it", lambda: _in_child(lambda: second(20)))
-            scene.do("unlock", lambda: fcntl.fcntl(fd, command, _lock(fcntl.F_UNLCK, 0, 0)) and None)
-            scene.do("over it", lambda: _in_child(lambda: second(12)))
-
-        return run
-
-    for (one, a), (other, b), first, second in product(flock.items(), flock.items(), ways, ways):
-        yield Case(f"flock/{one}/{other}/{first}/{second}", _prepare(), whole(a, b, (ways[first], ways[second])))
-    kinds = {"read": fcntl.F_RDLCK, "write": fcntl.F_WRLCK}
-    commands = {"process": fcntl.F_SETLK, "description": 37}
-    for (one, a), (other, b), flags, (name, command) in product(kinds.items(), kinds.items(), ways, commands.items()):
-        yield Case(f"lock/{name}/{one}/{other}/{flags}", _prepare(), ranges(a, b, ways[flags], command))
-
-
 def mapping() -> Iterator[Case]:
     """mmap: protections and flags against each way to open; reads, writes and faults behind the end."""
     ways = {"rdonly": os.O_RDONLY, "wronly": os.O_WRONLY, "rdwr": os.O_RDWR, "append": os.O_RDWR | os.O_APPEND}
@@ -187,9 +120,9 @@ def mapping() -> Iterator[Case]:
                 with mmap.mmap(fd, 8192, flags, protection) if cut == 8192 else _grown(fd, flags, protection, cut) as m:
                     return str(m[5000])
 
-            scene.do("near", lambda: _in_child(lambda: use(fd, flags, protection, 17)))
-            scene.do("far", lambda: _in_child(lambda: use(fd, flags, protection, 8000)))
-            scene.do("behind the end", lambda: _in_child(with_cut))
+            scene.do("near", lambda: in_child(lambda: use(fd, flags, protection, 17)))
+            scene.do("far", lambda: in_child(lambda: use(fd, flags, protection, 8000)))
+            scene.do("behind the end", lambda: in_child(with_cut))
 
         return run
 
@@ -225,8 +158,23 @@ def handles() -> Iterator[Case]:
         scene.do("rename", os.rename, "d/x", "e/moved")
         scene.do("open, moved", lambda: scene.keep(calls.open_by_handle(mount, handle, os.O_PATH)) and None)
 
+    def gone(held: bool) -> Callable[[Scene], None]:
+        def run(scene: Scene) -> None:
+            mount, handle = scene.root_open(".", os.O_RDONLY | os.O_DIRECTORY), calls.name_to_handle(b"d/x")
+            if held:
+                scene.root_open("d/x", os.O_PATH | os.O_NOFOLLOW)
+            opened = lambda: scene.keep(calls.open_by_handle(mount, handle, os.O_PATH)) and None  # noqa: E731
+            scene.do("remove", os.rmdir if os.path.isdir("d/x") and not os.path.islink("d/x") else os.unlink, "d/x")
+            scene.do("open, gone", opened)
+            os.mknod("d/x", 0o600)  # ext4 may give it the number that got free
+            scene.say("open, made anew", in_child(opened))
+
+        return run
+
     for kind, user in product(KINDS, (ROOT, OWNER)):
         yield Case(f"handle/{kind}/{user.name}", _prepare(kind), act, user)
+    for kind, held in product((kind for kind in KINDS if kind not in ("full", "missing")), (False, True)):
+        yield Case(f"handle-gone/{kind}/{'held' if held else 'closed'}", _prepare(kind), gone(held))
 
 
 def watching() -> Iterator[Case]:
@@ -420,7 +368,22 @@ def facts() -> Iterator[Case]:
     yield Case("direct", _prepare(), direct)
 
 
+def controlling() -> Iterator[Case]:
+    """The ioctls for the flags of an inode and for its extents."""
+
+    def act(scene: Scene) -> None:
+        fd = scene.root_open("d/x", os.O_RDONLY)
+        flags = scene.do("flags", calls.get_flags, fd)
+        scene.do("set flags", calls.set_flags, fd, (flags or 0) | calls.NO_DUMP)
+        scene.do("flags", calls.get_flags, fd)
+        scene.do("sync", os.fsync, fd)
+        scene.do("extents", calls.extents, fd)
+
+    for kind, user in product(("file", "empty", "sparse", "dir", "fifo"), (ROOT, OWNER, OTHER)):
+        yield Case(f"ioctl/{kind}/{user.name}", _prepare(kind), act, user)
+
+
 def all_cases() -> Iterator[Case]:
     """Everything here."""
-    for cases in (allocating, seeking, copying, locking, mapping, handles, watching, executing, listing, facts):
+    for cases in (allocating, seeking, copying, mapping, handles, watching, executing, listing, facts, controlling):
         yield from cases()

@@ -1,4 +1,4 @@
-"""Plays cases in a directory: ``python -m tests.conformance.player DIRECTORY ONE_IN``, a JSON line for each on stdout.
+"""Plays cases in a directory: ``python -m tests.conformance.player DIRECTORY ONE_IN [PATTERNS]``, a JSON line for each.
 
 A process of its own: what a page fault or a lock waits for must not be served by the one that waits.
 """
@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from tests.conformance import attributes, data, naming
+from tests.conformance import attributes, data, locking, naming
 from tests.conformance.case import Case
-from tests.conformance.differences import witnesses
+from tests.conformance.differences import matches, witnesses
 from tests.conformance.scene import Scene, clear
 
 CASE_S = 20
@@ -24,12 +24,14 @@ CASE_S = 20
 
 def all_cases() -> Iterator[Case]:
     """Every case, in an order that never changes."""
-    for module in (naming, attributes, data):
+    for module in (naming, attributes, data, locking):
         yield from module.all_cases()
 
 
-def chosen(one_in: int) -> list[Case]:
-    """One case in so many, and those that show the known differences."""
+def chosen(one_in: int, only: str = "") -> list[Case]:
+    """One case in so many, and those that show the known differences; or all that ``only`` (see matches) covers."""
+    if only:
+        return [case for case in all_cases() if matches(case.name, only)]
     wanted = witnesses()
     return [case for case in all_cases() if case.name in wanted or zlib.crc32(case.name.encode()) % one_in == 0]
 
@@ -52,10 +54,10 @@ def _hangs(*_: object) -> None:
 
 def main() -> None:
     """See the module."""
-    directory, one_in = sys.argv[1], int(sys.argv[2])
+    directory, one_in, only = sys.argv[1], int(sys.argv[2]), "".join(sys.argv[3:])
     os.umask(0o022)
     signal.signal(signal.SIGALRM, _hangs)
-    for number, case in enumerate(chosen(one_in)):
+    for number, case in enumerate(chosen(one_in, only)):
         path = f"{directory}/{number}"
         os.mkdir(path, 0o755)
         os.chmod(path, 0o755)

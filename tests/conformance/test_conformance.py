@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,7 @@ def test_a_slice_is_as_on_ext4(tmp_path: Path, transport: str) -> None:
         report = play(native, mounted, ONE_IN, tmp_path, transport)
     assert report.unknown == []
     assert report.stale == []
+    assert report.wide == []
     assert report.cases > 300
     assert report.checks > 10_000
 
@@ -43,6 +48,26 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
     assert report.unknown == []
     assert sorted(report.stale) == sorted(each.name for each in known_of("kernel"))
     assert not report.passed
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_entry_that_explains_more_than_it_did_is_told(transport: str) -> None:
+    report = Report(transport, known=Counter({each.name: each.most_on(transport) for each in known_of(transport)}))
+    report.judge(set())
+    assert report.passed
+    report.known["seek-limit"] += 1
+    report.judge(set())
+    assert report.wide == ["seek-limit"]
+    assert not report.passed
+
+
+def test_what_records_a_step_leaves_locks_alone(tmp_path: Path) -> None:
+    """A process that closes any descriptor of a file loses its locks of it: cases without a lock would all agree."""
+    command = [sys.executable, "-m", "tests.conformance.player", str(tmp_path), "1", "lock/process/write/write/rdwr"]
+    _, steps = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    assert [(label, result) for label, result, _ in steps[2:]] == [
+        ("over it", "EAGAIN"), ("beside it", "None"), ("unlock", None), ("over it", "None"),
+    ]  # fmt: skip
 
 
 def test_names_are_different() -> None:

@@ -185,6 +185,12 @@ def test_writers_that_come_during_a_restore_write_to_the_restored_state(foregrou
     assert text == "x" + "y" * (len(text) - 1)
 
 
+def test_times_out_of_range_are_clamped(top: Path) -> None:
+    (top / "f").touch()
+    os.utime(top / "f", (10**12, -(10**12)))
+    assert ((top / "f").stat().st_atime_ns, (top / "f").stat().st_mtime_ns) == ((1 << 63) - 1, -(1 << 63))
+
+
 def test_xattr_flags(top: Path) -> None:
     (top / "f").touch()
     assert outcome(lambda: os.setxattr(top / "f", "user.a", b"1", os.XATTR_REPLACE)) == "ENODATA"

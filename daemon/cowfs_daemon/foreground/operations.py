@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 from cowfs.errors import CowfsError
-from cowfs.view.inode import Caller, Inode, SetAttr
+from cowfs.view.inode import Caller, Inode, SetAttr, clamped
 from cowfs.view.view import View
 from cowfs.workspace import Workspace
 from cowfs_daemon.fuse import protocol
@@ -245,9 +245,9 @@ class Operations(pyfuse3.Operations):
             uid if fields.update_uid else None,
             gid if fields.update_gid else None,
             attr.st_size if fields.update_size else None,
-            attr.st_atime_ns if fields.update_atime else None,
-            attr.st_mtime_ns if fields.update_mtime else None,
-            attr.st_ctime_ns if fields.update_ctime else None,
+            clamped(attr.st_atime_ns) if fields.update_atime else None,
+            clamped(attr.st_mtime_ns) if fields.update_mtime else None,
+            clamped(attr.st_ctime_ns) if fields.update_ctime else None,
             bool(fields.update_size) and ctx.uid != 0,
         )
         who = self._caller(ctx)

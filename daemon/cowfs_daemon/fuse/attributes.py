@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from cowfs.view import acl
-from cowfs.view.inode import NOW, Caller, Inode, SetAttr
+from cowfs.view.inode import NOW, Caller, Inode, SetAttr, clamped
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.callers import caller, credentials, drop_group_bit, listed
@@ -76,8 +76,7 @@ def _chowned(served: Served, inode: Inode, who: Caller) -> bool:
 
 
 def _ns(seconds: int, ns: int) -> int:
-    """Nanoseconds since the epoch, clamped to 64 bits (the years 1677 to 2262) as the kernel's filesystems do."""
-    return max(-(1 << 63), min((1 << 63) - 1, seconds * protocol.GIGA + ns))
+    return clamped(seconds * protocol.GIGA + ns)
 
 
 def statfs(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
