@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-import cowfs.client
+from cowfs.client.store import WorkspaceHandle, connect
 from cowfs.errors import Busy
 from tests.support.foreground import Foreground
 from tests.support.lab import InlineSettler
@@ -102,8 +102,8 @@ class Pyfuse3:
         self._foreground = Foreground(directory)
         self._name = ""
 
-    def _workspace(self) -> cowfs.client.WorkspaceHandle:
-        return cowfs.client.connect(self._foreground.live.store, start=False).workspace(self._name)
+    def _workspace(self) -> WorkspaceHandle:
+        return connect(self._foreground.live.store, start=False).workspace(self._name)
 
     def serve(self, name: str) -> Path:
         """See World."""
@@ -132,7 +132,7 @@ class Pyfuse3:
 
     def fork(self, snapshot: str, name: str) -> None:
         """See World."""
-        with cowfs.client.connect(self._foreground.live.store, start=False) as store:
+        with connect(self._foreground.live.store, start=False) as store:
             store.fork(snapshot, name)
 
     def settle(self) -> None:
