@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cowfs.geometry import PAGE
-from cowfs.view import sharing, view
+from cowfs.view import apply, sharing, view
 from cowfs.view.file import OverlayFile
 from tests.support.lab import ME, Lab
 
@@ -107,7 +107,7 @@ def test_holes_are_allocated_as_by_a_copy(lab: Lab, punched: str, steps: str) ->
     if punched == "in the same layer":
         lab.engine.checkpoint("ws", "")
         lab.do(steps)
-    files.view.fallocate(ino, view.apply.KEEP_SIZE | view.apply.PUNCH_HOLE, start, 16 * PAGE, ME)
+    files.view.fallocate(ino, apply.KEEP_SIZE | apply.PUNCH_HOLE, start, 16 * PAGE, ME)
     if punched == "before":
         lab.engine.checkpoint("ws", "")
         lab.do(steps)
