@@ -39,6 +39,7 @@ torture: venv
 	$(PY) -m tests.workers.listings 120
 	$(PY) -m tests.conformance
 	$(PY) -m tests.conformance.fsx --seed 7 --seconds 300
+	$(PY) -m tests.conformance.fsx --seed 7 --seconds 120 --transport pyfuse3
 	$(PY) -m tests.property.campaign 300
 	$(PY) -m tests.fault.power --killed --seeds 15
 	$(PY) -m tests.fault.daemon_kills

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from cowfs.geometry import PAGE
-from cowfs.view.file import ZERO, FileData, OverlayFile, Source, StoredFile, bottom
+from cowfs.view.file import HOLE, ZERO, FileData, OverlayFile, Source, StoredFile, bottom
 from cowfs.view.inode import Owner
 
 
@@ -70,7 +70,7 @@ def pieces(data: FileData, start: int, end: int, owner: Owner) -> Iterator[Piece
             continue
         extent_end, source, position = extents[index]
         cut = min(extent_end, end)
-        yield at, cut, source, position + at - begins
+        yield at, cut, ZERO if source is HOLE else source, position + at - begins
         at = cut
 
 

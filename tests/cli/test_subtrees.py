@@ -7,15 +7,19 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.cli.live import Live, living
+from tests.conformance import calls
 from tests.support.mounting import mounts_inside, needs_mounts
 from tests.support.treehash import hash_directory
 
 pytestmark = needs_mounts
+
+IN_DELETE, IN_DELETE_SELF, IN_IGNORED = 0x200, 0x400, 0x8000
 
 
 @pytest.fixture
@@ -151,6 +155,23 @@ def test_a_file_and_a_link_are_removed(live: Live, root: Path) -> None:
     os.symlink("f", root / "l")
     live.cowfs("rm", "ws:l", "ws:/f")
     assert os.listdir(root) == []
+
+
+def test_watchers_are_told(live: Live, root: Path) -> None:
+    """Who watches something that goes, as with rm -r. Who watches the directory that it was in is not: the kernel has
+    no notification for that."""
+    (root / "a" / "d").mkdir(parents=True)
+    (root / "a" / "f").touch()
+    (root / "a" / "d" / "g").touch()
+    with ExitStack() as stack:
+        watches = {}
+        for place in ("", "a", "a/d", "a/f"):
+            watches[place] = calls.watch(os.fsencode(root / place), IN_DELETE | IN_DELETE_SELF)
+            stack.callback(os.close, watches[place])
+        live.cowfs("rm", "ws:a")
+        told = {place: calls.events(watch) for place, watch in watches.items()}
+    gone = [(IN_DELETE_SELF, ""), (IN_IGNORED, "")]
+    assert told == {"": [], "a": gone, "a/d": gone, "a/f": gone}
 
 
 def test_files_are_made_meanwhile(live: Live, root: Path) -> None:

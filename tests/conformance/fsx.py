@@ -1,8 +1,10 @@
-"""``python -m tests.conformance.fsx``: random operations on the data of one file, on cowfs and on ext4 at once.
+"""``python -m tests.conformance.fsx``: random operations on the data of two files, on cowfs and on ext4 at once.
 
-In the manner of fsx: reads, writes, O_DIRECT, shared mappings, truncations, holes, copies and re-opening, and between
-them checkpoints, restores and forks of the workspace. Everything is compared with bytes in memory after each step. The
+In the manner of fsx: reads, writes, O_DIRECT, mappings, truncations, holes, copies and re-opening, and between them
+checkpoints, restores and forks of the workspace. Everything is compared with bytes in memory after each step. The
 operations run in a process of their own (:mod:`.hand`): a page fault must not be served by the process that waits.
+
+With ``--transport pyfuse3`` the mount is one in the foreground.
 """
 
 from __future__ import annotations
@@ -14,31 +16,33 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from cowfs.view.view import CLONE_MIN
+from tests.conformance.fsx_worlds import FIRST, WORLDS, World
+from tests.conformance.hand import NAMES, PAGE
 from tests.conformance.suite import native_directory
-from tests.support.lab import InlineSettler
-from tests.support.live import Live
 
 SIZE_MAX = 600_000
 FORKS_MAX = 20
 SNAPSHOTS_MAX = 8
 HISTORY = 60
+FILES = range(len(NAMES))
 
 DATA = (
-    ("write", 18), ("append", 4), ("read", 14), ("mmap write", 12), ("mmap read", 8), ("direct write", 6),
-    ("direct read", 5), ("truncate", 9), ("punch", 7), ("zero", 6), ("allocate", 5), ("copy", 8), ("reopen", 5),
-    ("fsync", 3), ("msync", 4), ("holes", 5), ("sparse", 4),
+    ("write", 18), ("append", 4), ("read", 14), ("mmap write", 12), ("mmap read", 8), ("private", 5),
+    ("direct write", 6), ("direct read", 5), ("truncate", 9), ("punch", 7), ("zero", 6), ("allocate", 5), ("copy", 8),
+    ("copy over", 8), ("reopen", 5), ("fsync", 3), ("msync", 4), ("holes", 5), ("sparse", 4),
 )  # fmt: skip
 VERBS = (("checkpoint", 4), ("restore", 4), ("fork", 1), ("settle", 1))
-_SEGMENT_BYTES = 4 << 20  # a segment that is gone on with is read again: not too much at a time
+COPIES = ("copy", "copy over")
 
 
 class Diverged(AssertionError):
-    """The filesystems, or the file and memory, are not the same any more."""
+    """The filesystems, or a file and memory, are not the same any more."""
 
 
 class Hand:
@@ -49,7 +53,7 @@ class Hand:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def do(self, *step: Any) -> Any:
-        """One step; its result."""
+        """One step (what, number of the file, arguments); its result."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(step) + "\n")
@@ -69,128 +73,129 @@ class Hand:
 
 
 class Exerciser:
-    """One run from ``seed``; ``counts`` says how often what was done."""
+    """One run from ``seed``; ``counts`` says how often what was done, "by reference": copies that took no journal."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, transport: str = "kernel") -> None:
         self.counts: Counter[str] = Counter()
         self.history: list[str] = []
         self._random = Random(seed)
         self._directory = directory
-        self._stack = ExitStack()
-        self._size = self._made = 0
-        self._names: list[str] = []
-        self._snapshots: dict[str, list[tuple[str, str, int]]] = {}
-        self._native = Path()
+        self._transport = WORLDS[transport]
+        self._steps = [(kind, weight) for kind, weight in (*DATA, *VERBS) if kind not in self._transport.lacks]
+        self._sizes = [0 for _ in FILES]
+        self._made = 0
+        self._names = [FIRST]
+        self._snapshots: dict[str, list[tuple[str, int]]] = {FIRST: []}
 
     def run(self, seconds: float, steps: int = 1 << 30) -> None:
         """Go on for so long, or so many steps."""
-        with self._stack:
-            self._native = self._stack.enter_context(native_directory(self._directory / "native"))
-            live = self._stack.enter_context(_closing(Live(self._directory, inline=True)))
-            live.engine.settler = InlineSettler(live.engine, _SEGMENT_BYTES)
-            live.engine.create("w0")
-            self._take("w0", live)
-            until = time.monotonic() + seconds
-            while steps and time.monotonic() < until:
-                steps -= 1
-                self._step(live)
-            self._mounted.close()
-            self._other.close()
+        with (
+            native_directory(self._directory / "native") as native,
+            closing(self._transport(self._directory)) as world,
+            closing(Hand(native)) as self._other,
+        ):
+            self._mounted = Hand(world.serve(FIRST))
+            try:
+                until = time.monotonic() + seconds
+                while steps and time.monotonic() < until:
+                    steps -= 1
+                    self._step(world)
+            finally:
+                self._mounted.close()
 
-    def _take(self, name: str, live: Live) -> None:
-        """Work in a workspace from now on."""
-        self._name = name
-        self._mounted = Hand(live.mount(name))
-        if not self._names:
-            self._other = Hand(self._native)
-        self._names.append(name)
-        self._snapshots.setdefault(name, [])
-
-    def _step(self, live: Live) -> None:
-        kinds, weights = zip(*DATA, *VERBS, strict=True)
+    def _step(self, world: World) -> None:
+        kinds, weights = zip(*self._steps, strict=True)
         kind = self._random.choices(kinds, weights)[0]
         if kind in dict(VERBS):
-            self._verb(kind, live)
+            self._verb(kind, world)
         else:
-            self.counts[kind] += 1
-            self._both(kind, *self._arguments())
-        self._both("check")
+            self._change(kind, world)
+        for which in FILES:
+            self._both("check", which)
 
-    def _arguments(self) -> tuple[int, int, int, int]:
+    def _change(self, kind: str, world: World) -> None:
+        which, before = self._random.choice(FILES), world.journaled()
+        arguments = self._copied(which) if kind in COPIES and self._random.randrange(3) else self._arguments(which)
+        done = self._both(kind, which, *arguments)
+        self.counts[kind] += 1
+        after = world.journaled()
+        if kind in COPIES and before is not None and after is not None:
+            self.counts["by reference"] += done >= CLONE_MIN and after - before < PAGE
+
+    def _arguments(self, which: int) -> tuple[int, int, int, int]:
         """(offset, length, another offset, seed of the data)"""
         random = self._random
-        offset = random.choice((random.randrange(SIZE_MAX), random.randrange(self._size + 1)))
+        offset = random.choice((random.randrange(SIZE_MAX), random.randrange(self._sizes[which] + 1)))
         length = random.choice((random.randrange(1, 200), random.randrange(1, 9000), random.randrange(1, 150_000)))
         if random.randrange(3) == 0:
-            offset, length = offset & ~4095, -(-length // 4096) * 4096
+            offset, length = offset & -PAGE, -(-length // PAGE) * PAGE
         length = max(1, min(length, SIZE_MAX - offset))
         return offset, length, random.randrange(SIZE_MAX - length + 1), random.randrange(1 << 30)
 
-    def _both(self, kind: str, *arguments: int) -> None:
-        self.history.append(f"{kind} {' '.join(map(str, arguments))}")
+    def _copied(self, which: int) -> tuple[int, int, int, int]:
+        """The same of a copy that may be taken by reference: whole pages, or all that there is."""
+        random, pages = self._random, self._sizes[which] // PAGE
+        if random.randrange(6) == 0:
+            return 0, SIZE_MAX, 0, 0
+        length = min(random.randrange(CLONE_MIN // PAGE, 40), max(pages, 1))
+        offset, target = random.randrange(max(pages - length, 0) + 1), random.randrange(SIZE_MAX // PAGE - length)
+        return offset * PAGE, length * PAGE, target * PAGE, 0
+
+    def _both(self, kind: str, which: int, *arguments: int) -> Any:
+        self.history.append(f"{kind} {NAMES[which]} {' '.join(map(str, arguments))}")
         del self.history[:-HISTORY]
-        expected, found = self._other.do(kind, *arguments), self._mounted.do(kind, *arguments)
+        expected, found = self._other.do(kind, which, *arguments), self._mounted.do(kind, which, *arguments)
         if expected != found:
-            raise Diverged(f"{kind} {arguments}: ext4 {expected}, cowfs {found}")
+            raise Diverged(f"{kind} {NAMES[which]} {arguments}: ext4 {expected}, cowfs {found}")
         if kind == "check":
             if expected["wrong"]:
-                raise Diverged(f"not what was written: {expected['wrong']}")
-            self._size = expected["size"]
+                raise Diverged(f"{NAMES[which]} is not what was written: {expected['wrong']}")
+            self._sizes[which] = expected["size"]
+        return expected
 
-    def _verb(self, kind: str, live: Live) -> None:
-        snapshots = self._snapshots[self._name]
+    def _verb(self, kind: str, world: World) -> None:
+        name, number = self._names[-1], 0
+        snapshots = self._snapshots[name]
         if kind == "settle":
-            live.engine.settle()
-            self.history.append("settle")
-            self.counts["settle"] += 1
-            return
-        if kind == "checkpoint" or not snapshots:
-            made = live.engine.checkpoint(self._name, "fsx", allow_empty=True)
+            world.settle()
+        elif kind == "checkpoint" or not snapshots:
+            kind = "checkpoint"
+            made = world.checkpoint()
             self._made = number = self._made + 1
-            self._keep(number)
-            snapshots.append((made.snapshot.id, self._name, number))
+            for which in FILES:
+                self._both("keep", which, number)  # the files' dirty mapped pages are part of it
+            snapshots.append((made, number))
             del snapshots[:-SNAPSHOTS_MAX]
-            self.history.append(f"checkpoint {number}")
-            self.counts["checkpoint"] += 1
         elif kind == "restore":
-            snapshot, _, number = self._random.choice(snapshots)
-            live.engine.restore(self._name, snapshot, discard=bool(self._random.randrange(2)))
-            self._back(number)
-            self.history.append(f"restore {number}")
-            self.counts["restore"] += 1
+            number = self._restore(world, *self._random.choice(snapshots))
         elif len(self._names) < FORKS_MAX:
-            snapshot, _, number = self._random.choice(snapshots)
-            name = f"w{len(self._names)}"
-            live.engine.fork(snapshot, name)
-            self._mounted.close()
-            live.unmount(self._name)
-            self._take(name, live)
-            self._mounted.do("adopt", self._other.do("saved", number))
-            self._other.do("back", number, 1)
-            self.history.append(f"fork {number}")
-            self.counts["fork"] += 1
+            number = self._fork(world, *self._random.choice(snapshots))
+        else:
+            return
+        self.history.append(f"{kind} {number}")
+        self.counts[kind] += 1
 
-    def _keep(self, number: int) -> None:
-        """What a restore must bring back; the file's dirty mapped pages are part of it."""
-        for hand in (self._other, self._mounted):
-            hand.do("keep", number)
+    def _restore(self, world: World, snapshot: str, number: int) -> int:
+        for which in FILES if world.lets_go else ():
+            self._mounted.do("let go", which)
+        world.restore(snapshot, discard=bool(self._random.randrange(2)))
+        for which in FILES:
+            self._other.do("back", which, number, 1)
+            self._mounted.do("back", which, number, 0)
+        return number
 
-    def _back(self, number: int) -> None:
-        self._other.do("back", number, 1)
-        self._mounted.do("back", number, 0)
-
-
-class _closing:
-    """Close a :class:`Live`, whatever happens; its own check of the store counts only when nothing else failed."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    def __enter__(self) -> Live:
-        return self._live
-
-    def __exit__(self, *_: object) -> None:
-        self._live.close()
+    def _fork(self, world: World, snapshot: str, number: int) -> int:
+        """Go on in a fork."""
+        name = f"w{len(self._names)}"
+        world.fork(snapshot, name)
+        self._mounted.close()
+        self._mounted = Hand(world.serve(name))
+        self._names.append(name)
+        self._snapshots[name] = []
+        for which in FILES:
+            self._mounted.do("adopt", which, self._other.do("saved", which, number))
+            self._other.do("back", which, number, 1)
+        return number
 
 
 def main() -> int:
@@ -198,9 +203,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--transport", choices=WORLDS, default="kernel")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cowfs-fsx-") as scratch:
-        exerciser = Exerciser(Path(scratch), options.seed)
+        exerciser = Exerciser(Path(scratch), options.seed, options.transport)
         wrong = ""
         try:
             exerciser.run(options.seconds)
@@ -208,7 +214,8 @@ def main() -> int:
             wrong = str(error)
             print("\n".join(exerciser.history), file=sys.stderr)
     counts = dict(sorted(exerciser.counts.items()))
-    print(json.dumps({"seed": options.seed, "wrong": wrong, "operations": sum(counts.values()), **counts}))
+    steps = sum(counts.values()) - counts.get("by reference", 0)
+    print(json.dumps({"seed": options.seed, "wrong": wrong, "operations": steps, **counts}))
     return 1 if wrong else 0
 
 

@@ -1,6 +1,6 @@
 """The process in which :mod:`.fsx` acts: JSON steps on stdin, a JSON answer to each on stdout.
 
-It knows what the file should hold and says in ``check`` where it does not.
+It knows what each file should hold and says in ``check`` where it does not.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from typing import Any
 from tests.conformance import calls
 
 PAGE = 4096
+NAMES = ("f", "g")
+"""The files of the current directory; a step names one by its number."""
 
 
 class File:
-    """The file ``f`` of the current directory, with a descriptor, a shared mapping, and its content in memory."""
+    """One file, with a descriptor, a shared mapping, and its content in memory. ``other``: the file that "copy over"
+    copies to."""
 
-    def __init__(self) -> None:
+    other: File
+
+    def __init__(self, name: str) -> None:
         self.content = bytearray()
+        self._name = name
         self._kept: dict[int, bytes] = {}
-        self._fd = os.open("f", os.O_RDWR | os.O_CREAT, 0o644)
+        self._fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
         self._mapping: mmap.mmap | None = None
 
     # ---- each step: (offset, length, another offset, seed)
 
-    def do(self, kind: str, arguments: list[int]) -> Any:
+    def do(self, kind: str, arguments: list[Any]) -> Any:
         """Take a step."""
         return getattr(self, "_" + kind.replace(" ", "_"))(*arguments)
 
@@ -45,7 +51,7 @@ class File:
 
     def _append(self, _: int, length: int, __: int, seed: int) -> int:
         data = Random(seed).randbytes(min(length, 5000))
-        fd = os.open("f", os.O_WRONLY | os.O_APPEND)
+        fd = os.open(self._name, os.O_WRONLY | os.O_APPEND)
         self._put(len(self.content), data)
         try:
             return os.write(fd, data)
@@ -75,6 +81,17 @@ class File:
     def _mmap_read(self, offset: int, length: int, _: int, __: int) -> int:
         return zlib.crc32(self._mapped()[offset : offset + length]) if self.content else 0
 
+    def _private(self, offset: int, length: int, _: int, seed: int) -> list[int]:
+        """What a private mapping holds before and after it is written to; the file must not have it."""
+        if not self.content:
+            return []
+        with mmap.mmap(self._fd, len(self.content), access=mmap.ACCESS_COPY) as mapping:
+            end = min(offset + length, len(mapping))
+            found = [zlib.crc32(mapping[offset:end])]
+            if offset < end:
+                mapping[offset:end] = Random(seed).randbytes(end - offset)
+            return [*found, zlib.crc32(mapping)]
+
     def _msync(self, *_: int) -> None:
         if self._mapping is not None and len(self._mapping) <= len(self.content):
             self._mapping.flush()
@@ -82,7 +99,7 @@ class File:
     def _direct_write(self, offset: int, length: int, _: int, seed: int) -> int:
         offset, length = offset // PAGE * PAGE, -(-length // PAGE) * PAGE
         data = Random(seed).randbytes(length)
-        fd = os.open("f", os.O_RDWR | os.O_DIRECT)
+        fd = os.open(self._name, os.O_RDWR | os.O_DIRECT)
         try:
             with mmap.mmap(-1, length) as buffer:
                 buffer[:] = data
@@ -93,7 +110,7 @@ class File:
 
     def _direct_read(self, offset: int, length: int, _: int, __: int) -> list[int]:
         offset, length = offset // PAGE * PAGE, -(-length // PAGE) * PAGE
-        fd = os.open("f", os.O_RDWR | os.O_DIRECT)
+        fd = os.open(self._name, os.O_RDWR | os.O_DIRECT)
         try:
             with mmap.mmap(-1, length) as buffer:
                 got = os.preadv(fd, [buffer], offset)
@@ -108,7 +125,7 @@ class File:
     def _sparse(self, offset: int, *_: int) -> None:
         """Empty, then long: everything is a hole."""
         for size in (0, offset):
-            os.truncate("f", size)
+            os.truncate(self._name, size)
             self._resize(size)
 
     def _resize(self, size: int) -> None:
@@ -135,22 +152,28 @@ class File:
         self._resize(max(len(self.content), offset + length))
 
     def _copy(self, offset: int, length: int, target: int, _: int) -> int:
+        length = min(length, max(0, len(self.content) - offset))
         if offset < target + length and target < offset + length:
             return 0
-        length = min(length, max(0, len(self.content) - offset))
+        return self._copied(self, offset, length, target)
+
+    def _copy_over(self, offset: int, length: int, target: int, _: int) -> int:
+        return self._copied(self.other, offset, min(length, max(0, len(self.content) - offset)), target)
+
+    def _copied(self, to: File, offset: int, length: int, target: int) -> int:
         done = 0
         while done < length:
-            done += os.copy_file_range(self._fd, self._fd, length - done, offset + done, target + done)
+            copied = os.copy_file_range(self._fd, to._fd, length - done, offset + done, target + done)
+            if not copied:
+                break
+            done += copied
         if length:
-            self._put(target, bytes(self.content[offset : offset + length]))
+            to._put(target, bytes(self.content[offset : offset + length]))
         return done
 
     def _reopen(self, *_: int) -> None:
-        if self._mapping is not None:
-            self._mapping.close()
-            self._mapping = None
-        os.close(self._fd)
-        self._fd = os.open("f", os.O_RDWR)
+        self._let_go()
+        self._fd = os.open(self._name, os.O_RDWR)
 
     def _fsync(self, *_: int) -> None:
         os.fsync(self._fd)
@@ -175,6 +198,14 @@ class File:
     def _keep(self, number: int) -> None:
         self._kept[number] = bytes(self.content)
 
+    def _let_go(self) -> None:
+        """Until :meth:`_back`, nothing of it is open."""
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
+        os.close(self._fd)
+        self._fd = -1
+
     def _back(self, number: int, write: int) -> None:
         """The content of then; ``write``: this filesystem has no verbs, so that it is written."""
         if self._mapping is not None:
@@ -182,6 +213,8 @@ class File:
                 self._mapping.flush()
             self._mapping.close()
             self._mapping = None
+        if self._fd < 0:
+            self._fd = os.open(self._name, os.O_RDWR)
         self.content = bytearray(self._kept[number])
         if write:
             os.ftruncate(self._fd, 0)
@@ -208,10 +241,12 @@ class File:
 def main() -> None:
     """See the module."""
     os.chdir(sys.argv[1])
-    file = File()
+    files = [File(name) for name in NAMES]
+    for file, other in zip(files, reversed(files), strict=True):
+        file.other = other
     for line in sys.stdin:
-        kind, *arguments = json.loads(line)
-        print(json.dumps(file.do(kind, arguments)), flush=True)
+        kind, which, *arguments = json.loads(line)
+        print(json.dumps(files[which].do(kind, arguments)), flush=True)
 
 
 if __name__ == "__main__":

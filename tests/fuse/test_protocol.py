@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,3 +165,18 @@ def test_mount_table_with_strange_paths() -> None:
         "ext3",
     )
     assert (second.path, second.kind, second.device) == ("/a\nb", "fuse.cowfs", 99)
+
+
+def test_every_flag_that_is_taken_is_explained() -> None:
+    sizes = ("MAX_WRITE", "MAX_BACKGROUND")
+    flags = {name: each for name, each in vars(n).items() if name.isupper() and isinstance(each, int)}
+    wanted = n.WANTED | n.PASSTHROUGH
+    taken = {name for name, each in flags.items() if each.bit_count() == 1 and each & wanted and name not in sizes}
+    assert len(taken) == wanted.bit_count()
+    table = (
+        (Path(__file__).parents[2] / "docs/fuse.md")
+        .read_text()
+        .partition("## What is negotiated")[2]
+        .partition("\n## ")[0]
+    )
+    assert {name for name in taken if not re.search(rf"\b{name}\b", table)} == set()

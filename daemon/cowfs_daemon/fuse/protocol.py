@@ -296,7 +296,7 @@ def invalidate_entry(parent: int, name: bytes) -> bytes:
 
 
 def delete(parent: int, ino: int, name: bytes) -> bytes:
-    """A notification: ``name`` in ``parent``, if it is ``ino``, was removed; whoever watches is told."""
+    """A notification: ``name`` in ``parent``, if it is ``ino``, was removed; who watches that inode is told."""
     return _DELETE.pack(41 + len(name), NOTIFY_DELETE, 0, parent, ino, len(name), 0) + name + b"\0"
 
 

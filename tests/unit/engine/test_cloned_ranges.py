@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cowfs.geometry import PAGE
-from cowfs.view import sharing, view
+from cowfs.view import apply, sharing, view
 from cowfs.view.file import OverlayFile
 from tests.support.lab import ME, Lab
 
@@ -95,6 +95,30 @@ def test_a_clone_takes_no_journal_and_no_blocks(lab: Lab) -> None:
     lab.engine.settle()
     assert stored_bytes(lab) - stored < 64 * 1024
     assert lab.files("ws").read("b") == content(3)
+
+
+@pytest.mark.parametrize("steps", ["", "settle"])
+@pytest.mark.parametrize("punched", ["before", "in the same layer"])
+def test_holes_are_allocated_as_by_a_copy(lab: Lab, punched: str, steps: str) -> None:
+    """However they came to be; fsck counts after what the blocks say before."""
+    files, start = lab.files("ws"), 8 * PAGE
+    ino = files.create("a")
+    files.view.write(ino, 0, content(5)[: 64 * PAGE], ME)
+    if punched == "in the same layer":
+        lab.engine.checkpoint("ws", "")
+        lab.do(steps)
+    files.view.fallocate(ino, apply.KEEP_SIZE | apply.PUNCH_HOLE, start, 16 * PAGE, ME)
+    if punched == "before":
+        lab.engine.checkpoint("ws", "")
+        lab.do(steps)
+    clone(lab, "a", "b")
+    copy = files.view.inode(files.ino("b"))
+    assert isinstance(copy.data, OverlayFile)
+    assert copy.blocks == 64 * PAGE // 512 == 8 * copy.data.allocated(0, 64)
+    assert files.read("b") == files.read("a")
+    lab.engine.checkpoint("ws", "")
+    lab.engine.settle()
+    lab.check()
 
 
 def test_an_open_file_without_a_name_is_copied(lab: Lab) -> None:
