@@ -206,5 +206,6 @@ def machine() -> dict[str, Any]:
 
 
 def report(scenario: str, results: dict[str, Any]) -> None:
-    """Print the results as JSON, with the machine they were measured on."""
-    print(json.dumps({"scenario": scenario, "machine": machine(), "results": results}, indent=2))
+    """Print the results as JSON, with the day (UTC) and the machine of measuring."""
+    made = {"scenario": scenario, "measured": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine()}
+    print(json.dumps(made | {"results": results}, indent=2))
