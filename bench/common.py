@@ -63,12 +63,6 @@ def placed(cpus: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def pin(pid: int, cpus: Sequence[int]) -> None:
-    """Put every thread of a process on ``cpus``; those it starts later inherit that."""
-    for task in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(task), cpus)
-
-
 def environment(**more: str) -> dict[str, str]:
     """For child processes: this checkout's packages, nobody's settings."""
     roots = (REPOSITORY, REPOSITORY / "daemon", REPOSITORY / "cli", REPOSITORY / "guest")
