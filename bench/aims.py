@@ -27,6 +27,9 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], float]] = {
 }
 """What a workload is called -> its steps, and how long they may take together, in times of the disk itself."""
 
+REQUESTS = {"getattr": 12, "lookup": 12, "create": 20, "write_4k": 20}
+"""Request -> microseconds of CPU that it may take at the median."""
+
 METADATA = ("untar", "find", "rm", "git_status_first", "git_status_warm",
             "storm_create", "storm_stat", "storm_stat_cold", "storm_unlink")  # fmt: skip
 """Steps of workloads at which cowfs is never to be slower than bindfs."""
@@ -138,9 +141,23 @@ def _workload_aims() -> Iterator[Aim]:
         yield Aim("workloads", over, 1, "times", _worst(place))
 
 
+def _request_aims() -> Iterator[Aim]:
+    def memory(name: str) -> Callable[[Results], float]:
+        return lambda results: float(results["requests"]["cpu_us"][name])
+
+    def live(name: str) -> Callable[[Results], float]:
+        return lambda results: float(results["requests"]["live"][name]["own_us"])
+
+    for name, limit in REQUESTS.items():
+        words = name.replace("_", " ")
+        yield Aim("requests", f"CPU of the server for a {words}, without system calls", limit, "µs", memory(name))
+        yield Aim("requests", f"CPU of a live worker for a {words}", limit, "µs", live(name))
+
+
 def aims() -> Iterator[Aim]:
     """All of them."""
     yield from _verb_aims()
+    yield from _request_aims()
     yield from _workload_aims()
 
 

@@ -224,6 +224,19 @@ def isolation_section(data: dict[str, Any]) -> str:
     return f"{runs([*work.values(), *calls.values()])}.\n\n{table(head, rows)}"
 
 
+def requests_section(data: dict[str, Any]) -> str:
+    """CPU time of requests."""
+    memory = [[words(name), number(took)] for name, took in data["cpu_us"].items()]
+    live = [
+        [words(name), *(number(one[key]) for key in ("own_us", "cpu_us")),
+         ", ".join(f"{number(n)} {operation.upper()}" for operation, n in one["requests_each"].items() if n >= 0.01)]
+        for name, one in data["live"].items()
+    ]  # fmt: skip
+    head = ["a storm on a live mount, µs of the worker's CPU", "a file, less its GETATTRs", "a request", "sent a file"]
+    without = table(["without system calls", "µs of CPU"], memory)
+    return f"Medians; the storms: daemon and program on one CPU.\n\n{table(head, live)}\n\n{without}"
+
+
 def gc_section(data: dict[str, Any]) -> str:
     """Garbage collection beside writers."""
     writers = data["writers"]
@@ -322,8 +335,8 @@ def measured(report: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "verbs": verbs_section, "live": live_section, "api": api_section, "cli": cli_section, "peers": peers_section,
     "files": files_section, "disks": disks_section, "workloads": workloads_section, "import_tree": import_section,
-    "settle": settle_section, "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
-    "shared": shared_section, "scale": scale_section,
+    "settle": settle_section, "replay": replay_section, "requests": requests_section, "isolation": isolation_section,
+    "gc": gc_section, "shared": shared_section, "scale": scale_section,
 }  # fmt: skip
 """What the document has figures of."""
 

@@ -28,6 +28,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "import_tree": ("/usr/lib/python3", "--files", "500", "--turns", "1"),
     "settle": ("--files", "1000", "--turns", "2"),
     "replay": ("--records", "10000", "--turns", "2"),
+    "requests": ("--count", "500", "--turns", "2", "--storm", "500", "--storms", "2"),
     "files": ("--files", "300", "--turns", "1"),
     "disks": ("--small", "--turns", "1"),
     "scale": ("--directory", "2000", "--workspace", "1000", "--programs", "4", "--seconds", "0.5", "--turns", "1"),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench import render
+from bench import aims, render
+from tests.tidy.source import ROOT, below
 
 REPLAY = {"records": 100_200, "journal_bytes": 31_000_000, "replay_ms": 1.5, "replay_ms_per_100k": 3000.0,
           "record_us": 4.5, "journaling_us_each": 6.5}  # fmt: skip
@@ -37,6 +38,11 @@ def test_every_section_says_when_and_where_it_was_measured(document: str) -> Non
     between = {name: render.parts(document, name)[1] for name in render.SECTIONS}
     says = re.compile(r"Measured on \d{4}-\d\d-\d\d: .+ GiB, Linux .+, Python .+; load average .+|Not measured yet\.$")
     assert [name for name, text in between.items() if not says.match(text)] == []
+
+
+def test_every_aim_is_in_the_table(document: str) -> None:
+    listed = [line[2:].split(" | ")[0] for line in render.parts(document, render.AIMS)[1].splitlines()[2:]]
+    assert listed == [one.text for one in aims.aims()]
 
 
 def test_figures_replace_their_own_section_and_verdict_alone(document: str, tmp_path: Path) -> None:
@@ -71,3 +77,9 @@ def test_nothing_to_render_is_said(document: str, tmp_path: Path) -> None:
         render.rendered(tmp_path, document)
     with pytest.raises(ValueError, match="no single place for replay"):
         render.rendered(results(tmp_path, replay=REPLAY), document.replace("<!-- replay: end -->", ""))
+
+
+def test_every_scenario_is_explained() -> None:
+    reported = {m for path in below("bench", ".py") for m in re.findall(r'common\.report\("(\w+)"', path.read_text())}
+    explained = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "bench" / "README.md").read_text(), re.MULTILINE))
+    assert reported - explained == set()
