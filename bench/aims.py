@@ -154,10 +154,26 @@ def _request_aims() -> Iterator[Aim]:
         yield Aim("requests", f"CPU of a live worker for a {words}", limit, "µs", live(name))
 
 
+def _company_aims() -> Iterator[Aim]:
+    def over(name: str) -> Callable[[Results], float]:
+        def measure(results: Results) -> float:
+            found = results["scale"]["neighbours"]
+            if any(len(set(pids)) < 2 for pids in found[name]["workers"]):
+                raise KeyError("one process served both")
+            return float(found[name]["median_ms"] / found["alone"]["median_ms"])
+
+        return measure
+
+    for name in ("storm_in_another_workspace", "storm_in_its_fork"):
+        text = f"what a program waits for, {name.replace('_', ' ')} (another process), over alone"
+        yield Aim("scale", text, 2, "times", over(name))
+
+
 def aims() -> Iterator[Aim]:
     """All of them."""
     yield from _verb_aims()
     yield from _request_aims()
+    yield from _company_aims()
     yield from _workload_aims()
 
 

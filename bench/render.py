@@ -295,7 +295,8 @@ def scale_section(data: dict[str, Any]) -> str:
             [words(name) for name in together["operations_per_second"]],
             [[f"{count:,}" for count in together["operations_per_second"].values()]],
         ),
-        "What a program waits for making, looking at and removing a small file, while something else goes on:",
+        "What a program waits for making, looking at and removing a small file, while something else goes on; a storm "
+        "is served by another process than the program:",
         table(
             ["milliseconds", "median", "p95", "median / alone"],
             [[words(name), number(one["median_ms"]), number(one["p95_ms"]),
