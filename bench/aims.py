@@ -30,6 +30,9 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], float]] = {
 REQUESTS = {"getattr": 12, "lookup": 12, "create": 20, "write_4k": 20}
 """Request -> microseconds of CPU that it may take at the median."""
 
+ONCE = 1.1
+"""How many times as much counts as "grows once"."""
+
 METADATA = ("untar", "find", "rm", "git_status_first", "git_status_warm",
             "storm_create", "storm_stat", "storm_stat_cold", "storm_unlink")  # fmt: skip
 """Steps of workloads at which cowfs is never to be slower than bindfs."""
@@ -169,9 +172,27 @@ def _company_aims() -> Iterator[Aim]:
         yield Aim("scale", text, 2, "times", over(name))
 
 
+def _shared_aims() -> Iterator[Aim]:
+    def over(what: str) -> Callable[[Results], float]:
+        def measure(results: Results) -> float:
+            trees = results["shared"]["trees"]
+            tree = trees[max(trees, key=int)]
+            if not tree["passthrough"]["snapshots"]:
+                raise KeyError("the disk had no room for passthrough")
+            rows = {row["mounts"]: row for row in tree["snapshots"]}
+            return float(rows[100][what] / rows[1][what])
+
+        return measure
+
+    for name, what in (("page cache", "page_cache_mb"), ("memory of the workers", "workers_mb")):
+        text = f"{name} of 100 read-only mounts of one root, over one's"
+        yield Aim("shared", text, ONCE, "times", over(what))
+
+
 def aims() -> Iterator[Aim]:
     """All of them."""
     yield from _verb_aims()
+    yield from _shared_aims()
     yield from _request_aims()
     yield from _company_aims()
     yield from _workload_aims()

@@ -252,16 +252,21 @@ def gc_section(data: dict[str, Any]) -> str:
 
 def shared_section(data: dict[str, Any]) -> str:
     """Memory of many mounts that are read."""
-    parts = []
+    files, one = max(data["trees"].items(), key=lambda tree: int(tree[0]))
+    counts = " and ".join(f"{int(count):,}" for count in data["trees"])
+    paragraphs = [
+        f"{int(files):,} files, every one read in each mount, from cold. What each further one takes comes from trees "
+        f"of {counts} files. Files written out for passthrough: {one['passthrough']['snapshots']:,}."
+    ]
     for name, words_for in (("snapshots", "read-only mounts of equal snapshots"), ("forks", "forks, writable")):
-        rows = [
-            [one["mounts"], *(number(one[key]) for key in ("read_mb", "page_cache_mb", "workers_mb"))]
-            for one in data[name]
+        grown = data["growth"][name]
+        rows = [[row["mounts"], *(number(row[f"{what}_mb"]) for what in ("read", *grown))] for row in one[name]]
+        rows += [
+            ["each further one by itself", "", *(number(each["bytes_a_mount"] / 1e6) for each in grown.values())],
+            ["and for each file, bytes", "", *(f"{each['bytes_a_file_and_mount']:,}" for each in grown.values())],
         ]
-        head = [words_for, "MB read in each", "page cache grew by, MB", "workers grew by, MB"]
-        parts.append(table(head, rows))
-    about = f"{data['files']:,} files, every one read in each mount, from cold."
-    return "\n\n".join([about, *parts])
+        paragraphs.append(table([f"{words_for}; MB", "read in each", *grown], rows))
+    return "\n\n".join(paragraphs)
 
 
 def scale_section(data: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "files": ("--files", "300", "--turns", "1"),
     "disks": ("--small", "--turns", "1"),
     "scale": ("--directory", "2000", "--workspace", "1000", "--programs", "4", "--seconds", "0.5", "--turns", "1"),
-    "shared": ("--files", "200", "--mounts", "5"),
+    "shared": ("--files", "50", "300", "--mounts", "5"),
     "gc": ("--snapshots", "30", "--turns", "2"),
     "isolation": ("--files", "100", "--turns", "1", "--calls", "10"),
 }
