@@ -22,7 +22,7 @@ QUICK_RESULTS = common.REPOSITORY / "build" / "bench-quick"
 QUICK: dict[str, tuple[str, ...]] = {
     "verbs": ("--files", "1000", "10000", "--turns", "3", "--forks", "50"),
     "live": ("--files", "1000", "--turns", "2"),
-    "api": ("--files", "1000", "10000", "--turns", "2", "--forks", "50", "--mounted", "5"),
+    "api": ("--files", "1000", "10000", "--turns", "2", "--forks", "50", "--mounted", "6"),
     "cli": ("--files", "1000", "--turns", "2"),
     "peers": ("--files", "500", "--turns", "2"),
     "import_tree": ("/usr/lib/python3", "--files", "500", "--turns", "1"),
