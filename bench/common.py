@@ -9,6 +9,7 @@ import platform
 import stat
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from cowfs.engine import Engine
+
+SPIN = """
+print("ready", flush=True)
+while True:
+    sum(range(10_000))
+"""
+"""A program that merely keeps a CPU busy."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,12 +71,6 @@ def placed(cpus: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def pin(pid: int, cpus: Sequence[int]) -> None:
-    """Put every thread of a process on ``cpus``; those it starts later inherit that."""
-    for task in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(task), cpus)
-
-
 def environment(**more: str) -> dict[str, str]:
     """For child processes: this checkout's packages, nobody's settings."""
     roots = (REPOSITORY, REPOSITORY / "daemon", REPOSITORY / "cli", REPOSITORY / "guest")
@@ -95,6 +97,27 @@ def shell(script: str, where: Path, timeout_s: float | None = None, **more: str)
     home = {"HOME": "/nonexistent", "GIT_AUTHOR_NAME": "b", "GIT_AUTHOR_EMAIL": "b@b", "GIT_COMMITTER_NAME": "b"}
     env = environment(**home, GIT_COMMITTER_EMAIL="b@b", **more)
     run("sh", "-e", "-c", script, cwd=where, env=env, timeout=timeout_s)
+
+
+def python(code: str, *arguments: object) -> list[str]:
+    """The command line that runs ``code``."""
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+@contextmanager
+def meanwhile(*commands: list[str]) -> Iterator[None]:
+    """Programs that say when they are ready, and run until the end of the context."""
+    running = [subprocess.Popen(each, stdout=subprocess.PIPE, env=environment()) for each in commands]
+    try:
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        yield
+        assert all(process.poll() is None for process in running), "a program that was to run meanwhile ended"
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
 
 
 def write_back(where: Path) -> None:
@@ -206,5 +229,6 @@ def machine() -> dict[str, Any]:
 
 
 def report(scenario: str, results: dict[str, Any]) -> None:
-    """Print the results as JSON, with the machine they were measured on."""
-    print(json.dumps({"scenario": scenario, "machine": machine(), "results": results}, indent=2))
+    """Print the results as JSON, with the day (UTC) and the machine of measuring."""
+    made = {"scenario": scenario, "measured": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine()}
+    print(json.dumps(made | {"results": results}, indent=2))

@@ -19,9 +19,10 @@ SETTLE_SECONDS = 60.0
 
 
 @contextmanager
-def serving(store: Path) -> Iterator[Store]:
-    """A daemon that serves ``store``; stopped afterwards, its mounts detached."""
-    client = connect(store)
+def serving(store: Path, cpus: Sequence[int] | None = None) -> Iterator[Store]:
+    """A daemon that serves ``store``, all of it on ``cpus``; stopped afterwards, its mounts detached."""
+    with common.placed(cpus):
+        client = connect(store)
     try:
         yield client
     finally:
@@ -65,12 +66,6 @@ def pids(client: Store) -> list[int]:
     """The processes of the daemon that stay: supervisor and workers."""
     status = client.daemon()
     return [int(status["supervisor"]["pid"]), *(int(worker["pid"]) for worker in status["workers"])]
-
-
-def pin_workers(client: Store, cpus: Sequence[int]) -> None:
-    """Serve files on ``cpus`` alone."""
-    for worker in client.daemon()["workers"]:
-        common.pin(int(worker["pid"]), cpus)
 
 
 def settled(client: Store) -> None:

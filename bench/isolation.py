@@ -8,11 +8,7 @@ and while programs write.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +33,6 @@ print("ready", flush=True)
 while True:
     client.workspaces()
 """
-_SPIN = """
-print("ready", flush=True)
-while True:
-    sum(range(10_000))
-"""
 _WRITE = """
 import os, sys
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
@@ -50,27 +41,6 @@ while True:
     for n in range(1000):
         os.pwrite(fd, b"x" * 4096, n * 4096)
 """
-
-
-def words(code: str, *arguments: object) -> list[str]:
-    """The command line that runs ``code``."""
-    return [sys.executable, "-c", code, *map(str, arguments)]
-
-
-@contextmanager
-def meanwhile(*commands: list[str]) -> Iterator[None]:
-    """Programs that say when they are ready, and run until the end of the context."""
-    running = [subprocess.Popen(each, stdout=subprocess.PIPE, env=common.environment()) for each in commands]
-    try:
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-        yield
-        assert all(process.poll() is None for process in running), "a program that was to run meanwhile ended"
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
 
 
 def main() -> None:
@@ -88,15 +58,15 @@ def main() -> None:
         daemons.make_store(store, [])
         with daemons.serving(store) as client:
             root = Path(client.create("work").path)
-            askers = [words(_LIST, store)] * options.clients
-            spinners = [words(_SPIN)] * options.clients
+            askers = [common.python(_LIST, store)] * options.clients
+            spinners = [common.python(common.SPIN)] * options.clients
             for turn in range(options.turns):
                 for name, others in (("alone", []), ("clients_list", askers), ("cpus_busy", spinners)):
-                    with meanwhile(*others):
-                        files.time(name, common.run, *words(_FILES, root / f"{name}-{turn}", options.files))
-            writers = [words(_WRITE, root / f"big-{n}") for n in range(options.writers)]
+                    with common.meanwhile(*others):
+                        files.time(name, common.run, *common.python(_FILES, root / f"{name}-{turn}", options.files))
+            writers = [common.python(_WRITE, root / f"big-{n}") for n in range(options.writers)]
             for name, others in (("alone", []), ("programs_write", writers)):
-                with meanwhile(*others):
+                with common.meanwhile(*others):
                     for _ in range(options.calls):
                         calls.time(name, client.workspaces)
                         time.sleep(0.005)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,18 @@ CHANGES = 100
 
 
 @contextmanager
-def mounted(engine: Engine, name: str, path: Path) -> Iterator[Path]:
-    """The workspace ``name`` mounted at ``path`` and served by this process."""
+def mounted(
+    engine: Engine, name: str, path: Path, server: Server, change: Callable[[Transport], None] | None = None
+) -> Iterator[Path]:
+    """The workspace ``name`` mounted at ``path`` and served by this process: ``server``, which ends then.
+
+    ``change`` is called with the transport before it begins to serve.
+    """
     workspace = engine.host.workspace(engine.open_workspace(name))
     mounts.prepare_mountpoint(str(path))
-    server = Server()
     transport = Transport(server, mounts.mount(str(path), connection_id=1), workspace)
+    if change is not None:
+        change(transport)
     transport.start()
     workspace.transport = transport
     try:
@@ -73,7 +79,7 @@ def main() -> None:
             name = f"n{files}"
             trees.synthetic_workspace(engine, name, files)
             engine.checkpoint(name, "base", "base")
-            with mounted(engine, name, directory / name) as root:
+            with mounted(engine, name, directory / name, Server()) as root:
                 results[str(files)] = {
                     str(writers): measure(engine, name, root, files, writers, options.turns)
                     for writers in options.writers

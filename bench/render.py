@@ -1,8 +1,10 @@
-"""Put the figures of ``build/bench/*.json`` into ``docs/performance.md``, between its two marker lines.
+"""Put the figures of ``build/bench/*.json`` into ``docs/performance.md``, each scenario's between its two marker lines.
 
     python -m bench.render [--results DIRECTORY] [--print]
 
-The tables, and which aims are met, come from the JSON alone; the words around them are written by hand.
+What stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` comes from NAME's JSON alone, with the machine
+and the day of measuring; everything else, titles too, is written by hand and stays. So does what stands between the
+markers of a scenario that has no JSON, and the verdict on each of its aims.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import aims, common
+from bench.aims import VERBS
 from bench.common import number
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 DOCUMENT = common.REPOSITORY / "docs" / "performance.md"
+AIMS = "aims"
 RESULTS = common.REPOSITORY / "build" / "bench"
-VERBS = ("fork", "checkpoint_durable", "checkpoint_clean", "restore_100_changes")
 NOT_MEASURED = "–"
 
 
@@ -58,7 +60,9 @@ def verbs_section(data: dict[str, Any]) -> str:
     rows += [[words(name), *([ms(one)] + [""] * (len(files) - 1))] for name, one in data["floor"].items()]
     count = runs(one for by_name in files.values() for one in by_name.values())
     head = ["milliseconds, median (p95)", *(f"{int(size):,} files" for size in files)]
-    return f"### In the engine\n\nNothing mounted; {count}. The last rows are the floor.\n\n{table(head, rows)}"
+    idle = data["idle_fork"]
+    forks = idle_table(["open in one process", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]])
+    return f"Nothing mounted; {count}. The last rows are the floor.\n\n{table(head, rows)}\n\n{forks}"
 
 
 def live_section(data: dict[str, Any]) -> str:
@@ -67,51 +71,52 @@ def live_section(data: dict[str, Any]) -> str:
     rows = [[words(verb), *(ms(data["files"][size][w].get(verb)) for size, w in cases)] for verb in VERBS]
     head = ["milliseconds, median (p95)", *(f"{int(size):,} files, {int(w):,} writable" for size, w in cases)]
     count = runs(one for size, w in cases for one in data["files"][size][w].values())
-    return f"### In the engine, on a live mount\n\n{count}; writable: open for writing, clean.\n\n{table(head, rows)}"
+    return f"{count}; writable: open for writing, clean.\n\n{table(head, rows)}"
 
 
 def api_section(data: dict[str, Any]) -> str:
     """Through the API."""
     cases = [(w, size) for w, one in data["writers"].items() for size in one["files"]]
-    rows = [[words(verb), *(ms(data["writers"][w]["files"][size].get(verb)) for w, size in cases)] for verb in VERBS]
+    rows = [
+        [words(verb), *(ms(data["writers"][w]["files"][size].get(verb)) for w, size in cases)] for verb in aims.VERBS
+    ]
     rows.append(["null call", ms(data["writers"][cases[0][0]]["null_call"]), *[""] * (len(cases) - 1)])
     head = ["milliseconds, median (p95)", *(f"{int(size):,} files, {int(w):,} writable" for w, size in cases)]
     count = runs(one for w, size in cases for one in data["writers"][w]["files"][size].values())
     about = f"`cowfs.connect()` in a running process, the real daemon; {count}."
-    return f"### Through the API, on a live mount\n\n{about}\n\n{table(head, rows)}"
+    idle = data["idle_fork"]
+    forks = idle_table(
+        ["made by the daemon", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]],
+        ["and mounted", idle["mounted"], idle["mounted_disk_bytes_each"], idle["mounted_resident_bytes_each"]],
+    )
+    return f"{about}\n\n{table(head, rows)}\n\n{forks}"
 
 
-def processes_section(name: str, data: dict[str, Any]) -> str:
-    """Whole processes: ours, or the peers'."""
+def cli_section(data: dict[str, Any]) -> str:
+    """Whole processes of ours."""
+    return f"A mounted workspace of {data['files']:,} files.\n\n{_processes(data)}"
+
+
+def peers_section(data: dict[str, Any]) -> str:
+    """Whole processes of the peers."""
+    return f"A tree of {data['files']:,} files, {number(data['bytes'] / 1e6)} MB.\n\n{_processes(data)}"
+
+
+def _processes(data: dict[str, Any]) -> str:
     rows = [[words(command), ms(one), int(one["n"])] for command, one in data["commands"].items()]
-    if name == "cli":
-        title, about = "Whole `cowfs` processes", f"A mounted workspace of {data['files']:,} files."
-    else:
-        size = number(data["bytes"] / 1e6)
-        title, about = "Peers, as whole processes", f"A tree of {data['files']:,} files, {size} MB."
-    return f"### {title}\n\n{about}\n\n{table(['milliseconds, median (p95)', 'time', 'n'], rows)}"
+    return table(["milliseconds, median (p95)", "time", "n"], rows)
 
 
-def idle_section(results: dict[str, Any]) -> str:
-    """What an idle fork costs."""
-    rows = []
-    if "verbs" in results:
-        idle = results["verbs"]["idle_fork"]
-        rows.append(["open in one process", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]])
-    if "api" in results:
-        idle = results["api"]["idle_fork"]
-        rows.append(["made by the daemon", idle["count"], idle["disk_bytes_each"], idle["resident_bytes_each"]])
-        rows.append(
-            ["and mounted", idle["mounted"], idle["mounted_disk_bytes_each"], idle["mounted_resident_bytes_each"]]
-        )
-    return "### One more idle fork\n\n" + table(["bytes each", "forks", "on disk", "resident"], rows)
+def idle_table(*rows: Sequence[object]) -> str:
+    """What one more idle fork costs."""
+    return table(["one more idle fork, bytes", "forks", "on disk", "resident"], rows)
 
 
 def files_section(data: dict[str, Any]) -> str:
     """Work with files, as ratios."""
     size = number(data["bytes"] / 1e6)
-    title = f"### Work with files\n\n{data['files']:,} small files, {size} MB, on a live mount of the daemon.\n\n"
-    return title + _side_by_side(data["placements"])
+    about = f"{data['files']:,} small files, {size} MB, on a live mount of the daemon."
+    return f"{about}\n\n{_side_by_side(data['placements'])}"
 
 
 def workloads_section(data: dict[str, Any]) -> str:
@@ -124,7 +129,7 @@ def workloads_section(data: dict[str, Any]) -> str:
         f"100 MB of dbench; {sizes['transactions']:,} transactions of pgbench."
     )
     left_out = [f"Left out: {name}: {why}." for name, why in {**data["skipped"], **data["failed"]}.items()]
-    return "\n\n".join(["### Workloads", about, *left_out, _side_by_side(data["placements"])])
+    return "\n\n".join([about, *left_out, _side_by_side(data["placements"])])
 
 
 def disks_section(data: dict[str, Any]) -> str:
@@ -133,7 +138,7 @@ def disks_section(data: dict[str, Any]) -> str:
         f"{data['files']:,} files unpacked and committed, a project installed by pip, all removed, each with a sync of "
         "that filesystem; and the verbs of a disk workspace that is attached, through the API, with freezing."
     )
-    return f"### Disk workspaces\n\n{about} {_steps_table(data)}"
+    return f"{about}\n\n{_steps_table(data)}"
 
 
 def _side_by_side(placements: dict[str, Any]) -> str:
@@ -181,13 +186,12 @@ def import_section(data: dict[str, Any]) -> str:
         "tree", "files", "MB", "files/s", "MB/s", "`cp -a` s", "import s", "again s", "stored MB", "tar, zstd MB",
         "stored / tar",
     ]  # fmt: skip
-    return "### Import\n\n" + table(head, rows)
+    return table(head, rows)
 
 
 def replay_section(data: dict[str, Any]) -> str:
     """Replay."""
     return (
-        "### Replay\n\n"
         f"{data['records']:,} records of an untar ({number(data['journal_bytes'] / 1e6)} MB) replay in "
         f"{number(data['replay_ms'])} ms: {number(data['replay_ms_per_100k'])} ms per 100,000 records, "
         f"{number(data['record_us'])} µs each. Making and journaling them took {number(data['journaling_us_each'])} µs "
@@ -202,7 +206,7 @@ def settle_section(data: dict[str, Any]) -> str:
     rows = [[words(name), *(ms(files[size][name]) for size in files)] for name in names]
     head = ["milliseconds, median (p95)", *(f"{int(size):,} files" for size in files)]
     count = runs(one for by_name in files.values() for one in by_name.values())
-    return f"### Settling one layer\n\nIn the background, by a process of its own; {count}.\n\n{table(head, rows)}"
+    return f"In the background, by a process of its own; {count}.\n\n{table(head, rows)}"
 
 
 def isolation_section(data: dict[str, Any]) -> str:
@@ -217,14 +221,26 @@ def isolation_section(data: dict[str, Any]) -> str:
         [f"while {data['writers']} programs write", ms(one := calls["programs_write"]), number(_over(one, call))],
     ]
     head = ["milliseconds, median (p95)", "", "ratio"]
-    return f"### Files and the API side by side\n\n{runs([*work.values(), *calls.values()])}.\n\n{table(head, rows)}"
+    return f"{runs([*work.values(), *calls.values()])}.\n\n{table(head, rows)}"
+
+
+def requests_section(data: dict[str, Any]) -> str:
+    """CPU time of requests."""
+    memory = [[words(name), number(took)] for name, took in data["cpu_us"].items()]
+    live = [
+        [words(name), *(number(one[key]) for key in ("own_us", "cpu_us")),
+         ", ".join(f"{number(n)} {operation.upper()}" for operation, n in one["requests_each"].items() if n >= 0.01)]
+        for name, one in data["live"].items()
+    ]  # fmt: skip
+    head = ["a storm on a live mount, µs of the worker's CPU", "a file, less its GETATTRs", "a request", "sent a file"]
+    without = table(["without system calls", "µs of CPU"], memory)
+    return f"Medians; the storms: daemon and program on one CPU.\n\n{table(head, live)}\n\n{without}"
 
 
 def gc_section(data: dict[str, Any]) -> str:
     """Garbage collection beside writers."""
     writers = data["writers"]
     return (
-        "### Garbage collection\n\n"
         f"{data['snapshots']:,} snapshots, of which {data['removed']:,} were removed in {writers['n']} parts, with a "
         f"collection after each, while {writers['processes']} programs rewrote small files: of "
         f"{number(data['unreachable_bytes'] / 1e6)} MB that nothing needed, {100 * data['came_back']:.1f} % came back. "
@@ -236,16 +252,21 @@ def gc_section(data: dict[str, Any]) -> str:
 
 def shared_section(data: dict[str, Any]) -> str:
     """Memory of many mounts that are read."""
-    parts = []
+    files, one = max(data["trees"].items(), key=lambda tree: int(tree[0]))
+    counts = " and ".join(f"{int(count):,}" for count in data["trees"])
+    paragraphs = [
+        f"{int(files):,} files, every one read in each mount, from cold. What each further one takes comes from trees "
+        f"of {counts} files. Files written out for passthrough: {one['passthrough']['snapshots']:,}."
+    ]
     for name, words_for in (("snapshots", "read-only mounts of equal snapshots"), ("forks", "forks, writable")):
-        rows = [
-            [one["mounts"], *(number(one[key]) for key in ("read_mb", "page_cache_mb", "workers_mb"))]
-            for one in data[name]
+        grown = data["growth"][name]
+        rows = [[row["mounts"], *(number(row[f"{what}_mb"]) for what in ("read", *grown))] for row in one[name]]
+        rows += [
+            ["each further one by itself", "", *(number(each["bytes_a_mount"] / 1e6) for each in grown.values())],
+            ["and for each file, bytes", "", *(f"{each['bytes_a_file_and_mount']:,}" for each in grown.values())],
         ]
-        head = [words_for, "MB read in each", "page cache grew by, MB", "workers grew by, MB"]
-        parts.append(table(head, rows))
-    title = f"### Many mounts of one root\n\n{data['files']:,} files, every one read in each mount, from cold."
-    return title + "\n\n" + "\n\n".join(parts)
+        paragraphs.append(table([f"{words_for}; MB", "read in each", *grown], rows))
+    return "\n\n".join(paragraphs)
 
 
 def scale_section(data: dict[str, Any]) -> str:
@@ -279,7 +300,8 @@ def scale_section(data: dict[str, Any]) -> str:
             [words(name) for name in together["operations_per_second"]],
             [[f"{count:,}" for count in together["operations_per_second"].values()]],
         ),
-        "What a program waits for making, looking at and removing a small file, while something else goes on:",
+        "What a program waits for making, looking at and removing a small file, while something else goes on; a storm "
+        "is served by another process than the program:",
         table(
             ["milliseconds", "median", "p95", "median / alone"],
             [[words(name), number(one["median_ms"]), number(one["p95_ms"]),
@@ -287,54 +309,74 @@ def scale_section(data: dict[str, Any]) -> str:
              for name, one in data["neighbours"].items()],
         ),
     ]  # fmt: skip
-    return "### Size and company\n\n" + "\n\n".join(parts)
+    return "\n\n".join(parts)
 
 
 def _over(one: dict[str, float], alone: float) -> float:
     return one["median_ms"] / alone
 
 
-def aims_section(results: dict[str, Any]) -> str:
-    """Each aim, what was measured, and whether that meets it."""
-    rows = [[one.text, one.limit_text, one.measured, one.verdict] for one in aims.judged(results)]
-    return "### Aims\n\n" + table(["aim", "at most", "measured", ""], rows)
+def aims_section(results: dict[str, Any], before: str = "") -> str:
+    """Each aim, what was measured, and whether that meets it; ``before``: the table that was there, whose row stays
+    where nothing was measured anew."""
+    known = {tuple(cells[:2]): cells for line in before.splitlines() if len(cells := line[2:-2].split(" | ")) == 4}
+    rows = [
+        known.get((one.text, one.limit_text), new) if one.scenario not in results else new
+        for one in aims.judged(results)
+        if (new := [one.text, one.limit_text, one.measured, one.verdict])
+    ]
+    return table(["aim", "at most", "measured", ""], rows)
 
 
-def machine_section(reports: dict[str, Any]) -> str:
-    """Where, and how busy it was."""
-    machine = next(iter(reports.values()))["machine"]
-    loads = [report["machine"]["load"][0] for report in reports.values()]
+def measured(report: dict[str, Any]) -> str:
+    """When, where, and how busy it was."""
+    machine = report["machine"]
     cpu = f"{machine['cpus']} CPUs ({machine['cpu'] or 'of unknown model'})"
     return (
-        f"Machine: {cpu}, {number(machine['memory_bytes'] / 2**30)} GiB, Linux {machine['kernel']}, "
-        f"Python {machine['python']}. Load average while it ran: {min(loads)} to {max(loads)}."
+        f"Measured on {report['measured']}: {cpu}, {number(machine['memory_bytes'] / 2**30)} GiB, Linux "
+        f"{machine['kernel']}, Python {machine['python']}; load average {machine['load'][0]} at the end."
     )
 
 
-def render(reports: dict[str, Any]) -> str:
-    """All tables."""
-    results = {name: report["results"] for name, report in reports.items()}
-    makers = {
-        "verbs": verbs_section, "live": live_section, "api": api_section,
-        "cli": lambda data: processes_section("cli", data), "peers": lambda data: processes_section("peers", data),
-        "files": files_section, "workloads": workloads_section, "disks": disks_section,
-        "import_tree": import_section, "settle": settle_section,
-        "replay": replay_section, "isolation": isolation_section, "gc": gc_section,
-        "shared": shared_section, "scale": scale_section,
-    }  # fmt: skip
-    sections = [machine_section(reports), aims_section(results)]
-    sections += [make(results[name]) for name, make in makers.items() if name in results]
-    sections.append(idle_section(results))
-    return "\n\n".join(sections)
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "verbs": verbs_section, "live": live_section, "api": api_section, "cli": cli_section, "peers": peers_section,
+    "files": files_section, "disks": disks_section, "workloads": workloads_section, "import_tree": import_section,
+    "settle": settle_section, "replay": replay_section, "requests": requests_section, "isolation": isolation_section,
+    "gc": gc_section, "shared": shared_section, "scale": scale_section,
+}  # fmt: skip
+"""What the document has figures of."""
+
+
+def parts(document: str, name: str) -> tuple[str, str, str]:
+    """The document before, between and after the markers of ``name``; they belong to what is before and after.
+
+    Raises ValueError when there is not one place for it.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if document.count(begin) != 1 or document.count(end) != 1:
+        raise ValueError(f"the document has no single place for {name}: write `{begin}` and `{end}` where it is to go")
+    before, rest = document.split(begin)
+    between, after = rest.split(end)
+    return before + begin, between.strip(), end + after
+
+
+def replaced(document: str, name: str, text: str) -> str:
+    """``document`` with ``text`` between the markers of ``name``. Raises ValueError."""
+    before, _, after = parts(document, name)
+    return f"{before}\n\n{text}\n\n{after}"
 
 
 def rendered(results: Path, document: str) -> str:
-    """``document`` with the figures of the JSON files in ``results`` in place. Raises FileNotFoundError."""
-    reports = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    """``document`` with the figures of the JSON files in ``results`` in place. Raises FileNotFoundError, ValueError."""
+    paths = {name: results / f"{name}.json" for name in SECTIONS}
+    reports = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     if not reports:
         raise FileNotFoundError(f"no results in {results}: run `make bench` first")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{render(reports)}\n\n{END}{rest.split(END)[1]}"
+    found = {name: report["results"] for name, report in reports.items()}
+    document = replaced(document, AIMS, aims_section(found, parts(document, AIMS)[1]))
+    for name, report in reports.items():
+        document = replaced(document, name, f"{measured(report)}\n\n{SECTIONS[name](found[name])}")
+    return document
 
 
 def rewrite(results: Path) -> None:
@@ -353,7 +395,7 @@ def main() -> int:
             print(rendered(options.results, DOCUMENT.read_text()))
         else:
             rewrite(options.results)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,8 +1,9 @@
-"""CPU time of one request in the loop that serves a mount: reading and writing replaced by memory, no kernel.
+"""CPU time of one request: in the loop that serves a mount without a kernel, and of a live worker.
 
-What is measured is the server's own work for a request: the loop, decoding, the view, the journal record (a real file),
-the answer. Each operation is repeated ``--count`` times, ``--turns`` times in turn; the median of the turns in
-microseconds of this thread's CPU time.
+``cpu_us``: reading and writing are replaced by memory, so that what is measured is the server's own work: the loop,
+decoding, the view, the journal record (a real file), the answer; in microseconds of this thread's CPU time. ``live``:
+with the system calls and all else that a worker does, see :mod:`bench.storms`. Each operation is repeated ``--count``
+times, ``--turns`` times in turn, with the median of the turns; of the storms ``--storm`` times, ``--storms`` times.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from bench import common
+from bench import common, storms
 from cowfs_daemon.fuse import negotiate, protocol, session
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.server import Reader, Server
 
 _HEAD = struct.Struct("<IIQQIIIHH")
+FILE = 2
+"""The inode number of the first file that is created."""
 
 
 class Kernel:
@@ -69,19 +72,29 @@ def creates(count: int, first: int) -> list[bytes]:
 
 def operations(count: int) -> dict[str, Callable[[int], list[bytes]]]:
     """Name -> the requests of turn n."""
-    data = bytes(4096)
+
+    def repeated(opcode: int, body: bytes) -> Callable[[int], list[bytes]]:
+        return lambda turn: [request(opcode, FILE, 2 * n + 2, body) for n in range(count)]
 
     def write(turn: int) -> list[bytes]:
-        return [
-            request(protocol.WRITE, 2, 2 * n + 2, struct.pack("<QQIIQII", 0, 4096 * n, 4096, 0, 0, 1, 0) + data)
-            for n in range(count)
-        ]
+        heads = (struct.pack("<QQIIQII", 0, 4096 * n, 4096, 0, 0, 1, 0) for n in range(count))
+        return [request(protocol.WRITE, FILE, 2 * n + 2, head + bytes(4096)) for n, head in enumerate(heads)]
 
+    def read(turn: int) -> list[bytes]:
+        heads = (struct.pack("<QQIIQII", 0, 4096 * n, 4096, 0, 0, 0, 0) for n in range(count))
+        return [request(protocol.READ, FILE, 2 * n + 2, head) for n, head in enumerate(heads)]
+
+    times = protocol.FATTR_ATIME | protocol.FATTR_MTIME
     return {
         "create": lambda turn: creates(count, turn * count),
-        "getattr": lambda turn: [request(protocol.GETATTR, 2, 2 * n + 2, bytes(16)) for n in range(count)],
+        "getattr": repeated(protocol.GETATTR, bytes(16)),
         "lookup": lambda turn: [request(protocol.LOOKUP, 1, 2 * n + 2, b"f%d\0" % n) for n in range(count)],
         "write_4k": write,
+        "read_4k": read,
+        "open": repeated(protocol.OPEN, struct.pack("<II", os.O_RDONLY, 0)),
+        "release": repeated(protocol.RELEASE, struct.pack("<QIIQ", 0, os.O_RDONLY, 0, 0)),
+        "setattr_times": repeated(protocol.SETATTR, struct.pack("<II80x", times, 0)),
+        "getxattr_none": repeated(protocol.GETXATTR, struct.pack("<II", 0, 0) + b"security.capability\0"),
     }
 
 
@@ -145,8 +158,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5_000)
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--storm", type=int, default=10_000)
+    parser.add_argument("--storms", type=int, default=5)
     options = parser.parse_args()
-    common.report("requests", {"cpu_us": measure(options.count, options.turns)})
+    results: dict[str, Any] = {"cpu_us": measure(options.count, options.turns)}
+    with common.scratch() as directory:
+        results["live"] = storms.measure(directory, options.storm, options.storms)
+    common.report("requests", results)
 
 
 if __name__ == "__main__":

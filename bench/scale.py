@@ -4,7 +4,8 @@
 ``workspace``: opening, listing and changing a workspace with so many files; memory of the process that serves it.
 ``parallel``: file operations a second of so many programs at once in one workspace, in one each, and on the disk.
 ``neighbours``: what a program waits for each of its file operations while a storm goes on elsewhere: in another
-workspace, in the fork it came from, and, as a floor, while as many processes merely keep the CPUs busy.
+workspace or in a fork of its own, each served by another process (which is checked), and, as a floor, while a process
+merely keeps a CPU busy.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench import common, daemons, native
 from cowfs.client.store import Store
 
+APART_SECONDS = 60.0
 _DIRECTORY = """
 import json, os, sys, time
 where, count = sys.argv[1], int(sys.argv[2])
@@ -93,30 +94,12 @@ while True:
         file.write(b"x" * 4096)
     os.stat(f"{where}/{n % 1000}")
 """
-_SPIN = """
-print("ready", flush=True)
-while True:
-    sum(range(10_000))
-"""
 
 
 def python(code: str, *arguments: object) -> str:
     """What a program prints."""
-    words = [sys.executable, "-c", code, *map(str, arguments)]
+    words = common.python(code, *arguments)
     return subprocess.run(words, stdout=subprocess.PIPE, env=common.environment(), check=True).stdout.decode()
-
-
-@contextmanager
-def meanwhile(code: str, *arguments: object) -> Iterator[None]:
-    """A program that says when it is ready, and runs until the end of the context."""
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=common.environment()) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        try:
-            yield
-        finally:
-            process.kill()
 
 
 def memory(client: Store) -> float:
@@ -186,38 +169,71 @@ def parallel(client: Store, plain: Path, programs: int, seconds: float) -> dict[
     for name, wheres in places.items():
         running = [
             subprocess.Popen(
-                [sys.executable, "-c", _OPERATIONS, str(where), str(seconds)],
-                stdout=subprocess.PIPE, env=common.environment(),
+                common.python(_OPERATIONS, where, seconds), stdout=subprocess.PIPE, env=common.environment()
             )
             for where in wheres
-        ]  # fmt: skip
+        ]
         found[name] = round(sum(int(process.communicate()[0]) for process in running) / seconds)
     return {"programs": programs, "operations_per_second": found, "workers_mb": memory(client)}
 
 
+def servers(client: Store) -> dict[str, int]:
+    """Workspace -> the process that serves it."""
+    return {name: int(worker["pid"]) for worker in client.daemon()["workers"] for name in worker["workspaces"]}
+
+
+@contextmanager
+def apart(client: Store, name: str, other: str) -> Iterator[tuple[Path, dict[str, int]]]:
+    """``name`` mounted, from beginning to end in another process than ``other``; where, and who serves each.
+
+    A second worker is only started when there is something for it, so it is tried until there is one. Raises
+    TimeoutError, on a machine with one CPU say.
+    """
+    until = time.monotonic() + APART_SECONDS
+    while True:
+        daemons.settled(client)  # what is not settled is served where its parent is
+        root, pids = Path(client.mount(name)), servers(client)
+        if pids[name] != pids[other]:
+            break
+        client.umount(name)
+        if time.monotonic() > until:
+            raise TimeoutError(f"one process serves {name} and {other}: two workers need two CPUs")
+        time.sleep(0.05)
+    found = {key: pids[key] for key in (name, other)}
+    yield root, found
+    daemons.settled(client)
+    assert {key: pid for key, pid in servers(client).items() if key in found} == found, "a workspace has moved"
+    client.umount(name)
+
+
 def neighbours(client: Store, turns: int, seconds: float) -> dict[str, Any]:
-    """Milliseconds of three file operations: the median of the turns' medians and of their 95th percentiles."""
+    """Milliseconds of three file operations: the median of the turns' medians and of their 95th percentiles.
+
+    ``workers``: the process that served the program's workspace, and that of the storm, in each turn.
+    """
     root = Path(client.create("calm").path)
-    base = client.workspace("calm").checkpoint("base", allow_empty=True).snapshot.id
+    (root / "file").write_bytes(b"x")
+    base = client.workspace("calm").checkpoint("base").snapshot.id
+    daemons.settled(client)
     client.fork(base, "fork")
     client.create("other")
     storms = {
-        "alone": None,
-        "storm_in_another_workspace": (_STORM, Path(client.mount("other")) / "storm"),
-        "storm_in_its_fork": (_STORM, Path(client.mount("fork")) / "storm"),
-        "cpu_busy": (_SPIN, ""),
-    }
+        "alone": "", "storm_in_another_workspace": "other", "storm_in_its_fork": "fork", "cpu_busy": "",
+    }  # fmt: skip
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in storms}
+    workers: dict[str, list[list[int]]] = {name: [] for name, where in storms.items() if where}
     for _ in range(turns):
-        for name, storm in storms.items():
-            if storm is None:
-                took = json.loads(python(_NEIGHBOUR, root / "n", seconds))
-            else:
-                with meanwhile(*storm):
-                    took = json.loads(python(_NEIGHBOUR, root / "n", seconds))
-            took.sort()
+        for name, where in storms.items():
+            with ExitStack() as stack:
+                if where:
+                    place, pids = stack.enter_context(apart(client, where, "calm"))
+                    workers[name].append([pids["calm"], pids[where]])
+                    stack.enter_context(common.meanwhile(common.python(_STORM, place / "storm")))
+                elif name == "cpu_busy":
+                    stack.enter_context(common.meanwhile(common.python(common.SPIN)))
+                took = sorted(json.loads(python(_NEIGHBOUR, root / "n", seconds)))
             taken[name].append((statistics.median(took), took[len(took) * 95 // 100]))
-    return {
+    found: dict[str, Any] = {
         name: {
             "median_ms": round(statistics.median(each[0] for each in pairs), 3),
             "p95_ms": round(statistics.median(each[1] for each in pairs), 3),
@@ -225,6 +241,9 @@ def neighbours(client: Store, turns: int, seconds: float) -> dict[str, Any]:
         }
         for name, pairs in taken.items()
     }
+    for name, pids_of_turns in workers.items():
+        found[name]["workers"] = pids_of_turns
+    return found
 
 
 def main() -> None:

@@ -1,43 +1,73 @@
 """Many read-only mounts of one snapshot, every file read in each: how much memory that takes.
 
-``page_cache_mb`` and ``workers_mb`` are what the machine's page cache, and the daemon's workers, have grown by after so
-many mounts were read. Passthrough lets all mounts share one page cache; its peer here is the same without it.
+After so many mounts were read, in MB: ``files`` and ``listings``: pages that the kernel keeps of the mounts' files and
+directories; ``store``: of the store's files, among them those that the kernel reads by itself for the mounts
+(passthrough); ``page_cache``: all three. ``kernel``: inodes and names (SReclaimable, of the whole machine);
+``workers``: memory of the daemon's workers. The last three as they have grown. The peer of read-only mounts is forks,
+which have no passthrough. With trees of two sizes, ``growth`` says what each further mount takes by itself, and for
+each file that was read in it. ``passthrough``: how many files were written out for it; none where the disk has too
+little free.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import mmap
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from bench import common, daemons, trees
 from cowfs.client.store import Store
 
+KINDS = {"snapshots": False, "forks": True}
+"""What is mounted -> whether it is writable."""
 
-def cached() -> int:
-    """Bytes of the page cache."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    found = {name.rstrip(":"): int(rest[0]) << 10 for name, *rest in lines}
-    return found["Cached"]
+GROWS = ("files", "listings", "store", "kernel", "workers")
+_HASH_LENGTH = 64  # of a name in STORE/shown
+_CACHESTAT = 451  # on every architecture; since Linux 6.5
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def workers(client: Store) -> int:
-    """Resident bytes of the processes that serve files."""
-    found = 0
-    for worker in client.daemon()["workers"]:
-        fields = Path(f"/proc/{worker['pid']}/statm").read_text().split()
-        found += (int(fields[1]) - int(fields[2])) * 4096
+def cached(fd: int) -> int:
+    """Bytes of the page cache that are of an open file or directory. Raises OSError before Linux 6.5."""
+    whole, found = (ctypes.c_uint64 * 2)(0, 0), (ctypes.c_uint64 * 5)()
+    if _libc.syscall(_CACHESTAT, fd, whole, found, 0):
+        raise OSError(ctypes.get_errno(), "the kernel does not say what it caches of a file: cachestat(2)")
+    return int(found[0]) * mmap.PAGESIZE
+
+
+def read_all(root: Path) -> Counter[str]:
+    """Read every file; ``read``: how many bytes, ``files``, ``listings``: what is cached of them then."""
+    found: Counter[str] = Counter()
+    for path, _, names in os.walk(root):
+        for name in names:
+            with open(os.path.join(path, name), "rb") as file:
+                found["read"] += len(file.read())
+                found["files"] += cached(file.fileno())
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        found["listings"] += cached(directory)
+        os.close(directory)
     return found
 
 
-def read_all(root: Path) -> int:
-    """Read every file; how many bytes."""
-    return sum(len(path.read_bytes()) for path in root.rglob("*") if path.is_file())
+def memory(client: Store) -> Counter[str]:
+    """What the mounts have in common: bytes of ``store``, ``kernel`` and ``workers``."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    found = Counter({"kernel": next(int(rest[0]) << 10 for name, *rest in lines if name == "SReclaimable:")})
+    found["workers"] = sum(common.resident_bytes(worker["pid"]) for worker in client.daemon()["workers"])
+    for path in Path(client.path).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                found["store"] += cached(file.fileno())
+    return found
 
 
-def measure(directory: Path, source: Path, mounts: int, *, writable: bool) -> list[dict[str, Any]]:
-    """Figures after 1, 2, … mounts; ``writable``: of forks, which have no passthrough, instead of the snapshot's."""
-    store = directory / ("forks" if writable else "snapshots")
+def measure(directory: Path, source: Path, mounts: int, *, writable: bool) -> tuple[list[dict[str, Any]], int]:
+    """Figures after 1, 2, … mounts, and how many files passthrough had; ``writable``: of forks, not the snapshot's."""
+    store = directory / f"{source.name}-{'forks' if writable else 'snapshots'}"
     daemons.make_store(store, [])
     rows: list[dict[str, Any]] = []
     with daemons.serving(store) as client:
@@ -53,26 +83,49 @@ def measure(directory: Path, source: Path, mounts: int, *, writable: bool) -> li
         client.mount(snapshots[0])
         common.write_back(store)
         common.drop_caches()
-        before, serving = cached(), workers(client)
+        before, mounted = memory(client), Counter[str]()
         for number in range(mounts):
             read = read_all(Path(client.mount(names[number] if writable else snapshots[number])))
+            mounted.update(read)
             if number + 1 in (1, 2, 10, mounts):
-                grown = {"page_cache_mb": (cached() - before) / 1e6, "workers_mb": (workers(client) - serving) / 1e6}
-                rows.append({"mounts": number + 1, "read_mb": read / 1e6, **grown})
-    return rows
+                grown = {**mounted, **{name: size - before[name] for name, size in memory(client).items()}}
+                row = {f"{name}_mb": grown[name] / 1e6 for name in GROWS}
+                row["page_cache_mb"] = sum(row[f"{name}_mb"] for name in ("files", "listings", "store"))
+                rows.append({"mounts": number + 1, "read_mb": read["read"] / 1e6, **row})
+        return rows, sum(len(path.name) == _HASH_LENGTH for path in (store / "shown").rglob("*"))
+
+
+def growth(trees: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """What -> bytes that one more mount takes, of no file and for each file; from the rows of two numbers of files."""
+    (few, small), (many, large) = sorted(trees.items())
+    found = {}
+    for name in GROWS:
+        each = [
+            (rows[-1][f"{name}_mb"] - rows[0][f"{name}_mb"]) / (rows[-1]["mounts"] - rows[0]["mounts"]) * 1e6
+            for rows in (small, large)
+        ]
+        a_file = (each[1] - each[0]) / (many - few)
+        found[name] = {"bytes_a_mount": round(each[0] - a_file * few), "bytes_a_file_and_mount": round(a_file)}
+    return found
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=5_000)
+    parser.add_argument("--files", type=int, nargs=2, default=[500, 5_000], help="of two trees")
     parser.add_argument("--mounts", type=int, default=100)
     options = parser.parse_args()
+    results: dict[str, Any] = {"trees": {}, "growth": {}}
     with common.scratch() as directory:
-        size = trees.small_files(directory / "source", options.files)
-        results: dict[str, Any] = {"files": options.files, "bytes": size}
-        for name, writable in (("snapshots", False), ("forks", True)):
-            results[name] = measure(directory, directory / "source", options.mounts, writable=writable)
+        for files in options.files:
+            source = directory / f"{files}-files"
+            size = trees.small_files(source, files)
+            one: dict[str, Any] = {"bytes": size, "passthrough": {}}
+            results["trees"][str(files)] = one
+            for name, writable in KINDS.items():
+                one[name], one["passthrough"][name] = measure(directory, source, options.mounts, writable=writable)
+    for name in KINDS:
+        results["growth"][name] = growth({int(files): one[name] for files, one in results["trees"].items()})
     common.report("shared", results)
 
 

@@ -3,8 +3,9 @@
 ``native`` is a directory on the disk, seen through a noatime bind mount; ``overlayfs`` and ``fuse_overlayfs`` an empty
 lower directory with its upper one on the disk; ``bindfs`` the disk's directory through libfuse's pass-through in C;
 ``cowfs`` a workspace that the real daemon serves, whose store is on the same disk, and ``pyfuse3`` one that is served
-through pyfuse3 without a daemon. Placements: ``pinned``: program and server on CPU 0 alone; ``free``: the scheduler
-decides. A system is made in a directory of its own, which it leaves for its user to remove.
+through pyfuse3 without a daemon. Placements: ``pinned``: program and server, with every process that it has, on CPU 0
+alone; ``free``: the scheduler decides. A system is made in a directory of its own, which it leaves for its user to
+remove.
 """
 
 from __future__ import annotations
@@ -112,10 +113,8 @@ def cowfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[System
     directory.mkdir()
     daemons.make_store(store, [])
     with contextlib.ExitStack() as served:
-        client = served.enter_context(daemons.serving(store))
+        client = served.enter_context(daemons.serving(store, cpus))
         root = Path(client.create("work").path)
-        if cpus is not None:
-            daemons.pin_workers(client, cpus)
 
         def make_cold() -> None:
             client.workspace("work").checkpoint("cold")
@@ -123,10 +122,8 @@ def cowfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[System
             served.close()
             common.write_back(store)
             common.drop_caches()
-            again = served.enter_context(daemons.serving(store))
+            again = served.enter_context(daemons.serving(store, cpus))
             assert Path(again.workspace("work").path) == root
-            if cpus is not None:
-                daemons.pin_workers(again, cpus)
 
         def workspace() -> WorkspaceHandle:
             found: WorkspaceHandle = connect(store).workspace("work")
