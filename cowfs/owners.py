@@ -7,16 +7,13 @@ up as the granted ones. Everything else is shown, and stored, as :data:`OVERFLOW
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from cowfs.view import acl
 
 OVERFLOW: Final = 65534
 """The id that the kernel, too, shows for ids that have no number where they are looked at (user_namespaces(7))."""
-
-RANGES_MAX: Final = 340
-"""Ranges of one map, as in the kernel."""
 
 UNKNOWN: Final = 0xFFFFFFFF
 """No id: what the kernel says of a request without credentials, and chown(2) of an id that is to stay."""
@@ -74,18 +71,3 @@ _ACLS: Final = (acl.ACCESS, acl.DEFAULT)
 def _acl(value: bytes, users: Callable[[int], int], groups: Callable[[int], int]) -> bytes:
     entries = acl.decode(value)
     return value if entries is None else acl.encode(acl.with_ids(entries, users, groups))
-
-
-def granted(lines: Iterable[str], names: Sequence[str]) -> list[Range]:
-    """The ranges that subuid(5) or subgid(5) grants to a user of one of ``names`` (its name, its number).
-
-    A line that makes no sense is left out, as newuidmap(1) does.
-    """
-    ranges: list[Range] = []
-    for line in lines:
-        name, *numbers = line.strip().split(":")
-        if name in names and len(numbers) == 2 and all(each.isascii() and each.isdecimal() for each in numbers):
-            first, count = int(numbers[0]), int(numbers[1])
-            if first > 0 and count > 0 and first + count < UNKNOWN and len(ranges) < RANGES_MAX - 1:
-                ranges.append((first, count))
-    return ranges

@@ -86,13 +86,15 @@ class WorkspaceUsage:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """``logical_bytes``: what the inodes of all workspaces have allocated; ``stored_bytes``: block records on disk."""
+    """``logical_bytes``: what the inodes of all workspaces have allocated; ``stored_bytes``: block records on disk;
+    ``shown_bytes``: files written out for read-only mounts."""
 
     logical_bytes: int
     stored_bytes: int
     blocks: int
     segments: int
     journal_bytes: int
+    shown_bytes: int
     workspaces: tuple[WorkspaceUsage, ...]
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 from cowfs.blocks.index import BlockIndex
 from cowfs.blocks.reader import BlockReader
 from cowfs.catalog.catalog import Catalog
@@ -10,6 +14,33 @@ from cowfs.store import StoreDirectory
 from cowfs.tree.walk import walk_root
 
 _SHARED = ""
+
+
+class Shown:
+    """The folder ``directory`` of files written out for read-only mounts; it may be missing.
+
+    They are counted again only when one came or went: there may be 100,000.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._counted: list[tuple[str, int]] = []
+        self._size_bytes = 0
+
+    def size_bytes(self) -> int:
+        """What they take on disk."""
+        folders = []
+        with suppress(FileNotFoundError):
+            folders = [(folder.path, folder.stat().st_mtime_ns) for folder in os.scandir(self._directory)]
+        if folders != self._counted:
+            self._size_bytes = 0
+            for path, _ in folders:
+                with suppress(FileNotFoundError), os.scandir(path) as entries:
+                    for entry in entries:
+                        with suppress(FileNotFoundError):
+                            self._size_bytes += entry.stat().st_blocks * 512
+            self._counted = folders
+        return self._size_bytes
 
 
 def measure(store: StoreDirectory, catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> StoreUsage:
@@ -22,7 +53,7 @@ def measure(store: StoreDirectory, catalog: Catalog, index: BlockIndex, blocks: 
         logical += catalog.chain(entry.parent_layer)[-1].logical_bytes
     journal = sum(path.stat().st_size for path in store.journals.glob("*/*.journal"))
     return StoreUsage(
-        logical, found.stored_bytes, found.blocks, found.segments, journal,
+        logical, found.stored_bytes, found.blocks, found.segments, journal, Shown(store.shown).size_bytes(),
         tuple(WorkspaceUsage(entry.name, exclusive.get(entry.id, 0)) for entry in entries),
     )  # fmt: skip
 

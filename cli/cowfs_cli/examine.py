@@ -67,6 +67,25 @@ def machine() -> Iterator[Finding]:
         hint = "a worker may need 2 GiB for a workspace that is written fast: see docs/operations.md"
         yield finding("memory", available >= MEMORY_MIN_BYTES, f"{size(available)} available", hint)
     yield _cgroup("self", "cgroup")
+    if os.geteuid():
+        yield _subordinate(os.geteuid())
+
+
+def _subordinate(uid: int) -> Finding:
+    """Whether owners other than root can be shown to an ordinary user; no problem where nobody asks for it."""
+    from cowfs.client.subordinate import FILES, grants
+
+    found = grants(uid)
+    counts = [sum(count for _, count in ranges) for ranges in (found.users, found.groups)]
+    granted = f"{plural(counts[0], 'user')} and {plural(counts[1], 'group')} are granted"
+    lacking = [f"{' and '.join(found.missing)} missing (apt install uidmap)"] if found.missing else []
+    lacking += [
+        f"nothing granted in {path} (as root: usermod --add-{name}s 100000-165535 USER)"
+        for path, name, count in zip(FILES, ("subuid", "subgid"), counts, strict=True)
+        if not count
+    ]
+    without = f"; stored owners other than root are shown as 65534: {', '.join(lacking)}" if lacking else ""
+    return finding("subordinate ids", True, granted + without)
 
 
 def _cgroup(pid: str, check: str) -> Finding:

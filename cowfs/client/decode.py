@@ -99,5 +99,6 @@ def store_usage(value: dict[str, Any]) -> StoreUsage:
         blocks=value["blocks"],
         segments=value["segments"],
         journal_bytes=value["journal_bytes"],
+        shown_bytes=value.get("shown_bytes", 0),
         workspaces=tuple(WorkspaceUsage(each["name"], each["exclusive_bytes"]) for each in value["workspaces"]),
     )

@@ -14,6 +14,7 @@ from typing import Any, Final
 from cowfs.engine import Engine
 from cowfs.errors import CowfsError
 from cowfs.host import Host
+from cowfs.usage import Shown
 from cowfs_daemon import metrics
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.counts import BUCKETS
@@ -42,7 +43,9 @@ _BOUNDS_S = tuple(2**power / 1e6 for power in range(BUCKETS - 1))
 
 Told = dict[str, Any]
 """Counts of one worker: ``requests`` {operation: n}, ``times`` {operation: [seconds, buckets…]}, ``sums`` {metric: n},
-``caches`` {cache: (hits, misses, bytes)}."""
+``caches`` {cache: (hits, misses, bytes)}; the bytes of ``files``, which all processes share, are 0."""
+
+CACHES: Final = ("raw", "nodes", "files")
 
 
 class Tally:
@@ -68,8 +71,8 @@ class Tally:
         paced["cowfs_paced_seconds_total"] += found.paced_s
         paced["cowfs_refused_requests_total"] += found.refused
 
-    def told(self, sessions: Iterable[Session], host: Host, caches: Any) -> Told:
-        """Everything a worker knows; ``caches``: its ReaderStatistics."""
+    def told(self, sessions: Iterable[Session], host: Host, caches: Any, files: Any) -> Told:
+        """Everything a worker knows; ``caches``: its ReaderStatistics, ``files``: its WrittenStatistics."""
         requests, paced = Counter(self._requests), Counter(self._paced)
         times = {opcode: list(sums) for opcode, sums in self._times.items()}
         sums: Counter[str] = Counter()
@@ -85,13 +88,14 @@ class Tally:
             sums["cowfs_live_bytes"] += workspace.backlog.size_bytes
             sums["cowfs_journal_records_total"] += workspace.journal.next_seq - 1
             sums["cowfs_unsynced_bytes"] += workspace.journal.unsynced
+        blocks = (("raw", caches.raw), ("nodes", caches.nodes))
         return {
             "requests": _named(requests),
             "times": {OPERATIONS.get(opcode, "other"): tuple(found) for opcode, found in times.items()},
             "sums": {**sums, **paced},
             "caches": {
-                name: (found.hits, found.misses, found.size_bytes)
-                for name, found in (("raw", caches.raw), ("nodes", caches.nodes))
+                **{name: (each.hits, each.misses, each.size_bytes) for name, each in blocks},
+                "files": (*files, 0),
             },
         }
 
@@ -120,6 +124,7 @@ class Picture:
         self._lag_s = lag_s
         self._mounts = mounts
         self._processes = processes
+        self._shown = Shown(engine.store.shown)
         self._lock = threading.Lock()
         self._asked: dict[RemoteHost, Future[Told]] = {}
         self._threads = ThreadPoolExecutor(WORKERS_MAX, "cowfs-figures")
@@ -151,17 +156,31 @@ class Picture:
             with contextlib.suppress(OSError):
                 yield "cowfs_process_resident_bytes", {"process": name, "pid": str(pid)}, _resident_bytes(pid)
         yield from _workers(told)
+        for name, counts in self._caches(told).items():
+            for family, count in zip(_CACHE_FAMILIES, counts, strict=True):
+                yield family, {"cache": name}, count
         yield from self._store()
+
+    def _caches(self, told: Iterable[Told]) -> dict[str, list[int]]:
+        """Hits, misses and bytes of each cache, of all workers."""
+        caches = {name: [0, 0, 0] for name in CACHES}
+        for each in told:
+            for name, counts in each["caches"].items():
+                caches[name] = [a + b for a, b in zip(caches[name], counts, strict=True)]
+        with self._lock:
+            caches["files"][2] = self._shown.size_bytes()
+        return caches
 
     def summary(self) -> dict[str, Any]:
         """What ``daemon status`` shows of it: ``lag`` and ``cache``."""
         sums: Counter[str] = Counter()
-        caches = {name: dict.fromkeys(("hits", "misses", "bytes"), 0) for name in ("raw", "nodes")}
-        for told in self.told():
-            sums.update(told["sums"])
-            for name, counts in told["caches"].items():
-                for key, count in zip(("hits", "misses", "bytes"), counts, strict=True):
-                    caches[name][key] += count
+        told = self.told()
+        for each in told:
+            sums.update(each["sums"])
+        caches = {
+            name: dict(zip(("hits", "misses", "bytes"), counts, strict=True))
+            for name, counts in self._caches(told).items()
+        }
         lag = {
             "seconds": round(self._lag_s(), 3),
             "records": sums["cowfs_live_records"],
@@ -204,14 +223,11 @@ def _workers(told: list[Told]) -> Iterator[metrics.Sample]:
     requests: Counter[str] = Counter()
     sums: Counter[str] = Counter(dict.fromkeys(_SUMS, 0))
     times: dict[str, list[float]] = {}
-    caches: dict[str, list[int]] = {"raw": [0, 0, 0], "nodes": [0, 0, 0]}
     for each in told:
         requests.update(each["requests"])
         sums.update(each["sums"])
         for name, found in each["times"].items():
             times[name] = [a + b for a, b in zip(times.get(name, [0.0] * len(found)), found, strict=True)]
-        for name, counts in each["caches"].items():
-            caches[name] = [a + b for a, b in zip(caches[name], counts, strict=True)]
     for name, count in sorted(requests.items()):
         yield "cowfs_requests_total", {"operation": name}, count
     for name, (seconds, *buckets) in sorted(times.items()):
@@ -219,11 +235,9 @@ def _workers(told: list[Told]) -> Iterator[metrics.Sample]:
         yield from metrics.histogram("cowfs_request_seconds", {"operation": name}, counts, _BOUNDS_S, seconds)
     for name, value in sums.items():
         yield name, {}, value
-    for at, name in enumerate(("cowfs_cache_hits_total", "cowfs_cache_misses_total", "cowfs_cache_bytes")):
-        for cache, counts in caches.items():
-            yield name, {"cache": cache}, counts[at]
 
 
+_CACHE_FAMILIES = ("cowfs_cache_hits_total", "cowfs_cache_misses_total", "cowfs_cache_bytes")
 _SUMS = (
     "cowfs_paced_requests_total", "cowfs_paced_seconds_total", "cowfs_paced_waiting", "cowfs_refused_requests_total",
     "cowfs_open_files", "cowfs_known_inodes", "cowfs_live_records", "cowfs_live_bytes", "cowfs_journal_records_total",

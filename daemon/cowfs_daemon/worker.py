@@ -116,7 +116,7 @@ class Worker:
     def figures(self) -> dict[str, Any]:
         """What this process counts, for ``cowfs_daemon.gauges``."""
         sessions = [transport.session for transport in list(self._transports.values())]
-        return self._tally.told(sessions, self.host, self._blocks.statistics())
+        return self._tally.told(sessions, self.host, self._blocks.statistics(), self._written.statistics())
 
     def open(self, spec: BranchSpec, known: dict[str, LayerSpec]) -> Done:
         """See Host.open. Until a mount of before is taken over, files may be open of which a predecessor alone knew."""

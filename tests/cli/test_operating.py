@@ -124,7 +124,7 @@ def test_status_shows_lag_and_caches(live: Live) -> None:
     status = live.json("daemon", "status")
     assert status["lag"]["records"] >= 2
     assert (status["lag"]["waiting"], status["lag"]["refused"]) == (0, 0)
-    assert set(status["cache"]) == {"raw", "nodes"}
+    assert set(status["cache"]) == {"raw", "nodes", "files"}
     text = live.cowfs("daemon", "status")
     for word in ("lag ", "pressure ", "cache "):
         assert word in text

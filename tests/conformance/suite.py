@@ -57,6 +57,9 @@ class Report:
 def native_directory(path: Path) -> Iterator[Path]:
     """A directory of the disk's own filesystem, mounted with the flags that workspaces are mounted with."""
     path.mkdir()
+    if os.geteuid():  # who cannot mount compares data alone, which do not depend on flags
+        yield path
+        return
     name = os.fsencode(path)
     for flags in (_BIND, _BIND | _REMOUNT | _AS_MOUNTED):
         if _libc.mount(name if flags == _BIND else b"none", name, None, flags, None):

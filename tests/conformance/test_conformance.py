@@ -14,6 +14,7 @@ import pytest
 from tests.conformance.differences import KNOWN, TRANSPORTS, known_of
 from tests.conformance.player import all_cases
 from tests.conformance.suite import Report, native_directory, play, served
+from tests.support.mounting import as_others
 from tests.tidy.source import ROOT
 
 ONE_IN = 12
@@ -26,6 +27,7 @@ def filesystem_of(path: Path) -> str:
     return next(mounts[str(above)] for above in (path, *path.parents) if str(above) in mounts)
 
 
+@as_others
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_slice_is_as_on_ext4(tmp_path: Path, transport: str) -> None:
     if filesystem_of(tmp_path) != "ext4":
@@ -41,6 +43,7 @@ def test_a_slice_is_as_on_ext4(tmp_path: Path, transport: str) -> None:
     assert report.checks > 10_000
 
 
+@as_others
 def test_what_differs_is_told(tmp_path: Path) -> None:
     """Two directories of the same filesystem agree, so that every known difference is stale."""
     with native_directory(tmp_path / "native") as native, native_directory(tmp_path / "second") as second:

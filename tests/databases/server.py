@@ -26,6 +26,8 @@ def programs() -> Path | None:
 
 def why_not() -> str:
     """Why PostgreSQL cannot run here; empty when it can."""
+    if os.geteuid():
+        return "only root can become the user as whom PostgreSQL runs"
     if programs() is None:
         return "PostgreSQL is not installed (apt-get install postgresql)"
     return "" if any(entry.pw_name == USER for entry in pwd.getpwall()) else f"there is no user {USER}"

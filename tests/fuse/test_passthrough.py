@@ -65,6 +65,18 @@ def test_every_file_reads_right_and_is_written_out_once(live: Live) -> None:
         (one / "small").write_bytes(b"x")
 
 
+def test_what_is_written_out_is_counted(live: Live) -> None:
+    assert live.json("daemon", "status")["cache"]["files"] == {"hits": 0, "misses": 0, "bytes": 0}
+    for label in ("one", "two", "one"):
+        (Path(live.cowfs("mount", f"ws@{label}")) / "large").read_bytes()
+    files = live.json("daemon", "status")["cache"]["files"]
+    assert (files["hits"], files["misses"]) == (2, 1)
+    assert SIZES["large"] <= files["bytes"] < SIZES["large"] + (1 << 18)
+    assert live.json("stat")["shown_bytes"] == files["bytes"]
+    for line in ("shown    3.", "cache       files: 66.7 % of 3 found, 3."):
+        assert line in live.cowfs("stat") + live.cowfs("daemon", "status")
+
+
 def test_both_mounts_share_the_page_cache(live: Live) -> None:
     """The pages that one mount has read are there for the other."""
     one, two = (Path(live.cowfs("mount", f"ws@{label}")) for label in ("one", "two"))

@@ -11,7 +11,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 USER = "games"
@@ -55,8 +55,19 @@ def _script(needed: Iterable[Path], stash: Path) -> list[str]:
     return lines
 
 
-def run(words: Sequence[str], timeout_s: float, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in this checkout; its home, store folder and mounts are below a new folder that goes afterwards."""
+def run(
+    words: Sequence[str],
+    timeout_s: float,
+    *,
+    files: Mapping[str, str] | None = None,
+    prepare: Sequence[str] = (),
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in this checkout; its home, store folder and mounts are below a new folder that goes afterwards.
+
+    In its mount namespace, ``files`` (path of an existing file -> text) stand in for those of the machine, and
+    ``prepare``, lines of shell, are run by root before.
+    """
     who = pwd.getpwnam(USER)
     with tempfile.TemporaryDirectory(prefix="cowfs-ordinary-", dir="/tmp") as made:
         home, stash = Path(made, "home"), Path(made, "stash")
@@ -67,6 +78,11 @@ def run(words: Sequence[str], timeout_s: float, **variables: str) -> subprocess.
         device = Path(made, "device")
         for folder in (stash, device):
             folder.mkdir()
+        lines = ["set -e", *_script(_NEEDED, stash), *_device()]
+        for number, (path, text) in enumerate((files or {}).items()):
+            Path(made, f"file-{number}").write_text(text)
+            lines.append(f"mount --bind '{made}/file-{number}' '{path}'")
+        lines += [*prepare, f"cd '{REPOSITORY}'", "shift", '"$@"']
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
@@ -79,7 +95,6 @@ def run(words: Sequence[str], timeout_s: float, **variables: str) -> subprocess.
         # Its mounts go with its namespace, and its processes with the first of a process namespace: the shell, which
         # reaps what loses its parent.
         become = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups", "--inh-caps=-all", *words]
-        lines = ["set -e", *_script(_NEEDED, stash), *_device(), f"cd '{REPOSITORY}'", "shift", '"$@"']
         outer = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
         return subprocess.run(
             [*outer, "sh", "-c", "\n".join(lines), "sh", str(device), *become],

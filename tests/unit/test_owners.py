@@ -5,7 +5,8 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowfs.owners import OVERFLOW, UNKNOWN, Ids, Owners, granted
+from cowfs.client.subordinate import granted
+from cowfs.owners import OVERFLOW, UNKNOWN, Ids, Owners
 from cowfs.view import acl
 
 RANGES = ((1000, 1), (100_000, 65_536), (300_000, 10))

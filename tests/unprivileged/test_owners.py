@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cowfs.client.subordinate import grants
 from cowfs_daemon.fuse import fusermount
 from tests.cli.live import Live, living
 from tests.support.mounting import ROOT, needs_mounts
@@ -174,6 +175,24 @@ def test_without_fusermount3_it_says_so(live: Live, tmp_path: Path) -> None:
     assert not list(Path(live.env["XDG_RUNTIME_DIR"]).glob(f"cowfs/{store_id}/*")), "a place for a mount that is none"
     findings = {each["check"]: each for each in json.loads(live.run("doctor", "--json").out)}
     assert not findings["mounting"]["ok"]
+
+
+def test_doctor_says_how_to_get_subordinate_ids(live: Live, tmp_path: Path) -> None:
+    def said() -> str:
+        (detail,) = (
+            each["detail"]
+            for each in json.loads(live.run("doctor", "--json").out)
+            if each["check"] == "subordinate ids" and each["ok"]
+        )
+        return str(detail)
+
+    found, detail = grants(UID), said()
+    assert ("usermod --add-subuids" in detail) == (not found.users)
+    assert ("usermod --add-subgids" in detail) == (not found.groups)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    live.env["PATH"] = str(tools)
+    assert "newuidmap and newgidmap missing (apt install uidmap)" in said()
 
 
 def test_without_a_runtime_directory_it_says_so(tmp_path: Path) -> None:

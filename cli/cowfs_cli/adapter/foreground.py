@@ -21,17 +21,21 @@ def private_socket(path: str, bind: Callable[[str], None]) -> Iterator[None]:
     """A socket of mode 0600 at ``path``, made by ``bind(path)``; its name goes with the context.
 
     Its folder is made if need be, a socket that nobody serves is replaced. Raises Invalid for a path that no socket
-    can have, Conflict when something else is there or serves it.
+    can have or where this user may make none, Conflict when something else is there or serves it.
     """
     if not path.startswith("/") or len(os.fsencode(path)) > PATH_BYTES or "\0" in path:
         raise Invalid(f"no socket can be at {path[:200]!a}", hint=f"name an absolute path, at most {PATH_BYTES} bytes")
-    _vacate(path)
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    before = os.umask(0o177)
     try:
-        bind(path)
-    finally:
-        os.umask(before)
+        _vacate(path)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        before = os.umask(0o177)
+        try:
+            bind(path)
+        finally:
+            os.umask(before)
+    except PermissionError as error:
+        hint = "run this as root, or name a path of your own with --socket"
+        raise Invalid(f"{path}: user {os.geteuid()} may not make that socket", hint=hint) from error
     made = os.lstat(path).st_ino
     try:
         yield

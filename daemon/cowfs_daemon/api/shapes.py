@@ -137,6 +137,7 @@ class StoreShape(TypedDict):
     blocks: int
     segments: int
     journal_bytes: int
+    shown_bytes: int
     workspaces: list[UsageShape]
 
 
@@ -258,6 +259,7 @@ def store_usage(value: StoreUsage) -> StoreShape:
         "blocks": value.blocks,
         "segments": value.segments,
         "journal_bytes": value.journal_bytes,
+        "shown_bytes": value.shown_bytes,
         "workspaces": [{"name": each.name, "exclusive_bytes": each.exclusive_bytes} for each in value.workspaces],
     }
 

@@ -11,14 +11,15 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import blake3
 
 from cowfs.view.file import StoredFile
 
 LIMIT_BYTES: Final = 1 << 30
-"""Of all files together, more or less: each process looks at what others have added once in a sixteenth of it."""
+"""Of the disk, for all files together, more or less: each process looks at what others have added once in a sixteenth
+of it."""
 
 INLINE_MAX: Final = 4 << 20
 """Bytes of a file that is written out while its opener, and everybody else in that mount, waits."""
@@ -27,12 +28,22 @@ _ROOM_SHARE: Final = 10
 """The disk must have so many times the limit free."""
 
 _PIECE: Final = 1 << 20
+_UNIT_BYTES: Final = 4096
+"""What disks allocate at least: many small files must not take more than the limit."""
+
 _NAME_LENGTH: Final = 2 * blake3.blake3.digest_size
 
 
 def this_boot() -> str:
     """Another text at each start of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class WrittenStatistics(NamedTuple):
+    """How often a file was there already, and how often it was not."""
+
+    hits: int
+    misses: int
 
 
 class WrittenOut:
@@ -44,6 +55,11 @@ class WrittenOut:
         self._limit = limit_bytes
         self._lock = threading.Lock()
         self._bytes = self._added = limit_bytes  # not looked yet
+        self._hits = self._misses = 0
+
+    def statistics(self) -> WrittenStatistics:
+        """Counts of this process."""
+        return WrittenStatistics(self._hits, self._misses)
 
     def open(self, data: StoredFile) -> int:
         """A descriptor of the file with that content, written out if need be; -1: it is too large, or there is no room.
@@ -55,9 +71,11 @@ class WrittenOut:
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             os.utime(fd)  # by which those used least recently are told
+            self._hits += 1
             return fd
+        self._misses += 1
         with self._lock:
-            if data.size > INLINE_MAX or not self._make_room(data.size):
+            if data.size > INLINE_MAX or not self._make_room(_allocated(data.size)):
                 return -1
             self._write(path, data)
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -81,8 +99,8 @@ class WrittenOut:
         except BaseException:
             new.unlink(missing_ok=True)
             raise
-        self._bytes += data.size
-        self._added += data.size
+        self._bytes += _allocated(data.size)
+        self._added += _allocated(data.size)
 
     def _make_room(self, size: int) -> bool:
         """Whether so many bytes may be added; the files used least recently go for them."""
@@ -96,7 +114,7 @@ class WrittenOut:
             if len(entry.name) == _NAME_LENGTH:
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat()
-                    files.append((found.st_mtime_ns, found.st_size, entry.path))
+                    files.append((found.st_mtime_ns, _allocated(found.st_size), entry.path))
         self._bytes, self._added = sum(length for _, length, _ in files), 0
         for _, length, name in sorted(files):
             if self._bytes + size <= self._limit:
@@ -105,3 +123,8 @@ class WrittenOut:
                 os.unlink(name)
             self._bytes -= length
         return self._bytes + size <= self._limit
+
+
+def _allocated(size: int) -> int:
+    """What a file of so many bytes takes."""
+    return -(-size // _UNIT_BYTES) * _UNIT_BYTES

@@ -56,6 +56,16 @@ def test_the_folder_is_bounded_whoever_fills_it(tmp_path: Path) -> None:
     assert len(list(folders[0].path.iterdir())) > 5
 
 
+def test_small_files_count_as_what_they_take(tmp_path: Path) -> None:
+    blocks = MemoryBlocks()
+    folder = WrittenOut(tmp_path / "shown", limit_bytes=160_000)
+    folder.make()
+    for number in range(90):
+        os.close(folder.open(stored(blocks, b"%d" % number)))
+    assert len(list(folder.path.iterdir())) <= 160_000 // 4096
+    assert folder.statistics() == (0, 90)
+
+
 def test_what_is_too_large_or_damaged_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = MemoryBlocks()
     folder = WrittenOut(tmp_path / "shown", limit_bytes=10_000)
