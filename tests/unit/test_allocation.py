@@ -62,10 +62,10 @@ def test_small_pieces_and_holes_allocate_what_a_set_of_pages_says(seed: int) -> 
 class _Looks(list[Any]):
     """A list that counts how often an item is looked at."""
 
-    count = 0
+    looked = 0
 
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        self.count += 1
+        self.looked += 1
         return super().__getitem__(index)
 
 
@@ -78,4 +78,4 @@ def test_a_page_of_thousands_of_pieces_is_looked_at_as_quickly_as_a_page_of_one(
     looks = data.map.extents = _Looks(data.map.extents)
     assert fresh_pages(data, PAGE - 2, PAGE + 1) == 1
     assert fresh_pages(data, 0, 10) == 0
-    assert looks.count < 20
+    assert looks.looked < 20
