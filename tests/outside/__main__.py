@@ -37,6 +37,8 @@ def main() -> int:
         with served(options.transport, directory) as cowfs, native_directory(directory / "ext4") as ext4:
             for each in play(only, ext4, cowfs, report):
                 print(each, file=said, flush=True)
+    if not (report.compared or report.missing or report.faults):
+        parser.error(f"no such check: {', '.join(only)}")
     print(json.dumps(report.as_json(), indent=2) if options.json else report.summary())
     return 0 if report.passed else 1
 

@@ -117,8 +117,13 @@ def play(only: Sequence[str], ext4: Path, cowfs: Place, report: Report) -> Itera
             continue
         for check in suite.checks(program):
             if suite.name in only or check.name in only:
-                # Short names, since the path of a socket may have 107 bytes.
-                report.compared.append(Compared(check.name, run(check, ext4 / "d"), run(check, cowfs.path / "d")))
+                try:
+                    # Short names, since the path of a socket may have 107 bytes.
+                    report.compared.append(Compared(check.name, run(check, ext4 / "d"), run(check, cowfs.path / "d")))
+                except OSError as error:
+                    report.faults.append(f"{check.name}: {error} ({shutil.disk_usage(ext4).free >> 20} MiB are free)")
+                    yield report.faults[-1]
+                    break
                 yield report.compared[-1]
         found = cowfs.faults()
         report.faults += found
