@@ -12,7 +12,7 @@ help:
 	@echo 'make check   style, types, import rules, tidiness, unit tests (under 3 minutes)'
 	@echo 'make test    make check and every other test'
 	@echo 'make demo    import, wreck, restore and fork real files, with proof'
-	@echo 'make torture fuzzed records, damaged stores, power losses, 500 kills, mirrors, databases, long life (1.5 hours)'
+	@echo 'make torture fuzzed records, damaged stores, power losses, 500 kills, mirrors, databases, outside suites, long life (2 hours)'
 	@echo 'make vm      a virtual machine: boot, programs, a copy of its frozen disk (QEMU, root; some minutes)'
 	@echo 'make bench   every scenario of bench/, figures into build/bench (long)'
 
@@ -40,6 +40,7 @@ torture: venv
 	$(PY) -m tests.conformance
 	$(PY) -m tests.conformance.fsx --seed 7 --seconds 300
 	$(PY) -m tests.conformance.fsx --seed 7 --seconds 120 --transport pyfuse3
+	$(PY) -m tests.outside
 	$(PY) -m tests.property.campaign 300
 	$(PY) -m tests.fault.power --killed --seeds 15
 	$(PY) -m tests.fault.daemon_kills

@@ -419,10 +419,17 @@ def _raw_runs(live: _Map, first: int, end: int) -> Iterator[Run]:
             continue
         extent_end, source, _ = extents[index]
         cut = min(extent_end, stop)
-        if source is not HOLE:
-            yield at // PAGE, -(-cut // PAGE)
-        at = cut
         index += 1
+        if source is HOLE:
+            at = cut
+            continue
+        page = -(-cut // PAGE)
+        yield at // PAGE, page
+        at = page * PAGE  # What else lies in its last page, thousands of pieces maybe, allocates nothing more.
+        if index < len(starts) and starts[index] < at:
+            index = bisect_right(starts, at, index) - 1
+            if extents[index][0] <= at:
+                index += 1
 
 
 FileData = StoredFile | OverlayFile
