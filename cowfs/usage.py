@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,28 +20,41 @@ _SHARED = ""
 class Shown:
     """The folder ``directory`` of files written out for read-only mounts; it may be missing.
 
-    They are counted again only when one came or went: there may be 100,000.
+    They are counted again only when one came or went: there may be 100,000; and once more after that, since what comes
+    within the same tick of the clock leaves no trace. Who asks while they are counted is told what there was before.
+    Thread-safe.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._counted: list[tuple[str, int]] = []
+        self._times = 0
         self._size_bytes = 0
+        self._counting = threading.Lock()
 
     def size_bytes(self) -> int:
         """What they take on disk."""
+        if self._counting.acquire(blocking=False):
+            try:
+                self._count()
+            finally:
+                self._counting.release()
+        return self._size_bytes
+
+    def _count(self) -> None:
         folders = []
         with suppress(FileNotFoundError):
             folders = [(folder.path, folder.stat().st_mtime_ns) for folder in os.scandir(self._directory)]
-        if folders != self._counted:
-            self._size_bytes = 0
+        self._times = self._times + 1 if folders == self._counted else 1
+        if self._times <= 2:
+            size_bytes = 0
             for path, _ in folders:
                 with suppress(FileNotFoundError), os.scandir(path) as entries:
                     for entry in entries:
                         with suppress(FileNotFoundError):
-                            self._size_bytes += entry.stat().st_blocks * 512
+                            size_bytes += entry.stat().st_blocks * 512
+            self._size_bytes = size_bytes
             self._counted = folders
-        return self._size_bytes
 
 
 def measure(store: StoreDirectory, catalog: Catalog, index: BlockIndex, blocks: BlockReader) -> StoreUsage:

@@ -167,8 +167,7 @@ class Picture:
         for each in told:
             for name, counts in each["caches"].items():
                 caches[name] = [a + b for a, b in zip(caches[name], counts, strict=True)]
-        with self._lock:
-            caches["files"][2] = self._shown.size_bytes()
+        caches["files"][2] = self._shown.size_bytes()
         return caches
 
     def summary(self) -> dict[str, Any]:

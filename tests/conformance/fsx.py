@@ -10,6 +10,7 @@ With ``--transport pyfuse3`` the mount is one in the foreground.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -205,6 +206,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--transport", choices=WORLDS, default="kernel")
     options = parser.parse_args()
+    if options.transport == "pyfuse3" and importlib.util.find_spec("pyfuse3") is None:
+        print("pyfuse3 is not installed: nothing was tried")
+        return 0
     with tempfile.TemporaryDirectory(prefix="cowfs-fsx-") as scratch:
         exerciser = Exerciser(Path(scratch), options.seed, options.transport)
         wrong = ""

@@ -242,3 +242,12 @@ def test_it_ends_while_all_places_are_taken(live: Live, tmp_path: Path) -> None:
     with ExitStack() as held, serving(live, "docker-plugin", plugin.path):
         for _ in range(40):
             held.enter_context(plugin.connect())
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd/sock", "/proc/no-such-folder/sock"])
+def test_a_socket_that_cannot_be_is_refused(live: Live, path: str) -> None:
+    for command in ("docker-plugin", "snapshotter"):
+        refused = live.run(command, "--socket", path)
+        assert refused.code == 2
+        assert "no socket can be made at" in refused.err
+        assert "--socket" in refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -27,7 +28,10 @@ def private_socket(path: str, bind: Callable[[str], None]) -> Iterator[None]:
         raise Invalid(f"no socket can be at {path[:200]!a}", hint=f"name an absolute path, at most {PATH_BYTES} bytes")
     try:
         _vacate(path)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        folder = os.path.dirname(path)
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):  # what binds may not say why it failed
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
         before = os.umask(0o177)
         try:
             bind(path)
@@ -36,6 +40,9 @@ def private_socket(path: str, bind: Callable[[str], None]) -> Iterator[None]:
     except PermissionError as error:
         hint = "run this as root, or name a path of your own with --socket"
         raise Invalid(f"{path}: user {os.geteuid()} may not make that socket", hint=hint) from error
+    except OSError as error:
+        why = f"no socket can be made at {path}: {error.strerror}"
+        raise Invalid(why, hint="name another path with --socket") from error
     made = os.lstat(path).st_ino
     try:
         yield

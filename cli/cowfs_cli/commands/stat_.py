@@ -25,6 +25,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"logical  {size(found['logical_bytes'])}"
     yield f"stored   {size(found['stored_bytes'])} in {found['blocks']} blocks, {found['segments']} segments"
     yield f"journals {size(found['journal_bytes'])}"
-    yield f"shown    {size(found['shown_bytes'])} written out for read-only mounts"
+    yield f"shown    {size(found.get('shown_bytes', 0))} written out for read-only mounts"
     rows = [(each["name"], size(each["exclusive_bytes"])) for each in found["workspaces"]]
     yield from table(("WORKSPACE", "ALONE"), rows)

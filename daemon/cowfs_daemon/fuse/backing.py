@@ -27,6 +27,8 @@ _OPEN: Final = 0x4010E501  # FUSE_DEV_IOC_BACKING_OPEN, linux/fuse.h
 _CLOSE: Final = 0x4004E502  # FUSE_DEV_IOC_BACKING_CLOSE
 _MAP = struct.Struct("<iIQ")
 _ENTRY = struct.Struct("<Qi")
+NOTED_MAX: Final = 50_000
+"""Entries of a log, besides two for each file that is open, before it is written anew."""
 
 
 class Backing:
@@ -43,6 +45,7 @@ class Backing:
         self._ids: dict[int, int] = {} if complete else self._known()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._log = os.open(self._log_path, flags | (os.O_TRUNC if complete else 0), 0o600)
+        self._noted = 0
 
     def _known(self) -> dict[int, int]:
         try:
@@ -67,7 +70,7 @@ class Backing:
         try:
             number = self._register(data)
             if number:
-                os.write(self._log, _ENTRY.pack(inode.ino, number))
+                self._note(inode.ino, number)
                 self._ids[inode.ino] = number
         except (OSError, CowfsError) as error:
             log.warning("inode %d is read without passthrough: %s", inode.ino, error)
@@ -88,8 +91,27 @@ class Backing:
         number = self._ids.pop(ino, 0) if self._complete else 0
         if number:
             with contextlib.suppress(OSError):
-                os.write(self._log, _ENTRY.pack(ino, 0))
+                self._note(ino, 0)
                 fcntl.ioctl(self._fd, _CLOSE, struct.pack("<I", number))
+                if self._noted > NOTED_MAX + 2 * len(self._ids):
+                    self._shorten()
+
+    def _note(self, ino: int, number: int) -> None:
+        os.write(self._log, _ENTRY.pack(ino, number))
+        self._noted += 1
+
+    def _shorten(self) -> None:
+        """Write the log anew, with what is in use alone."""
+        new = self._log_path.with_name(f"new-{self._log_path.name}")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, b"".join(_ENTRY.pack(*entry) for entry in self._ids.items()))
+            os.rename(new, self._log_path)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._log)
+        self._log, self._noted = fd, len(self._ids)
 
     def close(self, *, gone: bool) -> None:
         """Let go of it; ``gone``: of the mount too."""

@@ -27,6 +27,9 @@ INLINE_MAX: Final = 4 << 20
 _ROOM_SHARE: Final = 10
 """The disk must have so many times the limit free."""
 
+_SLACK: Final = 16
+"""One part in so many of the limit is made free at once: to find what goes costs a look at every file."""
+
 _PIECE: Final = 1 << 20
 _UNIT_BYTES: Final = 4096
 """What disks allocate at least: many small files must not take more than the limit."""
@@ -68,13 +71,15 @@ class WrittenOut:
         """
         content = b"%d %d " % (data.content.kind, data.size) + data.content.data
         path = self.path / blake3.blake3(content).hexdigest()
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            os.utime(fd)  # by which those used least recently are told
+        fd = _there(path)
+        if fd >= 0:
             self._hits += 1
             return fd
         self._misses += 1
         with self._lock:
+            fd = _there(path)  # another mount may have waited for the same
+            if fd >= 0:
+                return fd
             if data.size > INLINE_MAX or not self._make_room(_allocated(data.size)):
                 return -1
             self._write(path, data)
@@ -107,7 +112,7 @@ class WrittenOut:
         disk = os.statvfs(self.path)
         if disk.f_bavail * disk.f_frsize < self._limit * _ROOM_SHARE:
             return False
-        if self._added < self._limit // 16 and self._bytes + size <= self._limit:
+        if self._added < self._limit // _SLACK and self._bytes + size <= self._limit:
             return True
         files = []
         for entry in os.scandir(self.path):
@@ -117,12 +122,23 @@ class WrittenOut:
                     files.append((found.st_mtime_ns, _allocated(found.st_size), entry.path))
         self._bytes, self._added = sum(length for _, length, _ in files), 0
         for _, length, name in sorted(files):
-            if self._bytes + size <= self._limit:
+            if self._bytes + size <= self._limit - self._limit // _SLACK:
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             self._bytes -= length
         return self._bytes + size <= self._limit
+
+
+def _there(path: Path) -> int:
+    """A descriptor of a file that is written out; -1: there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return -1
+    with contextlib.suppress(OSError):
+        os.utime(fd)  # by which those used least recently are told
+    return fd
 
 
 def _allocated(size: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from cowfs.formats.inode import BLOCK, Content
 from cowfs.view.file import StoredFile
 from cowfs_daemon.fuse import written_out
 from cowfs_daemon.fuse.written_out import WrittenOut
+from tests.fuse.conftest import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,37 @@ def test_small_files_count_as_what_they_take(tmp_path: Path) -> None:
         os.close(folder.open(stored(blocks, b"%d" % number)))
     assert len(list(folder.path.iterdir())) <= 160_000 // 4096
     assert folder.statistics() == (0, 90)
+
+
+def test_a_full_folder_is_not_looked_through_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Path] = []
+
+    def scandir(path: Path) -> Iterator[os.DirEntry[str]]:
+        looks.append(path)
+        return everything(path)
+
+    everything = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    blocks, units = MemoryBlocks(), 320
+    folder = WrittenOut(tmp_path / "shown", limit_bytes=units * 4096)
+    folder.make()
+    for number in range(3 * units):
+        os.close(folder.open(stored(blocks, b"%d" % number)))
+    assert len(looks) <= 3 * 16 + 1
+    assert units - units // 16 - 1 <= sum(1 for _ in everything(folder.path)) <= units
+
+
+def test_mounts_that_wait_for_the_same_content_share_it(tmp_path: Path) -> None:
+    folder, file = WrittenOut(tmp_path / "shown"), stored(MemoryBlocks(), b"content")
+    folder.make()
+    with ThreadPoolExecutor(2) as mounts:
+        with folder._lock:
+            waiting = [mounts.submit(folder.open, file) for _ in range(2)]
+            wait_until(lambda: folder.statistics().misses == 2)
+        descriptors = [each.result() for each in waiting]
+    assert len({os.fstat(fd).st_ino for fd in descriptors}) == 1
+    for fd in descriptors:
+        os.close(fd)
 
 
 def test_what_is_too_large_or_damaged_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
