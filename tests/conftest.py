@@ -1,5 +1,6 @@
 """What every test run shares: Hypothesis profiles, skips with reasons, and the check that nothing is left behind."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,10 @@ settings.register_profile(
     "unshrunk", settings.get_profile("default"), phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
 settings.load_profile("default")
+
+# Before 3.11.4 Python keeps its interpreter lock until a child that vfork made has begun its program. Tests serve mounts
+# in their own process: a child that needs one for that would wait for ever.
+subprocess._USE_VFORK = False  # type: ignore[attr-defined]
 
 NEEDS_MOUNTS = ("fuse", "conformance")
 """Folders whose tests need a kernel mount."""

@@ -93,10 +93,8 @@ def server(fuse: None) -> Iterator[Server]:
 
 
 @pytest.fixture
-def mount_workspace(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Mounted]]:
+def mount_workspace(server: Server, tmp_path: Path) -> Iterator[Callable[[], Mounted]]:
     """Mounts new empty workspaces; takes every mount away again, aborting the connection if it hangs."""
-    # After a vfork the interpreter waits for the exec, which this process must serve ("vfork" in subprocess's manual).
-    monkeypatch.setattr(subprocess, "_USE_VFORK", False)
     made: list[Mounted] = []
 
     def mount() -> Mounted:
