@@ -16,8 +16,8 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-# Before 3.11.4 Python keeps its interpreter lock until a child made by vfork has begun its program. Tests serve mounts in
-# their own process: a child that needs one for that would wait for ever.
+# Before 3.11.4 Python keeps its interpreter lock until a child made by vfork has begun its program. Tests serve mounts
+# in their own process: a child that needs one for that would wait for ever.
 vars(subprocess)["_USE_VFORK"] = False
 
 NEEDS_MOUNTS = ("fuse", "conformance")
