@@ -5,6 +5,7 @@ from __future__ import annotations
 import ensurepip
 import sqlite3
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.programs.conftest import Pair, run
 from tests.support.mounting import as_others
 from tests.support.treehash import differences, hash_directory
 
-WHEELS = Path(ensurepip.__file__).parent / "_bundled"
+WHEELS = Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).parent / "_bundled")
 STDLIB = Path(sys.modules["os"].__file__ or "").parent
 
 GIT = "git -c user.name=a -c user.email=a@example.org -c init.defaultBranch=main -c gc.auto=0"
