@@ -64,6 +64,7 @@ def test_an_entry_that_explains_more_than_it_did_is_told(transport: str) -> None
     assert not report.passed
 
 
+@as_others
 def test_what_records_a_step_leaves_locks_alone(tmp_path: Path) -> None:
     """A process that closes any descriptor of a file loses its locks of it: cases without a lock would all agree."""
     command = [sys.executable, "-m", "tests.conformance.player", str(tmp_path), "1", "lock/process/write/write/rdwr"]

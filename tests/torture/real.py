@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.cli.live import Live
 from tests.torture.killer import Killer
 
 PATIENCE_SECONDS = 300.0
-WHEELS = Path(ensurepip.__file__).parent / "_bundled"
+WHEELS = Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).parent / "_bundled")
 
 _GIT = """
 export HOME=$PWD GIT_CONFIG_NOSYSTEM=1

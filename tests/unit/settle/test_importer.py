@@ -70,6 +70,11 @@ def take(source: Path | str, **options: Any) -> tuple[Imported, ImportResult]:
     return Imported(blocks, result, geometry), result
 
 
+def below(root: Path) -> list[Path]:
+    """Everything in it. Path.rglob gives up at the long link before Python 3.11.4."""
+    return [Path(folder, name) for folder, folders, files in os.walk(root) for name in (*folders, *files)]
+
+
 def make_tree(root: Path) -> None:
     """A tree with everything that needs no privilege."""
     (root / "dir" / "deep").mkdir(parents=True)
@@ -95,7 +100,7 @@ def make_tree(root: Path) -> None:
         file.write(b"more" * 2000)
     (root / "hole").touch()
     os.truncate(root / "hole", 1 << 30)
-    for number, name in enumerate(sorted(root.rglob("*"), reverse=True)):
+    for number, name in enumerate(sorted(below(root), reverse=True)):
         os.utime(name, ns=(TIME - 5, TIME + number), follow_symlinks=False)
     os.utime(root, ns=(TIME, TIME))
 
@@ -110,7 +115,7 @@ def tree(tmp_path: Path) -> Path:
 
 def expected_links(root: Path) -> dict[int, int]:
     names: dict[int, int] = {}
-    for path in root.rglob("*"):
+    for path in below(root):
         names[path.lstat().st_ino] = names.get(path.lstat().st_ino, 0) + 1
     return names
 
@@ -119,7 +124,7 @@ def test_everything_comes_back(tree: Path) -> None:
     imported, result = take(tree)
     assert result.skipped == ()
     assert result.changed == ()
-    paths = {os.fsencode(path.relative_to(tree)) for path in tree.rglob("*")}
+    paths = {os.fsencode(path.relative_to(tree)) for path in below(tree)}
     assert imported.inos.keys() - {b""} == paths
     assert result.files == len(set(imported.inos.values()))
     assert result.next_ino == max(imported.inos.values()) + 1
@@ -276,7 +281,7 @@ def test_a_deep_tree_needs_few_descriptors(tmp_path: Path, monkeypatch: pytest.M
     imported, result = take(top)
     assert len(os.listdir("/proc/self/fd")) == count
     assert result.skipped == ()
-    assert imported.inos.keys() - {b""} == {os.fsencode(path.relative_to(top)) for path in top.rglob("*")}
+    assert imported.inos.keys() - {b""} == {os.fsencode(path.relative_to(top)) for path in below(top)}
 
 
 class Meddler(MemoryBlocks):
