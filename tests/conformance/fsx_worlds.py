@@ -136,8 +136,7 @@ class Pyfuse3:
             store.fork(snapshot, name)
 
     def settle(self) -> None:
-        """See World."""
-        raise NotImplementedError
+        """Left to the server, which settles when it wants to."""
 
     def journaled(self) -> None:
         """See World."""
