@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 export PYTHONPATH := .:daemon:cli:guest
 TYPED := $(foreach folder,cowfs daemon cli guest tests bench,$(if $(shell find $(folder) -name "*.py" -print -quit),$(folder)))
 
-.PHONY: help venv lint check test torture vm demo bench clean
+.PHONY: help venv lint check test torture vm demo bench wheel compiled clean
 
 help:
 	@echo 'make venv    a virtual environment in .venv, with everything installed'
@@ -14,6 +14,8 @@ help:
 	@echo 'make demo    import, wreck, restore and fork real files, with proof'
 	@echo 'make torture fuzzed records, damaged stores, power losses, 500 kills, mirrors, databases, outside suites, long life (2 hours)'
 	@echo 'make vm      a virtual machine: boot, programs, a copy of its frozen disk (QEMU, root; some minutes)'
+	@echo 'make wheel   a wheel in dist/ whose serving path is compiled, for this Python (some minutes)'
+	@echo 'make compiled the tests on that wheel (30 minutes)'
 	@echo 'make bench   every scenario of bench/, figures into build/bench (long)'
 
 venv: $(VENV)/.installed
@@ -60,6 +62,12 @@ demo: venv
 
 bench: venv
 	$(PY) -m bench.run
+
+wheel: venv
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(PY) -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+
+compiled: wheel
+	.ci/compiled
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,9 +19,15 @@ SETTLE_SECONDS = 60.0
 
 
 @contextmanager
-def serving(store: Path, cpus: Sequence[int] | None = None) -> Iterator[Store]:
-    """A daemon that serves ``store``, all of it on ``cpus``; stopped afterwards, its mounts detached."""
+def serving(store: Path, cpus: Sequence[int] | None = None, python: Path | None = None) -> Iterator[Store]:
+    """A daemon that serves ``store``, all of it on ``cpus``; stopped afterwards, its mounts detached.
+
+    ``python``: of another environment, whose cowfs is to serve.
+    """
     with common.placed(cpus):
+        if python is not None:
+            own = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+            common.run(python, "-P", "-m", "cowfs_cli", "daemon", "start", "--store", store, env=own)
         client = connect(store)
     try:
         yield client

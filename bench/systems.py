@@ -3,7 +3,8 @@
 ``native`` is a directory on the disk, seen through a noatime bind mount; ``overlayfs`` and ``fuse_overlayfs`` an empty
 lower directory with its upper one on the disk; ``bindfs`` the disk's directory through libfuse's pass-through in C;
 ``cowfs`` a workspace that the real daemon serves, whose store is on the same disk, and ``pyfuse3`` one that is served
-through pyfuse3 without a daemon. Placements: ``pinned``: program and server, with every process that it has, on CPU 0
+through pyfuse3 without a daemon; ``cowfs_compiled`` as ``cowfs``, by the daemon of the compiled wheel that ``make
+compiled`` has installed. Placements: ``pinned``: program and server, with every process that it has, on CPU 0
 alone; ``free``: the scheduler decides. A system is made in a directory of its own, which it leaves for its user to
 remove.
 """
@@ -11,6 +12,7 @@ remove.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from cowfs.client.store import WorkspaceHandle
 PLACEMENTS: dict[str, Sequence[int] | None] = {"pinned": (0,), "free": None}
 BASE = "native"
 """What all others are compared with."""
+
+COMPILED = common.REPOSITORY / "build" / "compiled" / "venv" / "bin" / "python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +111,13 @@ def bindfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[Syste
 
 
 @contextlib.contextmanager
-def cowfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[System]:
-    """A mounted workspace of the real daemon."""
+def cowfs_system(directory: Path, cpus: Sequence[int] | None, python: Path | None = None) -> Iterator[System]:
+    """A mounted workspace of the real daemon, of another environment's where ``python`` is that of one."""
     store = directory / "store"
     directory.mkdir()
     daemons.make_store(store, [])
     with contextlib.ExitStack() as served:
-        client = served.enter_context(daemons.serving(store, cpus))
+        client = served.enter_context(daemons.serving(store, cpus, python))
         root = Path(client.create("work").path)
 
         def make_cold() -> None:
@@ -122,7 +126,7 @@ def cowfs_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[System
             served.close()
             common.write_back(store)
             common.drop_caches()
-            again = served.enter_context(daemons.serving(store, cpus))
+            again = served.enter_context(daemons.serving(store, cpus, python))
             assert Path(again.workspace("work").path) == root
 
         def workspace() -> WorkspaceHandle:
@@ -159,6 +163,7 @@ SYSTEMS = {
     "bindfs": bindfs_system,
     "pyfuse3": pyfuse3_system,
     "cowfs": cowfs_system,
+    "cowfs_compiled": functools.partial(cowfs_system, python=COMPILED),
 }
 NEEDS = {"bindfs": "bindfs", "fuse_overlayfs": "fuse-overlayfs"}
 
@@ -170,6 +175,8 @@ def lacking(names: Sequence[str]) -> dict[str, str]:
     }
     if "pyfuse3" in names and importlib.util.find_spec("pyfuse3") is None:
         reasons["pyfuse3"] = "the Python package pyfuse3 is not installed"
+    if "cowfs_compiled" in names and not COMPILED.exists():
+        reasons["cowfs_compiled"] = "there is no compiled wheel (make compiled)"
     return reasons
 
 

@@ -321,6 +321,16 @@ class Journal:
         self._writing = _write_out_pool().submit(_start_writing, file, start, self._end - start)
 
 
+class NoJournal(Journal):
+    """Of a view that nothing may change: refuses every record, so that only a defect brings one."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "", Position(0, 0, 0))
+
+    def _ready(self) -> JournalFile:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 @lru_cache(maxsize=1)
 def _write_out_pool() -> ThreadPoolExecutor:
     """The process's threads for starting writes; made when first needed, so never before a fork."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Final
 
-ACCESS = b"system.posix_acl_access"
-DEFAULT = b"system.posix_acl_default"
+ACCESS: Final = b"system.posix_acl_access"
+DEFAULT: Final = b"system.posix_acl_default"
 
 _VERSION = struct.pack("<I", 2)
 _ENTRY = struct.Struct("<HHI")

@@ -1,24 +1,12 @@
 """A snapshot as a transport serves it: a view that cannot change."""
 
-import errno
-import os
 import threading
 
-from cowfs.layers.journal import Journal, Position
+from cowfs.layers.journal import NoJournal
 from cowfs.view.room import Room
 from cowfs.view.state import State
 from cowfs.view.view import View
 from cowfs.workspace import Env
-
-
-class _NoJournal(Journal):
-    """Refuses every record: the mount is read-only, so only a defect could bring one here."""
-
-    def append(self, *arguments: object) -> None:  # type: ignore[override]
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    def append_write(self, *arguments: object) -> None:  # type: ignore[override]
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 class FrozenWorkspace:
@@ -26,7 +14,7 @@ class FrozenWorkspace:
 
     def __init__(self, env: Env, state: State) -> None:
         self.lock = threading.RLock()
-        self.view = View(state, _NoJournal(env.journals, "", Position(0, 0, 0)), env.clock, Room(env.disk))
+        self.view = View(state, NoJournal(env.journals), env.clock, Room(env.disk))
 
     def root(self) -> bytes:
         """The root whose blocks are read here."""

@@ -20,7 +20,7 @@ from hypothesis.stateful import initialize, rule
 
 from cowfs.errors import Conflict
 from cowfs.geometry import Geometry
-from cowfs.view.inode import Caller
+from cowfs.view.inode import NOW, Caller
 from tests.property.operations import Clock, FilesystemMachine, World, modes, pattern, ranks, sizes, times
 from tests.support.compare import Changes, Who, outcome
 from tests.support.counted import check_counters
@@ -272,7 +272,7 @@ class EngineMachine(FilesystemMachine):
     def setattr(self, w: int, ino: int, mode: Any, uid: Any, size: Any, atime: Any, now: bool, kill: bool) -> None:
         world = self.engine_world(w)
         node = world.model.nodes[world.file(ino)]
-        changes = Changes(mode=mode, uid=uid, size=size, atime=atime, mtime=... if now else None, kill_priv=kill)
+        changes = Changes(mode=mode, uid=uid, size=size, atime=atime, mtime=NOW if now else None, kill_priv=kill)
         if stat.S_ISREG(node.mode) and changes != Changes():
             world.run("setattr", node.ino, changes, Who())
 

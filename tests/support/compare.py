@@ -27,7 +27,7 @@ class Who(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Attributes to set, with the fields of the view's ``SetAttr``; a time of ``...`` means now."""
+    """Attributes to set, with the fields of the view's ``SetAttr``; a time that is no number means now."""
 
     mode: int | None = None
     uid: int | None = None

@@ -83,7 +83,7 @@ class Pacing:
         self.holds = False
         """Whether something waits, or is being carried out by the thread. The reader, who asks, alone makes it True."""
         self._running = False
-        self._thread: threading.Thread | None = None
+        self._runner: threading.Thread | None = None
         self._paced = self._refused = 0
         self._paced_s = 0.0
 
@@ -108,9 +108,9 @@ class Pacing:
             self._size += size
             self._cached += cached
             self.holds = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="cowfs-paced", daemon=True)
-                self._thread.start()
+            if self._runner is None:
+                self._runner = threading.Thread(target=self._run, name="cowfs-paced", daemon=True)
+                self._runner.start()
             self._condition.notify_all()
             return False
 
@@ -194,7 +194,7 @@ class Pacing:
             pressed = self._pressed()
             with self._condition:
                 if not self._condition.wait_for(lambda: self._waiting, KEPT_S):
-                    self._thread = None
+                    self._runner = None
                     return None
                 now = monotonic()
                 if pressed is None or self._hurried or now >= self._due:
