@@ -1,11 +1,11 @@
 """The hook that compiles the serving path into a wheel: `make wheel`.
 
-mypyc makes machine code of the modules below from the types that mypy checks; what it makes behaves like the source,
-which stays beside it for tracebacks. A request takes 0.5 to 0.75 times as long (docs/performance.md). Off by default: it
-takes some minutes of one processor and a C compiler, and the wheel is for one version of Python and one architecture.
+mypyc makes machine code of the modules below from the types that mypy checks. It behaves like the source, which stays
+beside it for tracebacks; a request takes 0.5 to 0.75 times as long (docs/performance.md). Off by default: it takes some
+minutes of one processor and a C compiler, and the wheel is for one version of Python and one architecture.
 
-Compiled code holds the interpreter lock as long as Python would let others have it, too. So what runs long beside
-requests (replay, settling, comparing, checking) stays interpreted.
+Compiled code holds the interpreter lock where Python would let others have it. So what runs long beside requests
+(replay, settling, comparing, checking) stays interpreted.
 """
 
 import shutil
@@ -23,7 +23,9 @@ COMPILED = {
     "cowfs/layers": "answers journal layer",
     "cowfs/tree": "content names nodes radix",
     "cowfs/view": "acl apply descriptors directory file inode orphans reading room sharing state view",
-    "cowfs_daemon/fuse": "attributes callers counts data dispatch handles ids names pacing protocol resent served session",
+    "cowfs_daemon/fuse": (
+        "attributes callers counts data dispatch handles ids names pacing protocol resent served session"
+    ),
 }
 
 

@@ -156,7 +156,7 @@ def pyfuse3_system(directory: Path, cpus: Sequence[int] | None) -> Iterator[Syst
         yield System(root, make_cold)
 
 
-SYSTEMS = {
+SYSTEMS: dict[str, Callable[[Path, Sequence[int] | None], contextlib.AbstractContextManager[System]]] = {
     "native": native_system,
     "overlayfs": overlay_system,
     "fuse_overlayfs": fuse_overlay_system,
