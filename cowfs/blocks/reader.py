@@ -39,15 +39,19 @@ class Misplaced(Corrupt):
 class _File:
     """A descriptor that is closed with its last reference: eviction never closes it under a reading thread."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_fd",)
 
     def __init__(self, path: Path) -> None:
-        self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """A method, since compiled code lets go of a local at its last use, and that of a descriptor is too early."""
+        return os.pread(self._fd, size, offset)
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 class SegmentFiles:
@@ -71,7 +75,7 @@ class SegmentFiles:
         file = self._file(location.segment)
         try:
             check_lengths(location.codec, location.raw_len, location.stored_len)
-            data = os.pread(file.fd, RECORD_BYTES + location.stored_len, location.offset)
+            data = file.pread(RECORD_BYTES + location.stored_len, location.offset)
             header = decode_record_header(data[:RECORD_BYTES])
             if header.id != id_ or header[:3] != location[4:5] + location[2:4]:
                 raise Misplaced("the record there is another one")

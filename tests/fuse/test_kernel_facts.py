@@ -107,6 +107,7 @@ def test_a_handle_opens_renamed_unlinked_and_covered_files(mounted: Mounted, age
     assert [content(mounted, ino)[0] for ino in inodes] == [5, 5, 5]
 
 
+@pytest.mark.interpreted
 @by_handle
 def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
     mounted: Mounted, monkeypatch: pytest.MonkeyPatch
@@ -130,6 +131,7 @@ def test_a_descriptor_for_writing_stops_exec_and_flushing_does_not(
     assert ran == [0]
 
 
+@pytest.mark.interpreted
 def test_an_error_while_flushing_fails_the_checkpoint(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,7 @@ def test_requests_are_answered_while_the_kernel_is_notified(
 # Jobs of our own
 
 
+@pytest.mark.interpreted
 @by_handle
 def test_unmounting_waits_for_a_refresh_of_ours(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
@@ -281,6 +282,7 @@ def test_unmounting_waits_for_a_refresh_of_ours(
     assert not os.path.ismount(mounted.path)
 
 
+@pytest.mark.interpreted
 def test_handing_over_waits_for_a_refresh_of_ours(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_nothing_is_cached_while_a_restore_runs(mounted: Mounted, agent: Agent) 
     assert lookups() == quiet
 
 
+@pytest.mark.interpreted
 def test_a_restore_that_fails_after_its_swap_leaves_no_old_data(
     mounted: Mounted, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_failing_fsync_is_told(mounted: Mounted, monkeypatch: pytest.MonkeyPat
         os.fsync(file.fileno())
 
 
+@pytest.mark.interpreted
 def test_a_defect_in_the_engine_is_eio_and_nothing_more(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError

@@ -127,6 +127,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dying]:
         owned.close()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("discard", [False, True], ids=["kept", "discarded"])
 def test_a_worker_that_dies_at_any_record_of_a_restore(dying: Dying, discard: bool) -> None:
     point = 1

@@ -106,6 +106,7 @@ def restore_with_deaths(owned: Owned, doom: Path, point: int, deaths: int) -> in
     return died
 
 
+@pytest.mark.interpreted
 def test_a_worker_that_dies_at_any_point_of_a_checkpoint(doomed: tuple[Owned, Path]) -> None:
     """It waits for pages of mappings to be written, by requests that nobody but its successor can answer."""
     owned, doom = doomed

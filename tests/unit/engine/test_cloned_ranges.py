@@ -215,6 +215,7 @@ def test_a_large_range_of_many_pieces_is_taken_by_reference_call_by_call(lab: La
     assert lab.files("ws").read("b") == content
 
 
+@pytest.mark.interpreted
 def test_a_journal_with_larger_clones_is_replayed_as_it_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a cowfs that made as many extents with one record as there were."""
     content = scattered(lab, 2 * sharing.PIECES_MAX)

@@ -113,6 +113,7 @@ def test_opening_what_lost_its_name_writes_so_much_again_and_no_more(
     assert sorted(made.replayed().view.state.orphans) == inos[:2], "a new layer, the same bound"
 
 
+@pytest.mark.interpreted
 def test_a_release_that_cannot_be_journaled_has_happened(
     made: MemoryWorkspace, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:

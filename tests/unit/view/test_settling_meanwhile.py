@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 
+import pytest
+
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.formats.inode import EMPTY, encode_inode
 from cowfs.geometry import Geometry
@@ -43,6 +45,7 @@ def settle(layer: Layer) -> None:
     layer.settle(root_id, root.read_root(BLOCKS, root_id))
 
 
+@pytest.mark.interpreted
 def test_an_inode_of_a_lower_layer_is_found_while_the_upper_one_settles() -> None:
     lower = Layer("lower", "ws", None, files(1), (), 2, 1)
     delta = SettlesWhenAsked(files(2))
