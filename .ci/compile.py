@@ -24,7 +24,7 @@ COMPILED = {
     "cowfs/tree": "content names nodes radix",
     "cowfs/view": "acl apply descriptors directory file inode orphans reading room sharing state view",
     "cowfs_daemon/fuse": (
-        "attributes callers counts data dispatch handles ids names pacing protocol resent served session"
+        "ahead attributes callers counts data dispatch handles ids names pacing protocol resent served session"
     ),
 }
 

@@ -23,6 +23,8 @@ _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 _WAIT_WRITE_WAIT = 7
 _HANDLE = struct.Struct("<IiIII")
 _FILEID_FUSE = 0x81
+_DIRENT = struct.Struct("<8xQH")
+_DIRENTPLUS_BYTES = 176  # of a short name
 _GONE = (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED)
 
 
@@ -77,11 +79,11 @@ class Handles:
             raise OSError(number, os.strerror(number))
         return int(fd)
 
-    def look(self, ino: int) -> int:
-        """A descriptor (O_PATH) of an inode. Raises OSError: FileNotFoundError also for one that is only open."""
+    def look(self, ino: int, flags: int = os.O_PATH) -> int:
+        """A descriptor of an inode. Raises OSError: FileNotFoundError also for one that is only open."""
         if self.by_number:
-            return self.open(ino, os.O_PATH)
-        fd = os.open(self._path(ino), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+            return self.open(ino, flags)
+        fd = os.open(self._path(ino), flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
         if os.fstat(fd).st_ino == ino:
             return fd
         os.close(fd)  # renamed meanwhile, or something is mounted in the way
@@ -137,6 +139,29 @@ class Handles:
                 os.fstat(fd)
         finally:
             os.close(fd)
+
+
+def list_some(fd: int, cookie: int, names: int) -> int | None:
+    """List a directory from a cookie on, about so many names or to the end; the cookie reached, None at the end.
+
+    Raises OSError. By getdents64(2), since the size of its buffer is that of the kernel's request (before Linux 6.16: a
+    page).
+    """
+    buffer = ctypes.create_string_buffer(names * _DIRENTPLUS_BYTES)
+    os.lseek(fd, cookie, os.SEEK_SET)
+    while names > 0:
+        size = _libc.getdents64(fd, buffer, len(buffer))
+        if size < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        if not size:
+            return None
+        at = 0
+        while at < size:
+            cookie, length = _DIRENT.unpack_from(buffer, at)
+            at += length
+            names -= 1
+    return cookie
 
 
 def flushes_by_fsync() -> bool:

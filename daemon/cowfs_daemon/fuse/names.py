@@ -36,6 +36,8 @@ def lookup(served: Served, view: View, request: bytearray, size: int, unique: in
     inode = view.lookup(nodeid, name) if name != b"." else view.inode(nodeid)
     if inode is None:
         return protocol.negative_entry(unique, served.valid)
+    if inode.ino not in served.lookups and served.valid:
+        served.ahead.asked(nodeid)
     return _entry(served, unique, inode)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from cowfs.geometry import ROOT_INO
 from cowfs.owners import Owners
 from cowfs_daemon.fuse import protocol
+from cowfs_daemon.fuse.ahead import Ahead
 from cowfs_daemon.fuse.backing import Backing
 from cowfs_daemon.fuse.negotiate import SETXATTR_EXT, Negotiated
 
@@ -53,8 +54,9 @@ class Served:
     ``generations``: of directories that were removed and are back: what tells the kernel to take a new inode for
     them, since it lets nobody list or change a directory that it saw removed. 0 for all others.
     ``listings``: directories of which an open descriptor may use the kernel's cache of the listing; None: nobody may,
-    since another process has died that alone knew of such. ``withheld``: nobody may while this directory is opened by
-    who serves it; 0: none is.
+    since another process has died that alone knew of such. ``withheld``: directories that who serves them opens just now:
+    nobody may.
+    ``ahead`` tells the kernel names before it asks, by ``list_ahead``: see :class:`.ahead.Ahead`.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
     ``sync_later(unique)`` makes the journal durable and answers that request, in another thread;
@@ -67,7 +69,7 @@ class Served:
     """
 
     __slots__ = (
-        "appending", "backing", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
+        "ahead", "appending", "backing", "complete", "connection_id", "dead", "discarded", "flush_first", "flushed",
         "generations", "invalidating", "listings",
         "lookups", "opens", "owners", "refresh", "root",
         "setxattr_ext", "stale", "sync_later", "unwritten", "valid", "withheld", "writers",
@@ -82,6 +84,7 @@ class Served:
         sync_later: Callable[[int], None],
         refresh: Callable[[int], None],
         flush_first: Callable[[bytearray, int], bool] = lambda request, ino: False,
+        list_ahead: Callable[[int, int, int], bool] = lambda directory, cookie, names: False,
         owners: Owners | None = None,
     ) -> None:
         self.backing: Backing | None = None
@@ -106,12 +109,14 @@ class Served:
         self.generations: dict[int, int] = {}
         self.appending: set[int] = set()
         self.listings: set[int] | None = set()
-        self.withheld = 0
+        self.withheld: set[int] = set()
+        self.ahead = Ahead(list_ahead)
 
     def end(self) -> None:
         """Nothing is served any more: let go of who serves, who holds this, and with it the workspace's files."""
         self.sync_later = self.refresh = _nobody
         self.flush_first = _never
+        self.ahead = Ahead(_not_now)
 
     def handed(self) -> Handed:
         """Everything that another process needs to go on; nothing is served any more."""
@@ -154,7 +159,7 @@ class Served:
 
     def may_cache_listing(self, directory: int) -> bool:
         """Whether who opens the directory may use the kernel's cache of the listing: if nobody else does."""
-        if self.listings is None or directory in self.listings or directory == self.withheld:
+        if self.listings is None or directory in self.listings or directory in self.withheld:
             return False
         self.listings.add(directory)
         return True
@@ -191,6 +196,11 @@ def _nobody(_: int) -> None:
 
 
 def _never(_: bytearray, __: int) -> bool:
+    """Likewise."""
+    return False
+
+
+def _not_now(_: int, __: int, ___: int) -> bool:
     """Likewise."""
     return False
 

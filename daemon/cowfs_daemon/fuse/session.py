@@ -94,6 +94,7 @@ class Session:
         *,
         refresh: Callable[[int], None],
         flush: Callable[[int], None] | None = None,
+        list_ahead: Callable[[int, int, int], bool] = lambda directory, cookie, names: False,
         complete: bool = True,
         on_end: Callable[[], None] | None = None,
         owners: Owners | None = None,
@@ -103,7 +104,7 @@ class Session:
         self.workspace = workspace
         self.served = Served(
             connection.connection_id, connection.init, complete=complete, sync_later=self._sync_later, refresh=refresh,
-            flush_first=self._flush_first, owners=owners,
+            flush_first=self._flush_first, list_ahead=list_ahead, owners=owners,
         )  # fmt: skip
         self._flush = flush
         self._server = server

@@ -21,7 +21,7 @@ from cowfs.subtrees import Removed
 from cowfs_daemon import identity
 from cowfs_daemon.fuse import mount, points, protocol
 from cowfs_daemon.fuse.backing import Backing
-from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync
+from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync, list_some
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import PASSTHROUGH
 from cowfs_daemon.fuse.server import Server
@@ -78,7 +78,8 @@ class Transport:
     ) -> None:
         self.connection = connection
         self.session = Session(
-            server, connection, workspace, refresh=self._refresh_later, complete=complete, on_end=on_end,
+            server, connection, workspace, refresh=self._refresh_later, list_ahead=self._list_ahead,
+            complete=complete, on_end=on_end,
             # fsync would wait for the inode's lock, which the kernel holds while it asks for data and holes.
             flush=None if flushes_by_fsync() else self._flush_inode, owners=identity.owners(),
         )  # fmt: skip
@@ -106,11 +107,19 @@ class Transport:
 
     def _open_root(self) -> None:
         self._handles = Handles(self._workspace, self._served.generations)
-        self._served.withheld = ROOT_INO  # nobody lists the directory with this one
-        try:
+        with self._withheld(ROOT_INO):  # nobody lists the directory with this one
             self._handles.open_root(self.connection.mountpoint)
+
+    @contextlib.contextmanager
+    def _withheld(self, directory: int) -> Iterator[None]:
+        """Meanwhile no descriptor of the directory that is opened may use the kernel's cache of its listing."""
+        with self._workspace.lock:
+            self._served.withheld.add(directory)
+        try:
+            yield
         finally:
-            self._served.withheld = 0
+            with self._workspace.lock:
+                self._served.withheld.discard(directory)
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -321,6 +330,24 @@ class Transport:
             self._handles.ask_size(ino)
 
         self.session.submit(job, asking=True)
+
+    def _list_ahead(self, directory: int, cookie: int, names: int) -> bool:
+        def job() -> None:
+            reached = None
+            try:
+                with self._withheld(directory):
+                    fd = self._handles.look(directory, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    reached = list_some(fd, cookie, names)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                log.debug("directory %d cannot be listed: %s", directory, error)
+            finally:
+                with self._workspace.lock:
+                    self._served.ahead.told(directory, reached)
+
+        return self.session.submit(job, asking=True)
 
     # Subtrees
 

@@ -1,0 +1,174 @@
+"""Names that the kernel is told before it asks for them, so that looking at many files is not a round trip for each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cowfs.view.inode import Caller
+from cowfs_daemon.fuse import ahead, protocol
+
+from .conftest import Mounted
+from .test_levers import asked
+
+FILES = 3_000
+FEW = 400
+_A_FILE = stat.S_IFREG | 0o640
+
+
+def made_unknown(mounted: Mounted, count: int) -> Path:
+    """A directory of files that the kernel has not heard of, each of its own size; known itself."""
+    directory = mounted.path / "directory"
+    directory.mkdir()
+    view, ino = mounted.workspace.view, directory.stat().st_ino
+    with mounted.workspace.lock:
+        for number in range(count):
+            made = view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
+            if number % 100 == 0:
+                view.write(made.ino, 0, bytes(number), Caller())
+    return directory
+
+
+def looked_at(directory: Path, numbers: range) -> None:
+    """Look at files by name; each is what it was made as."""
+    for number in numbers:
+        found = os.stat(directory / f"f{number}")
+        assert found.st_size == (number if number % 100 == 0 else 0), number
+        assert found.st_mode == _A_FILE
+
+
+def test_most_names_of_a_directory_are_not_asked_for(mounted: Mounted) -> None:
+    directory = made_unknown(mounted, FILES)
+    with asked(mounted) as seen:
+        looked_at(directory, range(FILES))
+        mounted.transport.session.settle()
+    assert seen[protocol.LOOKUP] < FILES / 4
+    assert seen[protocol.READDIRPLUS] >= FILES / ahead.TOLD_MAX
+    assert seen[protocol.OPENDIR] == seen[protocol.RELEASEDIR]
+    for number in range(FILES):
+        os.unlink(directory / f"f{number}")
+    directory.rmdir()
+
+
+@pytest.mark.parametrize("count", [1, ahead.ASKED_MIN - 1])
+def test_who_wants_few_is_told_no_more(mounted: Mounted, count: int) -> None:
+    directory = made_unknown(mounted, FEW)
+    with asked(mounted) as seen:
+        looked_at(directory, range(count))
+        assert not (directory / "missing").exists()
+        mounted.transport.session.settle()
+    assert seen == {protocol.LOOKUP: count + 1}
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_what_is_told_is_bounded_by_what_is_asked(mounted: Mounted, count: int) -> None:
+    directory = made_unknown(mounted, FILES)
+    known = len(mounted.transport.session.served.lookups)
+    with asked(mounted) as seen:
+        looked_at(directory, range(count))
+        mounted.transport.session.settle()
+    told = len(mounted.transport.session.served.lookups) - known
+    # A request holds somewhat more short names than it was made for.
+    assert told <= 2.5 * ahead.FACTOR * seen[protocol.LOOKUP]
+
+
+def test_many_directories_in_turn(mounted: Mounted) -> None:
+    """More than are counted at a time: none is told of anything, and nothing is kept of them."""
+    directories = [mounted.path / f"d{number}" for number in range(ahead.DIRECTORIES_MAX + 10)]
+    view = mounted.workspace.view
+    for directory in directories:
+        directory.mkdir()
+        ino = directory.stat().st_ino
+        with mounted.workspace.lock:
+            for number in range(10):
+                view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
+    with asked(mounted) as seen:
+        for number in range(10):
+            for directory in directories:
+                os.stat(directory / f"f{number}")
+        mounted.transport.session.settle()
+    assert seen == {protocol.LOOKUP: 10 * len(directories)}
+    assert len(mounted.transport.session.served.ahead._directories) == ahead.DIRECTORIES_MAX
+
+
+def test_who_may_list_a_directory_from_the_kernel_s_memory_still_may(mounted: Mounted) -> None:
+    """What lists ahead takes that from nobody, and leaves no half of a listing there."""
+    directory = made_unknown(mounted, FILES)
+    looked_at(directory, range(0, FILES, 7))
+    mounted.transport.session.settle()
+    expected = {f"f{number}" for number in range(FILES)}
+    assert set(os.listdir(directory)) == expected
+    with asked(mounted) as seen:
+        assert set(os.listdir(directory)) == expected
+    assert protocol.READDIR not in seen
+    assert protocol.READDIRPLUS not in seen
+
+
+def test_a_directory_that_goes_meanwhile(mounted: Mounted) -> None:
+    """Removed while it is listed, again and again."""
+    for _ in range(20):
+        directory = made_unknown(mounted, 30)
+        looked_at(directory, range(ahead.ASKED_MIN))
+        for number in range(30):
+            os.unlink(directory / f"f{number}")
+        directory.rmdir()
+    mounted.transport.session.settle()
+    assert os.listdir(mounted.path) == []
+
+
+def test_restores_while_names_are_told(mounted: Mounted) -> None:
+    """After a restore every file is as the snapshot has it, whoever told the kernel of it before."""
+    directory = made_unknown(mounted, FEW)
+    base = mounted.checkpoint()
+    stopping, wrong = threading.Event(), list[str]()
+
+    def look() -> None:
+        for number in itertools.cycle(range(FEW)):
+            if stopping.is_set():
+                return
+            try:
+                os.stat(directory / f"f{number}")
+            except OSError as error:
+                wrong.append(f"f{number}: {error}")
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for each in lookers:
+        each.start()
+    try:
+        for turn in range(5):
+            for number in range(0, FEW, 3):
+                (directory / f"f{number}").write_bytes(bytes(number + turn + 1))
+                (directory / f"more{turn}-{number}").touch()
+            mounted.restore(base)
+            looked_at(directory, range(FEW))
+            assert len(os.listdir(directory)) == FEW
+    finally:
+        stopping.set()
+        for each in lookers:
+            each.join()
+    assert wrong == []
+
+
+def test_unmounting_waits_for_it(mount_workspace: Callable[[], Mounted]) -> None:
+    """So that it is never busy by what lists ahead."""
+    for _ in range(5):
+        mounted = mount_workspace()
+        looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
+        mounted.transport.unmount()
+
+
+def test_another_process_is_told_of_all(mounted: Mounted) -> None:
+    """What the kernel was told ahead is part of what is handed over."""
+    directory = made_unknown(mounted, FEW)
+    looked_at(directory, range(FEW))
+    mounted.transport.session.settle()
+    with mounted.workspace.lock:
+        handed = mounted.transport.session.served.handed().lookups
+    assert handed is not None
+    assert {entry.stat().st_ino for entry in os.scandir(directory)} <= set(handed)
