@@ -30,7 +30,7 @@ _COUNTED = re.compile(r'^cowfs_requests_total\{operation="(\w+)"\} (\d+)$', re.M
 _BEGIN = """
 import ctypes, os, resource, sys
 directory, count = sys.argv[1], int(sys.argv[2])
-paths = [f"{directory}/f{n}" for n in range(count)]
+paths = [f"{directory}/d{n // 3}/f{n}" for n in range(count)]  # of few in a directory each is asked for
 def told(line):
     print(line, flush=True)
     sys.stdin.readline()
@@ -39,9 +39,11 @@ _NO_NAMES = """
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 os.mkdir(directory)
+for path in paths[::3]: os.mkdir(os.path.dirname(path))
 assert not any(os.path.exists(path) for path in paths)
 """
-_STATX = """
+_DIRECTORIES = "for path in paths[::3]: os.stat(os.path.dirname(path))"
+_STATX = f"""{_DIRECTORIES}
 statx, AT_FDCWD, AT_STATX_FORCE_SYNC, STATX_BASIC_STATS = ctypes.CDLL(None).statx, -100, 0x2000, 0x7FF
 wanted = [STATX_BASIC_STATS, ctypes.create_string_buffer(256)]
 encoded = [os.fsencode(path) for path in paths]
@@ -51,7 +53,7 @@ STORMS = {
     "create": (_NO_NAMES, "for path in paths: os.open(path, os.O_WRONLY | os.O_CREAT)"),
     "getattr": (_STATX, "for path in encoded: assert not statx(AT_FDCWD, path, AT_STATX_FORCE_SYNC, *wanted)"),
     "write_4k": (_PAGE, "for n in range(count): os.pwrite(fd, page, 4096 * n)"),
-    "lookup": ("", "for path in paths: os.stat(path)"),
+    "lookup": (_DIRECTORIES, "for path in paths: os.stat(path)"),
     "unlink": ("", "for path in paths: os.unlink(path)"),
 }  # fmt: skip
 """Name -> what comes before it, and the storm. In the order in which one turn needs them; before ``lookup`` everything

@@ -22,6 +22,7 @@ def unresent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
         yield given
 
 
+@pytest.mark.interpreted
 def test_who_waits_gets_an_error_and_nothing_is_lost(unresent: tuple[Owned, Path]) -> None:
     owned, doom = unresent
     path = owned.make("ws")

@@ -1,9 +1,9 @@
 """Telling the kernel names before it asks: a lookup is a round trip for each file, a listing one for hundreds.
 
-Who knows the names already (git status, a build, an installer) looks at one file after the other of a directory that it
-never lists. When it has asked for a few that the kernel did not know, a thread lists some more of that directory through
-the mount, as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name that was asked for, at most
-:data:`FACTOR` are told, so that who wants few names of a large directory does not pay for all.
+Who knows the names already (git status, a build, an installer) looks at one file after the other of a directory that
+it never lists. When it has asked for a few that the kernel did not know, a thread lists some more of that directory
+through the mount, as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name that was asked for
+at most about :data:`FACTOR` are told, so that who wants few names of a large directory does not pay for all.
 """
 
 from __future__ import annotations

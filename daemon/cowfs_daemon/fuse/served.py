@@ -54,8 +54,8 @@ class Served:
     ``generations``: of directories that were removed and are back: what tells the kernel to take a new inode for
     them, since it lets nobody list or change a directory that it saw removed. 0 for all others.
     ``listings``: directories of which an open descriptor may use the kernel's cache of the listing; None: nobody may,
-    since another process has died that alone knew of such. ``withheld``: directories that who serves them opens just now:
-    nobody may.
+    since another process has died that alone knew of such. ``withheld``: directories that who serves them opens just
+    now: nobody may.
     ``ahead`` tells the kernel names before it asks, by ``list_ahead``: see :class:`.ahead.Ahead`.
     ``appending``: inodes that a restore changed while they were open for writing: there O_APPEND means
     our end of file, whatever offset the kernel believed in.
