@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cowfs.view.inode import Caller
-from cowfs_daemon.fuse import ahead, protocol
+from cowfs_daemon.fuse import ahead, lister, protocol
 
 from .conftest import Mounted
 from .test_levers import asked
@@ -46,8 +49,9 @@ def looked_at(directory: Path, numbers: range) -> None:
 def test_most_names_of_a_directory_are_not_asked_for(mounted: Mounted) -> None:
     directory = made_unknown(mounted, FILES)
     with asked(mounted) as seen:
-        looked_at(directory, range(FILES))
-        mounted.transport.session.settle()
+        for first in range(0, FILES, 50):
+            looked_at(directory, range(first, first + 50))
+            mounted.transport.session.settle()
     assert seen[protocol.LOOKUP] < FILES / 4
     assert seen[protocol.READDIRPLUS] >= FILES / ahead.TOLD_MAX
     assert seen[protocol.OPENDIR] == seen[protocol.RELEASEDIR]
@@ -172,3 +176,58 @@ def test_another_process_is_told_of_all(mounted: Mounted) -> None:
         handed = mounted.transport.session.served.handed().lookups
     assert handed is not None
     assert {entry.stat().st_ino for entry in os.scandir(directory)} <= set(handed)
+
+
+def lister_of(mounted: Mounted) -> int:
+    """The process that lists, started by what is looked at."""
+    looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
+    mounted.transport.session.settle()
+    own = Path(f"/proc/{os.getpid()}/task")
+    children = [int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()]
+    (found,) = [pid for pid in children if b"listing.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
+
+
+def test_the_process_that_lists_holds_no_connection(mounted: Mounted) -> None:
+    """Or a process that served, killed with its request unanswered, would never let go of the mount."""
+    held = {os.readlink(entry) for entry in Path(f"/proc/{lister_of(mounted)}/fd").iterdir()}
+    assert not {name for name in held if "fuse" in name or str(mounted.path) in name}, held
+
+
+def test_another_process_lists_when_one_has_ended(mounted: Mounted) -> None:
+    first = lister_of(mounted)
+    os.kill(first, signal.SIGKILL)
+    looked_at(mounted.path / "directory", range(100))  # notices it
+    mounted.transport.session.settle()
+    assert not mounted.transport.session.served.ahead._telling
+    for number in range(FEW):
+        os.unlink(mounted.path / "directory" / f"f{number}")
+    (mounted.path / "directory").rmdir()
+    assert lister_of(mounted) != first
+
+
+def test_a_directory_that_cannot_be_listed_is_left_alone(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def refuse(wanted: lister.Wanted) -> bool:
+        os.close(wanted.root)
+        tried.append(wanted.ino)
+        threading.Thread(target=wanted.done, args=(0, errno.EACCES)).start()
+        return True
+
+    monkeypatch.setattr(mounted.transport._server.lister, "list", refuse)
+    directory = made_unknown(mounted, FEW)
+    looked_at(directory, range(FEW))
+    mounted.transport.session.settle()
+    assert tried == [directory.stat().st_ino]
+
+
+def test_without_a_process_everything_goes_on(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None can be started: names are asked for one by one, and unmounting does not wait."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    looked_at(made_unknown(mounted, FEW), range(FEW))
+    mounted.transport.session.settle()

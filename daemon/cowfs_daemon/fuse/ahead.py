@@ -1,14 +1,18 @@
 """Telling the kernel names before it asks: a lookup is a round trip for each file, a listing one for hundreds.
 
 Who knows the names already (git status, a build, an installer) looks at one file after the other of a directory that
-it never lists. When it has asked for a few that the kernel did not know, a thread lists some more of that directory
-through the mount, as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name that was asked for
-at most about :data:`FACTOR` are told, so that who wants few names of a large directory does not pay for all.
+it never lists. When it has asked for a few that the kernel did not know, a process lists some more of that directory
+through the mount (:mod:`.lister`), as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name
+that was asked for at most about :data:`FACTOR` are told, so that who wants few of a large directory does not pay for
+all.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+
+from cowfs_daemon.fuse import listing
 
 ASKED_MIN = 4
 """Names of one directory that are asked for before others are told."""
@@ -35,7 +39,7 @@ class _Directory:
 class Ahead:
     """Counts what is asked for in each directory. Called under the workspace's lock.
 
-    ``tell(directory, cookie, names)`` has about so many names behind the cookie told by another thread, which calls
+    ``tell(directory, cookie, names)`` has about so many names behind the cookie told by somebody else, who calls
     :meth:`told` then; False: not now.
     """
 
@@ -54,16 +58,18 @@ class Ahead:
         one.asked += 1
         if one.asked >= one.due and not self._telling:
             names = min(one.asked * FACTOR, TOLD_MAX)
-            one.due = one.asked + names // FACTOR
-            self._telling = self._tell(directory, one.cookie, names)
+            if self._tell(directory, one.cookie, names):
+                self._telling = True
+                one.due = one.asked + names // FACTOR
 
-    def told(self, directory: int, cookie: int | None) -> None:
-        """What :meth:`asked` began is done, as far as ``cookie``; None: to the end, or it could not be."""
+    def told(self, directory: int, cookie: int, state: int) -> None:
+        """What :meth:`asked` began is done, as far as ``cookie``. ``state``: 0, an errno or :data:`.listing.END`."""
         self._telling = False
         one = self._directories.get(directory)
         if one is None:
             return
-        if cookie is None:
+        one.cookie = cookie
+        if state == listing.END:
             del self._directories[directory]
-        else:
-            one.cookie = cookie
+        elif state:
+            one.due = sys.maxsize

@@ -9,21 +9,19 @@ import contextlib
 import ctypes
 import errno
 import os
-import struct
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from cowfs.geometry import ROOT_INO
 from cowfs.view.view import View
+from cowfs_daemon.fuse import listing
+from cowfs_daemon.fuse.lister import Wanted
 from cowfs_daemon.fuse.served import Served
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _WAIT_WRITE_WAIT = 7
-_HANDLE = struct.Struct("<IiIII")
-_FILEID_FUSE = 0x81
-_DIRENT = struct.Struct("<8xQH")
 _DIRENTPLUS_BYTES = 176  # of a short name
 _GONE = (errno.ESTALE, errno.ENOENT, errno.EBADF, errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -72,22 +70,24 @@ class Handles:
     def open(self, ino: int, flags: int) -> int:
         """A descriptor of an inode; only ``by_number``. Raises OSError."""
         generation = self._generations.get(ino, 0)
-        handle = ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
-        fd = _libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return int(fd)
+        handle = listing.handle(ino, generation)
+        return listing.told(_libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK))
 
-    def look(self, ino: int, flags: int = os.O_PATH) -> int:
-        """A descriptor of an inode. Raises OSError: FileNotFoundError also for one that is only open."""
+    def look(self, ino: int) -> int:
+        """A descriptor (O_PATH) of an inode. Raises OSError: FileNotFoundError also for one that is only open."""
         if self.by_number:
-            return self.open(ino, flags)
-        fd = os.open(self._path(ino), flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+            return self.open(ino, os.O_PATH)
+        fd = os.open(self._path(ino), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
         if os.fstat(fd).st_ino == ino:
             return fd
         os.close(fd)  # renamed meanwhile, or something is mounted in the way
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def wanted(self, directory: int, cookie: int, names: int, done: Callable[[int, int], None]) -> Wanted:
+        """What a :class:`.lister.Lister` is asked for about so many names. Raises OSError."""
+        path = b"" if self.by_number else self._path(directory)
+        generation, size = self._generations.get(directory, 0), names * _DIRENTPLUS_BYTES
+        return Wanted(os.dup(self._root), directory, generation, path, cookie, size, done)
 
     def _path(self, ino: int) -> bytes:
         """One of its paths from the root. Raises OSError when it has none."""
@@ -139,29 +139,6 @@ class Handles:
                 os.fstat(fd)
         finally:
             os.close(fd)
-
-
-def list_some(fd: int, cookie: int, names: int) -> int | None:
-    """List a directory from a cookie on, about so many names or to the end; the cookie reached, None at the end.
-
-    Raises OSError. By getdents64(2), since the size of its buffer is that of the kernel's request (before Linux 6.16: a
-    page).
-    """
-    buffer = ctypes.create_string_buffer(names * _DIRENTPLUS_BYTES)
-    os.lseek(fd, cookie, os.SEEK_SET)
-    while names > 0:
-        size = _libc.getdents64(fd, buffer, len(buffer))
-        if size < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        if not size:
-            return None
-        at = 0
-        while at < size:
-            cookie, length = _DIRENT.unpack_from(buffer, at)
-            at += length
-            names -= 1
-    return cookie
 
 
 def flushes_by_fsync() -> bool:

@@ -33,7 +33,9 @@ def lookup(served: Served, view: View, request: bytearray, size: int, unique: in
     """A name -> its inode; unknown names are remembered by the kernel too."""
     name = protocol.name_at(request, size)
     # EXPORT_SUPPORT: a file handle of an inode that the kernel dropped arrives as ".", of files too.
-    inode = view.lookup(nodeid, name) if name != b"." else view.inode(nodeid)
+    if name == b".":
+        return _entry(served, unique, view.inode(nodeid))
+    inode = view.lookup(nodeid, name)
     if inode is None:
         return protocol.negative_entry(unique, served.valid)
     if inode.ino not in served.lookups and served.valid:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from cowfs_daemon.fuse.lister import Lister
 from cowfs_daemon.fuse.negotiate import REQUEST_BYTES
 
 log = logging.getLogger("cowfs.fuse")
@@ -117,6 +118,7 @@ class Server:
         self._readers: set[Reader] = set()
         self._changed = threading.Condition(self._lock)
         self._workers = ThreadPoolExecutor(_WORKERS, "cowfs-fuse-job")
+        self.lister = Lister()
         self._closed = False
         self._short = False  # no reader can be started
         self._thread = threading.Thread(target=self._poll, name="cowfs-poller", daemon=True)
@@ -159,6 +161,7 @@ class Server:
             reader.end()
             reader.join()
         self._workers.shutdown()
+        self.lister.close()
         self._epoll.close()
         os.close(self._wake)
 

@@ -152,11 +152,8 @@ class Session:
 
         ``asking``: it uses the mount, so that requests must be answered meanwhile; not run, and False, when stopping.
         """
-        with self._jobs_done:
-            if asking and self._stopping:
-                return False
-            self._jobs += 1
-            self._asking += asking
+        if not self.begin_job(asking=asking):
+            return False
 
         def run() -> None:
             try:
@@ -164,13 +161,26 @@ class Session:
             except Exception:
                 log.exception("a background job for %s failed", self.connection.mountpoint)
             finally:
-                with self._jobs_done:
-                    self._jobs -= 1
-                    self._asking -= asking
-                    self._jobs_done.notify_all()
+                self.end_job(asking=asking)
 
         self._server.submit(run)
         return True
+
+    def begin_job(self, *, asking: bool) -> bool:
+        """What :meth:`submit` does is begun elsewhere; False: it is not to be. Else :meth:`end_job` follows."""
+        with self._jobs_done:
+            if asking and self._stopping:
+                return False
+            self._jobs += 1
+            self._asking += asking
+        return True
+
+    def end_job(self, *, asking: bool) -> None:
+        """It is done."""
+        with self._jobs_done:
+            self._jobs -= 1
+            self._asking -= asking
+            self._jobs_done.notify_all()
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -215,12 +225,12 @@ class Session:
         return False
 
     def progress(self) -> Progress:
-        """How far it is; for the watchdog, which compares. Neither jobs count, which wait for a disk, nor what is held
-        back so that settling can catch up."""
+        """How far it is; for the watchdog, which compares. Jobs that wait for a disk do not count (those that wait for
+        this mount do), nor does what is held back so that settling can catch up."""
         requests = self._requests
         if self._stopping or self.ended.is_set():
             return Progress(requests, False)
-        held = self._jobs or self.pacing.statistics().waiting
+        held = self._jobs > self._asking or self.pacing.statistics().waiting
         return Progress(requests, requests != self._answered or (not held and self._unread()))
 
     def _unread(self) -> bool:

@@ -21,7 +21,7 @@ from cowfs.subtrees import Removed
 from cowfs_daemon import identity
 from cowfs_daemon.fuse import mount, points, protocol
 from cowfs_daemon.fuse.backing import Backing
-from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync, list_some
+from cowfs_daemon.fuse.handles import Handles, flushes_by_fsync
 from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.negotiate import PASSTHROUGH
 from cowfs_daemon.fuse.server import Server
@@ -86,6 +86,7 @@ class Transport:
         self._served = self.session.served
         if written is not None and connection.init.has(PASSTHROUGH):
             self._served.backing = Backing(connection.fd, written, str(connection.connection_id), complete=complete)
+        self._server = server
         self._workspace = workspace
         self._handles = Handles(workspace, self._served.generations)
         self._pending: list[int] = []
@@ -107,19 +108,11 @@ class Transport:
 
     def _open_root(self) -> None:
         self._handles = Handles(self._workspace, self._served.generations)
-        with self._withheld(ROOT_INO):  # nobody lists the directory with this one
-            self._handles.open_root(self.connection.mountpoint)
-
-    @contextlib.contextmanager
-    def _withheld(self, directory: int) -> Iterator[None]:
-        """Meanwhile no descriptor of the directory that is opened may use the kernel's cache of its listing."""
-        with self._workspace.lock:
-            self._served.withheld.add(directory)
+        self._served.withheld.add(ROOT_INO)  # nobody lists the directory with this one
         try:
-            yield
+            self._handles.open_root(self.connection.mountpoint)
         finally:
-            with self._workspace.lock:
-                self._served.withheld.discard(directory)
+            self._served.withheld.discard(ROOT_INO)
 
     def statistics(self) -> SessionStatistics:
         """Counts of this moment."""
@@ -332,22 +325,27 @@ class Transport:
         self.session.submit(job, asking=True)
 
     def _list_ahead(self, directory: int, cookie: int, names: int) -> bool:
-        def job() -> None:
-            reached = None
-            try:
-                with self._withheld(directory):
-                    fd = self._handles.look(directory, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    reached = list_some(fd, cookie, names)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                log.debug("directory %d cannot be listed: %s", directory, error)
-            finally:
-                with self._workspace.lock:
-                    self._served.ahead.told(directory, reached)
+        """See :class:`.ahead.Ahead`; called under the workspace's lock."""
 
-        return self.session.submit(job, asking=True)
+        def done(reached: int, state: int) -> None:
+            try:
+                with self._workspace.lock:
+                    self._served.withheld.discard(directory)
+                    self._served.ahead.told(directory, reached, state)
+            finally:
+                self.session.end_job(asking=True)
+
+        if not self.session.begin_job(asking=True):
+            return False
+        self._served.withheld.add(directory)
+        try:
+            began = self._server.lister.list(self._handles.wanted(directory, cookie, names, done))
+        except OSError:
+            began = False
+        if not began:
+            self._served.withheld.discard(directory)
+            self.session.end_job(asking=True)
+        return began
 
     # Subtrees
 
