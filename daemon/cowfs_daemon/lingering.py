@@ -18,10 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_NAMES = ("read", "write", "openat", "open_by_handle_at", "sync_file_range", "fstat", "newfstatat", "statx", "statfs")
+_NAMES = (
+    "read", "write", "openat", "open_by_handle_at", "sync_file_range", "fstat", "newfstatat", "statx", "statfs",
+    "getdents64",
+)  # fmt: skip
 _NUMBERS: Final = {
-    "x86_64": (0, 1, 257, 304, 277, 5, 262, 332, 137),
-    "aarch64": (63, 64, 56, 265, 84, 80, 79, 291, 43),
+    "x86_64": (0, 1, 257, 304, 277, 5, 262, 332, 137, 217),
+    "aarch64": (63, 64, 56, 265, 84, 80, 79, 291, 43, 61),
 }
 """Of the system calls by which a thread may wait for a mount; arch/x86/entry/syscalls/syscall_64.tbl and
 include/uapi/asm-generic/unistd.h."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from cowfs.view.inode import Caller
+from cowfs_daemon import lingering
 from cowfs_daemon.fuse import ahead, lister, protocol
+from cowfs_daemon.fuse.negotiate import REQUEST_BYTES
 
-from .conftest import Mounted
+from .conftest import HANG_S, Mounted, wait_until
 from .test_levers import asked
 
 FILES = 3_000
@@ -160,11 +163,9 @@ def test_restores_while_names_are_told(mounted: Mounted) -> None:
 
 
 def test_unmounting_waits_for_it(mount_workspace: Callable[[], Mounted]) -> None:
-    """So that it is never busy by what lists ahead."""
+    """So that it is never busy by what lists ahead: the fixture unmounts without force."""
     for _ in range(5):
-        mounted = mount_workspace()
-        looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
-        mounted.transport.unmount()
+        looked_at(made_unknown(mount_workspace(), FEW), range(ahead.ASKED_MIN))
 
 
 def test_another_process_is_told_of_all(mounted: Mounted) -> None:
@@ -178,13 +179,17 @@ def test_another_process_is_told_of_all(mounted: Mounted) -> None:
     assert {entry.stat().st_ino for entry in os.scandir(directory)} <= set(handed)
 
 
+def children() -> set[int]:
+    """Of this process."""
+    own = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
+
+
 def lister_of(mounted: Mounted) -> int:
     """The process that lists, started by what is looked at."""
     looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
     mounted.transport.session.settle()
-    own = Path(f"/proc/{os.getpid()}/task")
-    children = [int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()]
-    (found,) = [pid for pid in children if b"listing.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (found,) = [pid for pid in children() if b"listing.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
 
 
@@ -231,3 +236,38 @@ def test_without_a_process_everything_goes_on(mounted: Mounted, monkeypatch: pyt
     monkeypatch.setattr(subprocess, "Popen", refuse)
     looked_at(made_unknown(mounted, FEW), range(FEW))
     mounted.transport.session.settle()
+
+
+def test_who_is_killed_while_it_lists_holds_up_nobody(mounted: Mounted) -> None:
+    """With its request read and unanswered it cannot end; that it does no harm can be seen."""
+    transport, directory = mounted.transport, made_unknown(mounted, FEW)
+    ino, session = directory.stat().st_ino, transport.session
+    before = children()
+    process = lister._Process()
+    (pid,) = children() - before
+    transport.session.stop()
+    wanted = transport._handles.wanted(ino, 0, FEW, lambda reached, state: None)
+
+    def ask() -> None:
+        with pytest.raises(ConnectionResetError):
+            process.ask(wanted)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    request, opcode, size = bytearray(REQUEST_BYTES), 0, 0
+    try:
+        while opcode != protocol.READDIRPLUS:
+            if size:
+                session._answer(mounted.workspace.view, request, size)
+            assert select.select([transport.connection.fd], [], [], HANG_S)[0]
+            size = os.readv(transport.connection.fd, [request])
+            opcode = protocol.header(request)[1]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: lingering.harmless(pid))
+        assert pid in children()
+    finally:
+        session._answer(mounted.workspace.view, request, size)
+        session.start()
+        asking.join()
+        process.end()
+        os.close(wanted.root)

@@ -1,7 +1,9 @@
 """A process that lists directories of mounts, for the one that serves them: ``python listing.py SOCKET``.
 
 It holds no FUSE connection. Were a thread of the serving process to list, and that process killed with its request read
-and unanswered, it could not end before somebody answered; this one is let go with the connection. Ends with its socket.
+and unanswered, it could not end before somebody answered; this one is let go with the connection. It ends with its
+socket, or is killed with who started it; then its first thread ends at once, which says that it does no harm any more
+(:mod:`cowfs_daemon.lingering`).
 
 Standard library only, and not even ``site``: it is started by its path.
 """
@@ -10,9 +12,11 @@ import array
 import ctypes
 import errno
 import os
+import signal
 import socket
 import struct
 import sys
+import threading
 
 REQUEST = struct.Struct("<QQII")
 """Inode, cookie, generation, bytes to list; then a path from the descriptor that comes with it, if inodes cannot be
@@ -28,6 +32,7 @@ PATH_MAX = 4096
 
 _HANDLE = struct.Struct("<IiIII")
 _FILEID_FUSE = 0x81
+_PR_SET_PDEATHSIG = 1
 _DIRENT = struct.Struct("<8xQH")
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -77,9 +82,8 @@ def answer(message: bytes, root: int) -> tuple[int, int]:
         os.close(fd)
 
 
-def main() -> None:
+def serve(sock: socket.socket) -> None:
     """Answer until the other end is gone."""
-    sock = socket.socket(fileno=int(sys.argv[1]))
     room = socket.CMSG_SPACE(4)
     while True:
         message, control, _, _ = sock.recvmsg(REQUEST.size + PATH_MAX, room, socket.MSG_CMSG_CLOEXEC)
@@ -93,6 +97,14 @@ def main() -> None:
         finally:
             os.close(root)
         sock.send(REPLY.pack(*reply))
+
+
+def main() -> None:
+    """List in a thread."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    thread = threading.Thread(target=serve, args=[socket.socket(fileno=int(sys.argv[1]))])
+    thread.start()
+    thread.join()
 
 
 if __name__ == "__main__":
