@@ -87,18 +87,22 @@ class StoredFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes at ``offset``; zeros past the end. Raises Corrupt."""
+        return joined(self.pieces(offset, size))
+
+    def pieces(self, offset: int, size: int) -> list[bytes]:
+        """The same in pieces, as they are stored: putting them together is a copy more."""
         content = self.content
         if content.kind == fmt.NONE:
-            return bytes(size)
+            return [bytes(size)]
         if content.kind == fmt.TREE:
-            return self._read_map(offset, size)
+            return self._map_pieces(offset, size)
         data = content.data if content.kind == fmt.INLINE else self.blocks.get(content.data)
         if len(data) != self.size:
             raise Corrupt(f"file data: {len(data)} bytes stored for a file of {self.size}")
         piece = data[offset : offset + size]
-        return piece if len(piece) == size else piece + bytes(size - len(piece))
+        return [piece] if len(piece) == size else [piece, bytes(size - len(piece))]
 
-    def _read_map(self, offset: int, size: int) -> bytes:
+    def _map_pieces(self, offset: int, size: int) -> list[bytes]:
         log2 = self.block_log2
         block_size = 1 << log2
         first, last = offset >> log2, (offset + size - 1) >> log2
@@ -123,7 +127,7 @@ class StoredFile:
             at += len(piece)
         if at < offset + size:
             pieces.append(bytes(offset + size - at))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     def runs(self, first: int, end: int) -> Iterator[Run]:
         """Allocated runs within pages [first, end), in order, merged where they touch."""
@@ -227,12 +231,16 @@ class OverlayFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes at ``offset``. Raises Corrupt or OSError."""
+        return joined(self.pieces(offset, size))
+
+    def pieces(self, offset: int, size: int) -> list[bytes]:
+        """The same in pieces, as they are stored."""
         while True:
             extents = self.map
             if extents is None:
-                return self._stored().read(offset, size)
+                return self._stored().pieces(offset, size)
             try:
-                return _read(extents, offset, size)
+                return _pieces(extents, offset, size)
             except FileNotFoundError:
                 # The journal file went after this file was settled, between our two looks.
                 if self.map is not None:
@@ -364,14 +372,14 @@ class OverlayFile:
         return self._live.limit
 
 
-def _read(live: _Map, offset: int, size: int) -> bytes:
+def _pieces(live: _Map, offset: int, size: int) -> list[bytes]:
     starts, extents = live.starts, live.extents
     stop = offset + size
     index = bisect_right(starts, offset) - 1
     if index >= 0:
         end, source, position = extents[index]
         if end >= stop:
-            return source.pread(size, position + offset - starts[index])
+            return [source.pread(size, position + offset - starts[index])]
         if end <= offset:
             index += 1
     else:
@@ -382,7 +390,7 @@ def _read(live: _Map, offset: int, size: int) -> bytes:
         start = starts[index] if index < len(starts) else stop
         if start > at:
             gap_end = min(start, stop)
-            pieces.append(_read_base(live, at, gap_end - at))
+            pieces += _base_pieces(live, at, gap_end - at)
             at = gap_end
             continue
         end, source, position = extents[index]
@@ -390,15 +398,20 @@ def _read(live: _Map, offset: int, size: int) -> bytes:
         pieces.append(source.pread(length, position + at - start))
         at += length
         index += 1
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return pieces
 
 
-def _read_base(live: _Map, offset: int, size: int) -> bytes:
+def _base_pieces(live: _Map, offset: int, size: int) -> list[bytes]:
     valid = min(size, live.limit - offset)
     if live.base is None or valid <= 0:
-        return bytes(size)
-    data = live.base.read(offset, valid)
-    return data if valid == size else data + bytes(size - valid)
+        return [bytes(size)]
+    pieces = live.base.pieces(offset, valid)
+    return pieces if valid == size else [*pieces, bytes(size - valid)]
+
+
+def joined(pieces: list[bytes]) -> bytes:
+    """All of them in one."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _raw_runs(live: _Map, first: int, end: int) -> Iterator[Run]:

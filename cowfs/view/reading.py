@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from cowfs.formats.inode import NAME_MAX
 from cowfs.geometry import PAGE, SECTOR
 from cowfs.view import acl
+from cowfs.view.file import joined
 from cowfs.view.inode import Inode, Statfs, ViewStatistics
 from cowfs.view.room import Room
 from cowfs.view.state import State, fail
@@ -84,10 +85,14 @@ class ReadView:
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``offset``; shorter at the end of the file. Raises EISDIR, Corrupt."""
+        return joined(self.pieces(ino, offset, size))
+
+    def pieces(self, ino: int, offset: int, size: int) -> list[bytes]:
+        """The same in pieces, as they are stored; none at the end of the file."""
         inode = self.state.inode(ino)
         size = min(size, inode.size - offset)
         data = self.state.file(inode)
-        return data.read(offset, size) if size > 0 else b""
+        return data.pieces(offset, size) if size > 0 else []
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """The value of an extended attribute. Raises ENODATA, EOPNOTSUPP and EINVAL (no such namespace)."""

@@ -117,3 +117,23 @@ def test_a_mebibyte_in_a_write(mounted: Mounted, direct: bool) -> None:
             assert seen[protocol.WRITE] == MEGABYTES
     finally:
         os.close(fd)
+
+
+def test_a_read_of_very_many_pieces(mounted: Mounted) -> None:
+    """More than one writev takes: every other byte was written by a call of its own."""
+    content = bytearray(os.urandom(6_000))
+    path = mounted.path / "file"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for at in range(0, len(content), 2):
+            content[at] = at % 251
+            os.pwrite(fd, content[at : at + 1], at)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        with asked(mounted) as seen:
+            assert os.pread(fd, len(content), 0) == content
+    finally:
+        os.close(fd)
+    assert seen == {protocol.READ: 1}
+    inode = mounted.workspace.view.inode(path.stat().st_ino)
+    assert len(mounted.workspace.view.pieces(inode.ino, 0, len(content))) >= len(content) // 2

@@ -7,6 +7,7 @@ import os
 import struct
 
 from cowfs.errors import Corrupt, CowfsError
+from cowfs.view.file import joined
 from cowfs.view.inode import SetAttr
 from cowfs.view.view import View
 from cowfs_daemon.fuse import protocol
@@ -22,6 +23,7 @@ _LSEEK = struct.Struct("<QQII")
 _COPY = struct.Struct("<QQQQQQQ")
 _DATA_AT = protocol.HEADER_BYTES + _WRITE.size
 _COPY_MAX = 0x7FFFF000
+_PIECES_MAX = 256  # of what one writev takes (IOV_MAX is 1024)
 
 
 def open_file(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
@@ -61,11 +63,13 @@ def release(served: Served, view: View, request: bytearray, size: int, unique: i
     return protocol.error(unique, 0)
 
 
-def read(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> tuple[bytes, bytes]:
+def read(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> tuple[bytes, ...]:
     """Bytes; fewer than asked for only at the end of the file."""
     _, offset, length = protocol.unpack(_READ, request, size)
-    data = view.read(nodeid, offset, length)
-    return protocol.data_head(unique, len(data)), data
+    pieces = view.pieces(nodeid, offset, length)
+    if len(pieces) > _PIECES_MAX:
+        pieces = [joined(pieces)]
+    return protocol.data_head(unique, sum(map(len, pieces))), *pieces
 
 
 def write(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:

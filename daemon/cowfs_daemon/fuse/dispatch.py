@@ -14,7 +14,7 @@ from cowfs.view.view import View
 from cowfs_daemon.fuse import attributes, data, names, protocol
 from cowfs_daemon.fuse.served import Served
 
-Reply = bytes | tuple[bytes, bytes] | None
+Reply = bytes | tuple[bytes, ...] | None
 Handler = Callable[[Served, View, bytearray, int, int, int], Reply]
 
 
