@@ -43,7 +43,11 @@ class CompileHook(BuildHookInterface):
         # Both packages in one folder: mypyc names a module by its path.
         for source in ("cowfs", "daemon/cowfs_daemon"):
             shutil.copytree(Path(self.root, source), self.folder / Path(source).name)
-        subprocess.run([sys.executable, __file__], cwd=self.folder, check=True)
+        try:
+            subprocess.run([sys.executable, __file__], cwd=self.folder, check=True)
+        except BaseException:
+            shutil.rmtree(self.folder)  # `finalize` is not called then
+            raise
         for built in self.folder.rglob("*.so"):
             build_data["force_include"][str(built)] = str(built.relative_to(self.folder))
         build_data["pure_python"] = False

@@ -8,6 +8,8 @@ descriptors, until a successor serves the mount. The successor must therefore no
 thread on which SIGKILL is pending returns to no program, so what it is doing in the kernel is the last thing it does.
 Where that writes nothing but notifications, journals are safe from it.
 
+So with the process that lists directories for a worker (fuse/listing.py), which is killed with it.
+
 Standard library only: the keeper uses it.
 """
 

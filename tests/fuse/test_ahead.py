@@ -149,7 +149,7 @@ def test_restores_while_names_are_told(mounted: Mounted) -> None:
         each.start()
     try:
         for turn in range(5):
-            for number in range(0, FEW, 3):
+            for number in range(0, FEW, 20):  # few: the lookers compete for the interpreter lock
                 (directory / f"f{number}").write_bytes(bytes(number + turn + 1))
                 (directory / f"more{turn}-{number}").touch()
             mounted.restore(base)

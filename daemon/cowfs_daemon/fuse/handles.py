@@ -71,7 +71,7 @@ class Handles:
         """A descriptor of an inode; only ``by_number``. Raises OSError."""
         generation = self._generations.get(ino, 0)
         handle = listing.handle(ino, generation)
-        return listing.told(_libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK))
+        return listing.checked(_libc.open_by_handle_at(self._root, handle, flags | os.O_CLOEXEC | os.O_NONBLOCK))
 
     def look(self, ino: int) -> int:
         """A descriptor (O_PATH) of an inode. Raises OSError: FileNotFoundError also for one that is only open."""

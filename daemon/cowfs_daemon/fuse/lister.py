@@ -66,18 +66,21 @@ class _Process:
 
 
 class Lister:
-    """Starts the process when there is something to list, and ends it when there was nothing for a while."""
+    """Starts the process when there is something to list, and ends it when there was nothing for a while.
+
+    ``busy``: something is being listed, so that :meth:`list` would say no.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._wanted: Wanted | None = None
-        self._busy = self._closed = False
+        self.busy = self._closed = False
         self._thread: threading.Thread | None = None
 
     def list(self, wanted: Wanted) -> bool:
         """Have something listed, and return; False: not now (the descriptor is closed, nothing is called)."""
         with self._changed:
-            if not self._busy and not self._closed:
+            if not self.busy and not self._closed:
                 try:
                     if self._thread is None:
                         thread = threading.Thread(target=self._run, name="cowfs-lister", daemon=True)
@@ -86,7 +89,7 @@ class Lister:
                 except RuntimeError as error:  # no thread can be started
                     log.debug("%s", error)
                 else:
-                    self._wanted, self._busy = wanted, True
+                    self._wanted, self.busy = wanted, True
                     self._changed.notify_all()
                     return True
         os.close(wanted.root)
@@ -108,7 +111,7 @@ class Lister:
             try:
                 process = process or _Process()
                 reached, state = process.ask(wanted)
-            except OSError as error:
+            except Exception as error:  # whatever it is: who waits for this, waits for `done`
                 log.warning("directories are not listed ahead for now: %s", error)
                 if process is not None:
                     process.end()
@@ -116,7 +119,7 @@ class Lister:
             finally:
                 os.close(wanted.root)
                 with self._changed:
-                    self._busy = False
+                    self.busy = False
                 wanted.done(reached, state)
         if process is not None:
             process.end()

@@ -43,7 +43,7 @@ def handle(ino: int, generation: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(_HANDLE.pack(12, _FILEID_FUSE, ino >> 32, ino & 0xFFFFFFFF, generation))
 
 
-def told(result: int) -> int:
+def checked(result: int) -> int:
     """What a function of libc returned. Raises OSError."""
     if result < 0:
         number = ctypes.get_errno()
@@ -58,7 +58,7 @@ def list_some(fd: int, cookie: int, size: int) -> tuple[int, int]:
     """
     buffer = ctypes.create_string_buffer(size)
     os.lseek(fd, cookie, os.SEEK_SET)
-    filled = told(_libc.getdents64(fd, buffer, size))
+    filled = checked(_libc.getdents64(fd, buffer, size))
     at = 0
     while at < filled:
         cookie, length = _DIRENT.unpack_from(buffer, at)
@@ -73,7 +73,7 @@ def answer(message: bytes, root: int) -> tuple[int, int]:
     if path:
         fd = os.open(path, _FLAGS | os.O_NOFOLLOW, dir_fd=root)
     else:
-        fd = told(_libc.open_by_handle_at(root, handle(ino, generation), _FLAGS))
+        fd = checked(_libc.open_by_handle_at(root, handle(ino, generation), _FLAGS))
     try:
         if path and os.fstat(fd).st_ino != ino:  # renamed meanwhile, or something is mounted in the way
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

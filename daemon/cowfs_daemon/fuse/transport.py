@@ -335,7 +335,7 @@ class Transport:
             finally:
                 self.session.end_job(asking=True)
 
-        if not self.session.begin_job(asking=True):
+        if self._server.lister.busy or not self.session.begin_job(asking=True):
             return False
         self._served.withheld.add(directory)
         try:
