@@ -12,7 +12,7 @@ from cowfs.geometry import Geometry
 from cowfs.leases import Act, Leases, Marked
 from cowfs.reserve import Reserve
 from cowfs.settle.pool import SegmentPool
-from cowfs.settle.process import Settler
+from cowfs.settle.process import BACKGROUND, WAITED_FOR, Settler
 from cowfs.store import StoreDirectory
 
 
@@ -40,8 +40,13 @@ class Jobs:
         self.segments = SegmentPool(store.segments)
         self.leases, self.import_leases = Leases(commit), Leases(commit)
         self.settler, self.importer, self.copier, self.exporter = (
-            Settler(store.index, store.tmp, self.segments, geometry, takes, reaped=reaped)
-            for takes in (self.leases.commit, self.import_leases.commit, moved, self.leases.commit)
+            Settler(store.index, store.tmp, self.segments, geometry, takes, niceness=niceness, reaped=reaped)
+            for takes, niceness in (
+                (self.leases.commit, BACKGROUND),
+                (self.import_leases.commit, WAITED_FOR),
+                (moved, BACKGROUND),
+                (self.leases.commit, WAITED_FOR),
+            )
         )
 
     def free(self, ids: Iterable[bytes], act: Act) -> Marked:

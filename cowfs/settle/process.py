@@ -44,6 +44,9 @@ from cowfs.settle.protocol import Channel, Message
 IDLE_SECONDS = 60.0
 """A settler without jobs ends after so long."""
 
+BACKGROUND, WAITED_FOR = 10, 5
+"""Niceness of a settler whose jobs nobody waits for, and of one that somebody waits for."""
+
 STARTS = 3
 """Children started at most for one job, when they end before they have accepted it."""
 
@@ -74,7 +77,7 @@ class SettlerStatistics:
 class Child:
     """A running settler process."""
 
-    def __init__(self, idle_seconds: float) -> None:
+    def __init__(self, idle_seconds: float, niceness: int) -> None:
         arguments = [
             sys.executable,
             "-P",
@@ -85,6 +88,7 @@ class Child:
             "cowfs.settle",
             str(os.getpid()),
             str(idle_seconds),
+            str(niceness),
         ]
         # The same cowfs as here, wherever it was found; nothing else of the environment matters to the child.
         environment = {"PYTHONPATH": str(Path(cowfs.__file__).parent.parent), "LC_ALL": "C.UTF-8"}
@@ -147,6 +151,7 @@ class Settler:
         commit: Commit,
         *,
         idle_seconds: float = IDLE_SECONDS,
+        niceness: int = BACKGROUND,
         reaped: Callable[[int], object] = lambda _: None,
     ) -> None:
         """``reaped`` is called after each child's end, with its return code (``BlockIndex.clear_readers``)."""
@@ -154,6 +159,7 @@ class Settler:
         self._tmp = tmp
         self._commit = commit
         self._idle_seconds = idle_seconds
+        self._niceness = niceness
         self._reaped = reaped
         self._common = {
             "index": str(index),
@@ -329,7 +335,7 @@ class Settler:
         """A child that has accepted the job. One that ended before is replaced: it did nothing of it."""
         for _ in range(STARTS):
             if self._child is None:
-                self._child = self.child(self._idle_seconds)
+                self._child = self.child(self._idle_seconds, self._niceness)
                 self._starts += 1
             with suppress(BrokenPipeError):
                 self._child.channel.send("job", kind=kind, params=params)

@@ -24,7 +24,7 @@ from cowfs.geometry import Geometry
 from cowfs.settle import bulk
 from cowfs.settle.importer import PROGRESS_FILES
 from cowfs.settle.pool import SegmentPool
-from cowfs.settle.process import Settler, SettlerDied
+from cowfs.settle.process import BACKGROUND, Settler, SettlerDied
 from cowfs.tree import content, radix
 from cowfs.tree.root import read_root
 
@@ -327,7 +327,14 @@ def test_descriptors_and_environment_are_not_inherited(store: Store) -> None:
         assert str(store.path / "secret") not in links
         names = {entry.partition(b"=")[0] for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if entry}
         assert names == {b"PYTHONPATH", b"LC_ALL"}
-        assert os.getpriority(os.PRIO_PROCESS, pid or 0) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_it_gives_way_to_programs_of_other_sessions(store: Store) -> None:
+    store.settler.make_root(0o755, 0, 0, 1)
+    pid = store.settler.statistics().pid
+    assert os.getpriority(os.PRIO_PROCESS, pid or 0) == min(os.getpriority(os.PRIO_PROCESS, 0) + BACKGROUND, 19)
+    group = Path(f"/proc/{pid}/autogroup")  # none where the kernel has no groups of this kind
+    assert not group.exists() or group.read_text().endswith(f" nice {BACKGROUND}\n")
 
 
 def test_a_damaged_batch_is_refused_and_its_child_killed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

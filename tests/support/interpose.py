@@ -49,7 +49,8 @@ class Died(BaseException):
 class ThreadChild(process.Child):
     """The settler's code, in a thread of this process and on real pipes."""
 
-    def __init__(self, idle_seconds: float) -> None:
+    def __init__(self, idle_seconds: float, niceness: int) -> None:
+        del niceness  # a thread of this process has none of its own
         self.died = False
         to_child, from_child = os.pipe(), os.pipe()
         self.channel = Channel(from_child[0], to_child[1])
