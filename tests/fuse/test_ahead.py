@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def made_unknown(mounted: Mounted, count: int) -> Path:
     return directory
 
 
+def listing(mounted: Mounted) -> None:
+    """Return when the process that lists has been started, or is there."""
+    wait_until(mounted.transport._server.lister.ready)
+
+
 def looked_at(directory: Path, numbers: range) -> None:
     """Look at files by name; each is what it was made as."""
     for number in numbers:
@@ -49,15 +55,21 @@ def looked_at(directory: Path, numbers: range) -> None:
         assert found.st_mode == _A_FILE
 
 
+def opened(mounted: Mounted) -> int:
+    """Directories that are open."""
+    requests = mounted.transport.session.counts.requests
+    return requests[protocol.OPENDIR] - requests[protocol.RELEASEDIR]
+
+
 def test_most_names_of_a_directory_are_not_asked_for(mounted: Mounted) -> None:
-    directory = made_unknown(mounted, FILES)
+    directory, before = made_unknown(mounted, FILES), opened(mounted)
     with asked(mounted) as seen:
         for first in range(0, FILES, 50):
             looked_at(directory, range(first, first + 50))
             mounted.transport.session.settle()
+        wait_until(lambda: opened(mounted) == before)  # nobody waits for RELEASEDIR
     assert seen[protocol.LOOKUP] < FILES / 4
     assert seen[protocol.READDIRPLUS] >= FILES / ahead.TOLD_MAX
-    assert seen[protocol.OPENDIR] == seen[protocol.RELEASEDIR]
     for number in range(FILES):
         os.unlink(directory / f"f{number}")
     directory.rmdir()
@@ -186,8 +198,11 @@ def children() -> set[int]:
 
 
 def lister_of(mounted: Mounted) -> int:
-    """The process that lists, started by what is looked at."""
-    looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
+    """The process that lists, started by what is looked at, when it has listed."""
+    directory = made_unknown(mounted, FEW)
+    looked_at(directory, range(ahead.ASKED_MIN))
+    listing(mounted)
+    looked_at(directory, range(2 * ahead.ASKED_MIN))
     mounted.transport.session.settle()
     (found,) = [pid for pid in children() if b"listing.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
@@ -209,6 +224,69 @@ def test_another_process_lists_when_one_has_ended(mounted: Mounted) -> None:
         os.unlink(mounted.path / "directory" / f"f{number}")
     (mounted.path / "directory").rmdir()
     assert lister_of(mounted) != first
+
+
+def test_who_looks_waits_for_the_listing_and_asks_no_more(mounted: Mounted) -> None:
+    """The name that brings the listing about is answered after it, and the rest of the directory is known by then."""
+    directories = [mounted.path / f"d{number}" for number in range(30)]
+    view = mounted.workspace.view
+    for directory in directories:
+        directory.mkdir()
+        ino = directory.stat().st_ino
+        with mounted.workspace.lock:
+            for number in range(30):
+                view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
+    looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
+    listing(mounted)
+    with asked(mounted) as seen:
+        for directory in directories:
+            looked_at(directory, range(30))
+    # Where who looks is faster than who lists, it asks for some names that it was about to be told.
+    assert seen[protocol.LOOKUP] < len(directories) * 30 / 2
+    assert mounted.transport.session.served.ahead.waiting == 0
+
+
+def test_nobody_waits_for_a_listing_that_does_not_come(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[lister.Wanted] = []
+
+    def begin(wanted: lister.Wanted) -> bool:
+        begun.append(wanted)
+        return True
+
+    monkeypatch.setattr(mounted.transport._server.lister, "ready", lambda: True)
+    monkeypatch.setattr(mounted.transport._server.lister, "list", begin)
+    directory = made_unknown(mounted, FEW)
+    began = time.monotonic()
+    looked_at(directory, range(FEW))
+    taken = time.monotonic() - began
+    (wanted,) = begun
+    os.close(wanted.root)
+    wanted.done(0, 0)
+    mounted.transport.session.settle()
+    assert taken < HANG_S / 10  # one of them waited
+    assert mounted.transport.session.served.ahead.waiting == 0
+
+
+def test_who_changes_a_directory_that_is_listed_and_looked_at(mounted: Mounted) -> None:
+    """Who makes a name waits for who looks, who looks for who lists, who lists for who makes: until one gives up."""
+    for turn in range(10):
+        directory = made_unknown(mounted, FEW)
+
+        def make(directory: Path = directory) -> None:
+            for number in range(100):
+                (directory / f"new{number}").touch()
+
+        def look(first: int, directory: Path = directory) -> None:
+            looked_at(directory, range(first, FEW, 4))
+
+        threads = [threading.Thread(target=look, args=[first]) for first in range(4)] + [threading.Thread(target=make)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(HANG_S)
+            assert not thread.is_alive(), turn
+        assert len(os.listdir(directory)) == FEW + 100
+        directory.rename(mounted.path / f"done{turn}")
 
 
 def test_a_directory_that_cannot_be_listed_is_left_alone(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,17 +321,13 @@ def test_who_is_killed_while_it_lists_holds_up_nobody(mounted: Mounted) -> None:
     transport, directory = mounted.transport, made_unknown(mounted, FEW)
     ino, session = directory.stat().st_ino, transport.session
     before = children()
-    process = lister._Process()
+    process = lister.Process()
+    assert process.reply(HANG_S) is not None
     (pid,) = children() - before
     transport.session.stop()
     wanted = transport._handles.wanted(ino, 0, FEW, lambda reached, state: None)
 
-    def ask() -> None:
-        with pytest.raises(ConnectionResetError):
-            process.ask(wanted)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
+    process.ask(1, wanted)
     request, opcode, size = bytearray(REQUEST_BYTES), 0, 0
     try:
         while opcode != protocol.READDIRPLUS:
@@ -268,6 +342,7 @@ def test_who_is_killed_while_it_lists_holds_up_nobody(mounted: Mounted) -> None:
     finally:
         session._answer(mounted.workspace.view, request, size)
         session.start()
-        asking.join()
+        with pytest.raises(ConnectionResetError):
+            process.reply(HANG_S)
         process.end()
         os.close(wanted.root)

@@ -5,12 +5,17 @@ it never lists. When it has asked for a few that the kernel did not know, a proc
 through the mount (:mod:`.lister`), as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name
 that was asked for at most about :data:`FACTOR` are told, so that who wants few of a large directory does not pay for
 all.
+
+Meanwhile who asks for another name of that directory waits for the listing, for :data:`HELD_S` at most: what it would
+ask for next is known then. It must not wait longer: who lists waits itself where somebody is about to change the
+directory, who waits for those that look there.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from time import monotonic
 
 from cowfs_daemon.fuse import listing
 
@@ -22,6 +27,12 @@ FACTOR = 12
 
 TOLD_MAX = 384
 """Names told at a time: until they are, other requests wait."""
+
+HELD_S = 0.01
+"""For how long a request waits at most, and for how long none is let wait where another did in vain."""
+
+HELD_MAX = 64
+"""Requests that wait at a time."""
 
 DIRECTORIES_MAX = 64
 """Directories that are counted at a time."""
@@ -41,30 +52,57 @@ class Ahead:
 
     ``tell(directory, cookie, names)`` has about so many names behind the cookie told by somebody else, who calls
     :meth:`told` then; False: not now.
+
+    ``waiting``: how many requests are held back, those in ``due`` included, which are to be answered now.
+    ``holds``: False while they are, so that none comes back.
     """
 
     def __init__(self, tell: Callable[[int, int, int], bool]) -> None:
         self._tell = tell
         self._directories: dict[int, _Directory] = {}
-        self._telling = False
+        self._telling: dict[int, list[bytearray] | None] = {}
+        self._until = self._not_before = 0.0
+        self.holds = True
+        self.due: list[bytearray] = []
+        self.waiting = 0
 
-    def asked(self, directory: int) -> None:
-        """The kernel has asked for a name in ``directory`` whose inode it did not know."""
+    def asked(self, directory: int) -> bool:
+        """The kernel has asked for a name in ``directory`` whose inode it did not know. Whether others are being told:
+        the answer may :meth:`hold` then."""
         one = self._directories.get(directory)
         if one is None:
             if len(self._directories) >= DIRECTORIES_MAX:
                 del self._directories[next(iter(self._directories))]
             one = self._directories[directory] = _Directory()
         one.asked += 1
-        if one.asked >= one.due and not self._telling:
+        if one.asked >= one.due and directory not in self._telling:
             names = min(one.asked * FACTOR, TOLD_MAX)
             if self._tell(directory, one.cookie, names):
-                self._telling = True
+                self._telling[directory] = [] if monotonic() >= self._not_before else None
                 one.due = one.asked + names // FACTOR
+        return directory in self._telling
+
+    def hold(self, directory: int, request: bytearray, size: int) -> bool:
+        """Whether a request waits until it comes to ``due``, as the names of its directory are being told."""
+        held = self._telling.get(directory)
+        if held is None or not self.holds or self.waiting >= HELD_MAX:
+            return False
+        if not self.waiting:
+            self._until = monotonic() + HELD_S
+        held.append(request[:size])
+        self.waiting += 1
+        return True
+
+    def listed(self, directory: int) -> None:
+        """A listing of ``directory`` has been answered."""
+        held = self._telling.get(directory)
+        if held is not None:
+            self.due += held
+            self._telling[directory] = None
 
     def told(self, directory: int, cookie: int, state: int) -> None:
         """What :meth:`asked` began is done, as far as ``cookie``. ``state``: 0, an errno or :data:`.listing.END`."""
-        self._telling = False
+        self.due += self._telling.pop(directory, None) or ()
         one = self._directories.get(directory)
         if one is None:
             return
@@ -73,3 +111,13 @@ class Ahead:
             del self._directories[directory]
         elif state:
             one.due = sys.maxsize
+
+    def take(self, *, all_of_them: bool) -> list[bytearray]:
+        """The requests that are to be answered now, or those that have waited for long, too."""
+        if self.waiting > len(self.due) and (all_of_them or monotonic() >= self._until):
+            for directory in self._telling:
+                self.listed(directory)
+            self._not_before = monotonic() + HELD_S
+        due, self.due = self.due, []
+        self.waiting -= len(due)
+        return due

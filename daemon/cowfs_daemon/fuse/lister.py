@@ -1,29 +1,33 @@
-"""Has directories listed by a process of its own (:mod:`.listing`), one at a time, for all mounts of this process."""
+"""Has directories listed by a process of its own (:mod:`.listing`), for all mounts of this process."""
 
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
+import itertools
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from cowfs_daemon.fuse import listing
 
 KEPT_S = 60.0
-"""For how long process and thread are kept when nothing is to be listed."""
+"""For how long process and thread are kept when nothing is to be listed, and not tried again when they failed."""
 
 log = logging.getLogger("cowfs.fuse")
 
 
 class Wanted(NamedTuple):
     """What is to be listed. ``root``: a descriptor of the mount's root, closed here; ``path``: from there, or empty
-    where inodes can be opened by number. ``done(cookie reached, 0, an errno or listing.END)`` is called by the thread.
+    where inodes can be opened by number. ``done(cookie reached, 0, an errno or listing.END)`` is called by a thread.
     """
 
     root: int
@@ -35,7 +39,7 @@ class Wanted(NamedTuple):
     done: Callable[[int, int], None]
 
 
-class _Process:
+class Process:
     """The process, and the socket to it. Raises OSError when it cannot be started."""
 
     def __init__(self) -> None:
@@ -48,19 +52,32 @@ class _Process:
                 self._socket.close()
                 raise
 
-    def ask(self, wanted: Wanted) -> tuple[int, int]:
-        """The reply. Raises OSError."""
-        head = listing.REQUEST.pack(wanted.ino, wanted.cookie, wanted.generation, wanted.size)
+    def ask(self, number: int, wanted: Wanted) -> None:
+        """Returns at once. Raises OSError."""
+        head = listing.REQUEST.pack(number, wanted.ino, wanted.cookie, wanted.generation, wanted.size)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [wanted.root]))
-        self._socket.sendmsg([head + wanted.path], [rights])
+        self._socket.sendmsg([head + wanted.path], [rights], socket.MSG_DONTWAIT)
+
+    def reply(self, timeout_s: float) -> tuple[int, int, int] | None:
+        """The next one: number of the request, cookie, state; None when there is none for so long. Raises OSError."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        if not poller.poll(timeout_s * 1000):
+            return None
         reply = self._socket.recv(listing.REPLY.size)
         if len(reply) != listing.REPLY.size:
             raise ConnectionResetError(errno.ECONNRESET, "the process that lists has ended")
-        reached, state = listing.REPLY.unpack(reply)
-        return reached, state
+        number, reached, state = listing.REPLY.unpack(reply)
+        return number, reached, state
+
+    def interrupt(self) -> None:
+        """Nothing can be asked any more; :meth:`reply` fails."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
-        """Called when it lists nothing."""
+        """Wait for its end; called when it lists nothing."""
+        self.interrupt()
         self._socket.close()
         self._process.wait()
 
@@ -68,66 +85,99 @@ class _Process:
 class Lister:
     """Starts the process when there is something to list, and ends it when there was nothing for a while.
 
-    ``busy``: something is being listed, so that :meth:`list` would say no.
+    A thread starts it (the kernel kills it when that thread ends), and takes replies.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._wanted: Wanted | None = None
-        self.busy = self._closed = False
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._under_way: dict[int, Wanted] = {}
+        self._process: Process | None = None
         self._thread: threading.Thread | None = None
+        self._not_before = 0.0
+        self._closed = False
+
+    def ready(self) -> bool:
+        """Whether :meth:`list` would say yes; else what that takes is begun."""
+        with self._lock:
+            if self._process is not None:
+                return len(self._under_way) < listing.AT_ONCE
+            if self._thread is None and not self._closed and time.monotonic() >= self._not_before:
+                thread = threading.Thread(target=self._run, name="cowfs-lister", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # no thread can be started
+                    self._failed(error)
+            return False
 
     def list(self, wanted: Wanted) -> bool:
         """Have something listed, and return; False: not now (the descriptor is closed, nothing is called)."""
-        with self._changed:
-            if not self.busy and not self._closed:
-                try:
-                    if self._thread is None:
-                        thread = threading.Thread(target=self._run, name="cowfs-lister", daemon=True)
-                        thread.start()
-                        self._thread = thread
-                except RuntimeError as error:  # no thread can be started
-                    log.debug("%s", error)
-                else:
-                    self._wanted, self.busy = wanted, True
-                    self._changed.notify_all()
-                    return True
-        os.close(wanted.root)
-        return False
+        try:
+            with self._lock:
+                if self._process is None or len(self._under_way) >= listing.AT_ONCE:
+                    return False
+                number = next(self._numbers)
+                self._process.ask(number, wanted)
+                self._under_way[number] = wanted
+                return True
+        except OSError as error:  # it has ended, as the thread finds out
+            log.debug("%s", error)
+            return False
+        finally:
+            os.close(wanted.root)
 
     def close(self) -> None:
         """End thread and process. Nothing may be under way."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            if self._process is not None:
+                self._process.interrupt()
             thread = self._thread
         if thread is not None:
             thread.join()
 
-    def _run(self) -> None:
-        process: _Process | None = None
-        while (wanted := self._next()) is not None:
-            reached, state = 0, errno.EIO
-            try:
-                process = process or _Process()
-                reached, state = process.ask(wanted)
-            except Exception as error:  # whatever it is: who waits for this, waits for `done`
-                log.warning("directories are not listed ahead for now: %s", error)
-                if process is not None:
-                    process.end()
-                    process = None
-            finally:
-                os.close(wanted.root)
-                with self._changed:
-                    self.busy = False
-                wanted.done(reached, state)
-        if process is not None:
-            process.end()
+    def _failed(self, error: Exception) -> None:
+        self._not_before = time.monotonic() + KEPT_S
+        log.warning("directories are not listed ahead for %g s: %s", KEPT_S, error)
 
-    def _next(self) -> Wanted | None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._wanted is not None or self._closed, KEPT_S) or not self._wanted:
-                self._thread = None
-                return None
-            wanted, self._wanted = self._wanted, None
-            return wanted
+    def _run(self) -> None:
+        process: Process | None = None
+        replied = False
+        try:
+            process = Process()
+            if process.reply(KEPT_S) is None:
+                raise TimeoutError(errno.ETIMEDOUT, "the process that lists has not become ready")
+            with self._lock:
+                if self._closed:
+                    return
+                self._process = process
+            while self._take(process):
+                replied = True
+        except Exception as error:  # whatever it is: who waits for a listing, waits for `done`
+            with self._lock:
+                if not replied and not self._closed:
+                    self._failed(error)
+        finally:
+            with self._lock:
+                self._process = self._thread = None
+                lost, self._under_way = list(self._under_way.values()), {}
+            if process is not None:
+                process.end()
+            for wanted in lost:
+                wanted.done(0, errno.EIO)
+
+    def _take(self, process: Process) -> bool:
+        """Take one reply; False: there was none for long. Raises OSError."""
+        reply = process.reply(KEPT_S)
+        if reply is None:
+            with self._lock:
+                if not self._under_way:
+                    self._process = None
+                    return False
+            return True
+        number, reached, state = reply
+        with self._lock:
+            wanted = self._under_way.pop(number)
+        wanted.done(reached, state)
+        return True

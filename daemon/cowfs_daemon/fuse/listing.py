@@ -18,12 +18,18 @@ import struct
 import sys
 import threading
 
-REQUEST = struct.Struct("<QQII")
-"""Inode, cookie, generation, bytes to list; then a path from the descriptor that comes with it, if inodes cannot be
-opened by number."""
+REQUEST = struct.Struct("<QQQII")
+"""A number of the request, inode, cookie, generation, bytes to list; then a path from the descriptor that comes with
+it, if inodes cannot be opened by number."""
 
-REPLY = struct.Struct("<Qi")
-"""The cookie that was reached; 0, an errno, or :data:`END`."""
+REPLY = struct.Struct("<QQi")
+"""The number of the request, the cookie that was reached; 0, an errno, or :data:`END`."""
+
+READY = REPLY.pack(0, 0, 0)
+"""Sent first."""
+
+AT_ONCE = 8
+"""Requests that are carried out at a time."""
 
 END = -1
 """There is nothing behind the cookie."""
@@ -68,7 +74,7 @@ def list_some(fd: int, cookie: int, size: int) -> tuple[int, int]:
 
 def answer(message: bytes, root: int) -> tuple[int, int]:
     """Carry out one request. Raises OSError."""
-    ino, cookie, generation, size = REQUEST.unpack_from(message)
+    _, ino, cookie, generation, size = REQUEST.unpack_from(message)
     path = message[REQUEST.size :]
     if path:
         fd = os.open(path, _FLAGS | os.O_NOFOLLOW, dir_fd=root)
@@ -96,15 +102,19 @@ def serve(sock: socket.socket) -> None:
             reply = (0, error.errno or errno.EIO)
         finally:
             os.close(root)
-        sock.send(REPLY.pack(*reply))
+        sock.send(REPLY.pack(*REQUEST.unpack_from(message)[:1], *reply))
 
 
 def main() -> None:
-    """List in a thread."""
+    """List in threads; each takes the next request."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    thread = threading.Thread(target=serve, args=[socket.socket(fileno=int(sys.argv[1]))])
-    thread.start()
-    thread.join()
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    threads = [threading.Thread(target=serve, args=[sock]) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    sock.send(READY)
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ _AT = protocol.HEADER_BYTES
 _CACHING = 1
 
 
-def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes:
-    """A name -> its inode; unknown names are remembered by the kernel too."""
+def lookup(served: Served, view: View, request: bytearray, size: int, unique: int, nodeid: int) -> bytes | None:
+    """A name -> its inode; unknown names are remembered by the kernel too. None: answered later, see :mod:`.ahead`."""
     name = protocol.name_at(request, size)
     # EXPORT_SUPPORT: a file handle of an inode that the kernel dropped arrives as ".", of files too.
     if name == b".":
@@ -39,7 +39,9 @@ def lookup(served: Served, view: View, request: bytearray, size: int, unique: in
     if inode is None:
         return protocol.negative_entry(unique, served.valid)
     if inode.ino not in served.lookups and served.valid:
-        served.ahead.asked(nodeid)
+        ahead = served.ahead
+        if ahead.asked(nodeid) and ahead.hold(nodeid, request, size):
+            return None
     return _entry(served, unique, inode)
 
 
@@ -229,6 +231,7 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
         generation = served.generations.get(ino, 0) if served.generations else 0
         parts += (protocol.direntplus(inode, served.valid, generation), record)
     parts[0] = protocol.data_head(unique, used)
+    served.ahead.listed(nodeid)
     return b"".join(parts)
 
 

@@ -42,6 +42,9 @@ SAMPLED = 64
 LOOK_S = 0.02
 """Seconds between two such looks, at least."""
 
+_HELD_IDLE_S = 0.002
+"""Seconds without a request after which what waits for a listing is answered: the listing may be waiting itself."""
+
 _SPIN_CREDIT = 8
 """Fruitless spins in a row before a mount stops spinning, until spinning would have paid again."""
 
@@ -196,14 +199,17 @@ class Session:
         poller.register(reader.wake, select.POLLIN)
         request, workspace = reader.request, self.workspace
         fd, buffers, lock, owners = self.fd, [request], workspace.lock, self.served.owners
-        readv, answer, paced, number = os.readv, self._answer, self.pacing, 0
+        readv, answer, paced, ahead, number = os.readv, self._answer, self.pacing, self.served.ahead, 0
         while not self._stopping:
             try:
                 size = readv(fd, buffers)
             except BlockingIOError:
-                if self._wait(poller, reader):
+                if self._wait(poller, reader, _HELD_IDLE_S if ahead.waiting else self._server.idle_s):
                     continue
-                return not self._stopping
+                if not ahead.waiting:
+                    return not self._stopping
+                self.answer_held(all_of_them=True)
+                continue
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
                     continue
@@ -221,6 +227,8 @@ class Session:
                         answer(workspace.view, request, size)
                 else:
                     self._sample(request, size)
+            if ahead.waiting:
+                self.answer_held()
             self._answered = self._requests
         return False
 
@@ -283,6 +291,17 @@ class Session:
                 self._carry_out(waiting)
         return False
 
+    def answer_held(self, *, all_of_them: bool = False) -> None:
+        """Answer what waited for a listing of its directory, see :mod:`.ahead`; called without the lock."""
+        ahead = self.served.ahead
+        with self.workspace.lock:
+            ahead.holds = False
+            try:
+                for request in ahead.take(all_of_them=all_of_them):
+                    self._answer(self.workspace.view, request, len(request))
+            finally:
+                ahead.holds = True
+
     def _carry_out(self, request: bytearray) -> None:
         with self.workspace.lock:
             self._answer(self.workspace.view, request, len(request))
@@ -331,8 +350,8 @@ class Session:
             return None
         return resent.answer(self.served, view, request, size, unique, nodeid, opcode, known)
 
-    def _wait(self, poller: select.poll, reader: Reader) -> bool:
-        """Wait for a request: spin for a moment, then sleep. False when idle for long or told to stop."""
+    def _wait(self, poller: select.poll, reader: Reader, idle_s: float) -> bool:
+        """Wait for a request: spin for a moment, then sleep. False when idle for so long or told to stop."""
         if self._spin_credit > 0:
             until = perf_counter() + self._server.spin_s
             while perf_counter() < until:
@@ -342,7 +361,7 @@ class Session:
                 os.sched_yield()
             self._spin_credit -= 1
         began = perf_counter()
-        events = poller.poll(self._server.idle_s * 1000)
+        events = poller.poll(idle_s * 1000)
         if perf_counter() - began < self._server.spin_s:
             self._spin_credit = _SPIN_CREDIT
         for fd, _ in events:

@@ -332,10 +332,11 @@ class Transport:
                 with self._workspace.lock:
                     self._served.withheld.discard(directory)
                     self._served.ahead.told(directory, reached, state)
+                self.session.answer_held()
             finally:
                 self.session.end_job(asking=True)
 
-        if self._server.lister.busy or not self.session.begin_job(asking=True):
+        if not self._server.lister.ready() or not self.session.begin_job(asking=True):
             return False
         self._served.withheld.add(directory)
         try:

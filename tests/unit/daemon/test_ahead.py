@@ -1,0 +1,102 @@
+"""When names are told before they are asked for, and which requests wait meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from cowfs_daemon.fuse import ahead, listing
+from cowfs_daemon.fuse.ahead import ASKED_MIN, HELD_MAX, Ahead
+
+
+class Clock:
+    """Seconds, as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(ahead, "monotonic", made)
+    return made
+
+
+def telling(directory: int = 7, *, made: Ahead | None = None) -> Ahead:
+    """One that has a directory listed, as somebody says yes to everything."""
+    made = made or Ahead(lambda directory, cookie, names: True)
+    asked = [made.asked(directory) for _ in range(ASKED_MIN)]
+    assert asked == [False] * (ASKED_MIN - 1) + [True]
+    return made
+
+
+def request(number: int) -> bytearray:
+    return bytearray(b"%d" % number)
+
+
+pytestmark = pytest.mark.interpreted
+
+
+def test_what_waits_is_due_when_the_listing_is_answered(clock: Clock) -> None:
+    one = telling()
+    assert one.hold(7, bytearray(b"1-and-more"), 1)
+    assert not one.hold(8, request(2), 1)
+    assert one.take(all_of_them=False) == []
+    one.listed(8)
+    assert one.take(all_of_them=False) == []
+    one.listed(7)
+    assert not one.hold(7, request(3), 1)  # its names are told already
+    assert one.take(all_of_them=False) == [b"1"]
+    assert one.waiting == 0
+
+
+@pytest.mark.parametrize("state", [0, listing.END, 5])
+def test_what_waits_is_due_when_the_listing_has_ended(clock: Clock, state: int) -> None:
+    one = telling()
+    assert one.hold(7, request(1), 1)
+    one.told(7, 99, state)
+    assert one.take(all_of_them=False) == [b"1"]
+    assert not one.hold(7, request(2), 1)
+
+
+def test_what_has_waited_for_long_is_due_and_nothing_waits_for_a_while(clock: Clock) -> None:
+    one = telling()
+    assert one.hold(7, request(1), 1)
+    clock.now += ahead.HELD_S / 2
+    assert one.hold(7, request(2), 1)
+    assert one.take(all_of_them=False) == []
+    clock.now += ahead.HELD_S
+    assert one.take(all_of_them=False) == [b"1", b"2"]
+    telling(8, made=one)
+    assert not one.hold(8, request(3), 1)
+    clock.now += ahead.HELD_S
+    telling(9, made=one)
+    assert one.hold(9, request(4), 1)
+    assert one.take(all_of_them=True) == [b"4"]
+
+
+def test_so_many_wait_and_none_comes_back(clock: Clock) -> None:
+    one = telling()
+    one.holds = False
+    assert not one.hold(7, request(0), 1)
+    one.holds = True
+    assert [one.hold(7, request(number), 1) for number in range(HELD_MAX + 1)] == [True] * HELD_MAX + [False]
+    assert len(one.take(all_of_them=True)) == HELD_MAX
+    assert one.waiting == 0
+
+
+def test_a_directory_is_listed_once_at_a_time_and_several_are(clock: Clock) -> None:
+    told: list[int] = []
+
+    def tell(directory: int, cookie: int, names: int) -> bool:
+        told.append(directory)
+        return True
+
+    one = Ahead(tell)
+    for _ in range(100):
+        one.asked(1)
+        one.asked(2)
+    assert told == [1, 2]
