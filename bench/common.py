@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +232,13 @@ def report(scenario: str, results: dict[str, Any]) -> None:
     """Print the results as JSON, with the day (UTC) and the machine of measuring."""
     made = {"scenario": scenario, "measured": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine()}
     print(json.dumps(made | {"results": results}, indent=2))
+
+
+def keep(scenario: str, path: Path | None, results: dict[str, Any]) -> None:
+    """Write the report so far into the file, whole or not at all."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("w") as file, redirect_stdout(file):
+            report(scenario, results)
+        part.rename(path)

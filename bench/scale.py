@@ -6,6 +6,9 @@
 ``neighbours``: what a program waits for each of its file operations while a storm goes on elsewhere: in another
 workspace or in a fork of its own, each served by another process (which is checked), and, as a floor, while a process
 merely keeps a CPU busy.
+
+With ``--into`` the results of the parts named by ``--only`` are merged into FILE, so that a long run can be cut in
+pieces.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 from bench import common, daemons, native
 from cowfs.client.store import Store
 
+PARTS = ("workspace", "neighbours", "parallel", "directory")
 APART_SECONDS = 60.0
 _DIRECTORY = """
 import json, os, sys, time
@@ -254,18 +258,28 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
+                        help=", ".join(PARTS))  # fmt: skip
+    parser.add_argument("--into", type=Path, metavar="FILE", help="merge the results into this JSON file")
     options = parser.parse_args()
     results: dict[str, Any] = {}
+    if options.into is not None and options.into.exists():
+        results = json.loads(options.into.read_text())["results"]
     with common.scratch() as place:
         plain = place / "native"
         plain.mkdir()
-        daemons.make_store(place / "large", [options.workspace])
-        results["workspace"] = workspace(place / "large", options.workspace)
+        if "workspace" in options.only:
+            daemons.make_store(place / "large", [options.workspace])
+            results["workspace"] = workspace(place / "large", options.workspace)
         daemons.make_store(place / "store", [])
         with daemons.serving(place / "store") as client, native.noatime(plain) as disk:
-            results["neighbours"] = neighbours(client, options.turns, options.seconds / 2)
-            results["parallel"] = parallel(client, disk, options.programs, options.seconds)
-            results["directory"] = directory(client, disk, options.directory)
+            if "neighbours" in options.only:
+                results["neighbours"] = neighbours(client, options.turns, options.seconds / 2)
+            if "parallel" in options.only:
+                results["parallel"] = parallel(client, disk, options.programs, options.seconds)
+            if "directory" in options.only:
+                results["directory"] = directory(client, disk, options.directory)
+    common.keep("scale", options.into, results)
     common.report("scale", results)
 
 

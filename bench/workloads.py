@@ -13,7 +13,6 @@ others go on.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import subprocess
@@ -92,16 +91,6 @@ def earlier(path: Path | None, sizes: Sizes) -> dict[str, Any]:
     return results
 
 
-def keep(path: Path | None, results: dict[str, Any]) -> None:
-    """Write the report so far into the file, whole or not at all."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("w") as file, contextlib.redirect_stdout(file):
-            common.report("workloads", results)
-        part.rename(path)
-
-
 def say(line: str) -> None:
     """Progress."""
     print(line, file=sys.stderr, flush=True)
@@ -134,7 +123,7 @@ def run(options: argparse.Namespace, results: dict[str, Any], sizes: Sizes) -> N
             say(name)
             for place in options.placement:
                 absorb(results, name, place, *measure(workload, inputs, directory, names, place, options.n, sizes))
-                keep(options.into, results)
+                common.keep("workloads", options.into, results)
 
 
 def main() -> int:
