@@ -58,6 +58,9 @@ Clock = Callable[[], int]
 Ids = Callable[[str], str]
 Progress = Callable[[dict[str, Any]], None]
 
+HURRY_LAYERS = 2
+"""Frozen layers that wait when settling is given as much of the processors as others have: writers would wait soon."""
+
 PROBLEMS_KEPT = 1_000
 """Lines about problems of an import that are given again when it is asked for again."""
 
@@ -475,9 +478,10 @@ class Engine:
         return self._settling.next()
 
     def freeze_large(self) -> None:
-        """Freeze live layers that have become large, so that they can be settled."""
+        """Freeze live layers that have become large, so that they can be settled; faster, where these are many."""
         for workspace in self.host.wants_freeze():
             self._freeze_open(workspace)
+        self.jobs.settler.hurry(len(self.unsettled()) >= HURRY_LAYERS)
 
     def _freeze_open(self, workspace: str) -> None:
         with self._verbs[workspace]:

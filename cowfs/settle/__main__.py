@@ -12,12 +12,10 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 
 OOM_SCORE = 300
 """When memory runs out, a settler goes before what has memory of its own to lose: its job is just done again."""
 
-_TRIES = 5
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -26,7 +24,7 @@ def main(arguments: list[str]) -> int:
     owner, idle_seconds, niceness = int(arguments[0]), float(arguments[1]), int(arguments[2])
     if not die_with(owner):
         return 1
-    give_way(niceness)
+    os.nice(niceness)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(OOM_SCORE))
     # The protocol has the pipes for itself: what anything else reads or prints cannot get into it.
@@ -47,25 +45,6 @@ def main(arguments: list[str]) -> int:
     finally:
         channel.close()
     return 0
-
-
-def give_way(niceness: int) -> None:
-    """Run behind the programs of every session.
-
-    A session is a scheduling group (sched(7), autogroup), and niceness counts within one: without a word to its group
-    the settler took a quarter of the only CPU from an untar.
-    """
-    os.nice(niceness)
-    for _ in range(_TRIES):
-        try:
-            with open("/proc/self/autogroup", "w") as file:
-                file.write(str(niceness))
-        except BlockingIOError:  # an ordinary user's turn comes once in 0.1 s, for all users together
-            threading.Event().wait(0.1)
-        except OSError:  # a kernel without such groups
-            return
-        else:
-            return
 
 
 def die_with(owner: int) -> bool:

@@ -67,6 +67,9 @@ class ThreadChild(process.Child):
         finally:
             channel.close()
 
+    def share(self, niceness: int) -> None:
+        """A thread of this process has no session."""
+
     @property
     def pid(self) -> int:
         """Of this process."""
