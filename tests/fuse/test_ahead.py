@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import resource
 import select
 import signal
 import stat
@@ -18,7 +19,7 @@ import pytest
 
 from cowfs.view.inode import Caller
 from cowfs_daemon import lingering
-from cowfs_daemon.fuse import ahead, lister, protocol
+from cowfs_daemon.fuse import ahead, lister, listing, protocol
 from cowfs_daemon.fuse.negotiate import REQUEST_BYTES
 
 from .conftest import HANG_S, Mounted, wait_until
@@ -42,7 +43,7 @@ def made_unknown(mounted: Mounted, count: int) -> Path:
     return directory
 
 
-def listing(mounted: Mounted) -> None:
+def listing_begins(mounted: Mounted) -> None:
     """Return when the process that lists has been started, or is there."""
     wait_until(mounted.transport._server.lister.ready)
 
@@ -201,7 +202,7 @@ def lister_of(mounted: Mounted) -> int:
     """The process that lists, started by what is looked at, when it has listed."""
     directory = made_unknown(mounted, FEW)
     looked_at(directory, range(ahead.ASKED_MIN))
-    listing(mounted)
+    listing_begins(mounted)
     looked_at(directory, range(2 * ahead.ASKED_MIN))
     mounted.transport.session.settle()
     (found,) = [pid for pid in children() if b"listing.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
@@ -237,7 +238,7 @@ def test_who_looks_waits_for_the_listing_and_asks_no_more(mounted: Mounted) -> N
             for number in range(30):
                 view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
     looked_at(made_unknown(mounted, FEW), range(ahead.ASKED_MIN))
-    listing(mounted)
+    listing_begins(mounted)
     with asked(mounted) as seen:
         for directory in directories:
             looked_at(directory, range(30))
@@ -287,6 +288,53 @@ def test_who_changes_a_directory_that_is_listed_and_looked_at(mounted: Mounted) 
             assert not thread.is_alive(), turn
         assert len(os.listdir(directory)) == FEW + 100
         directory.rename(mounted.path / f"done{turn}")
+
+
+def test_what_waits_is_counted_once(mounted: Mounted) -> None:
+    lister_of(mounted)
+    session, directory = mounted.transport.session, mounted.path / "other"
+    (mounted.path / "directory").rename(directory)
+    made_unknown(mounted, FEW)
+    before = session._requests
+    with asked(mounted) as seen:
+        looked_at(mounted.path / "directory", range(FEW))
+        session.settle()
+        wait_until(lambda: session._requests == session._answered)
+        read = session._requests - before
+    assert sum(seen.values()) == read
+
+
+def test_a_thread_of_the_process_that_dies_ends_it(mounted: Mounted) -> None:
+    """Or its request would be waited for without end, and with it an unmount."""
+    pid = lister_of(mounted)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))  # no descriptor can be sent to it
+    (mounted.path / "directory").rename(mounted.path / "other")
+    looked_at(made_unknown(mounted, FEW), range(FEW))
+    mounted.transport.session.settle()
+    assert pid not in children()
+
+
+def test_a_listing_that_takes_too_long_is_given_up(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program can keep the lock of a directory for as long as it likes."""
+    monkeypatch.setattr(lister, "LISTING_S", 0.1)
+    pid = lister_of(mounted)
+    os.kill(pid, signal.SIGSTOP)
+    (mounted.path / "directory").rename(mounted.path / "other")
+    looked_at(made_unknown(mounted, FEW), range(FEW))
+    mounted.transport.session.settle()
+    assert pid not in children()
+    assert not mounted.transport._server.lister.ready()  # not again for a while
+
+
+def test_it_can_be_closed_while_the_process_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(f"import time\ntime.sleep({2 * HANG_S})\n")
+    monkeypatch.setattr(listing, "__file__", str(slow))
+    before, one = children(), lister.Lister()
+    assert not one.ready()
+    wait_until(lambda: len(children()) > len(before))
+    one.close()
+    assert children() == before
 
 
 def test_a_directory_that_cannot_be_listed_is_left_alone(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:

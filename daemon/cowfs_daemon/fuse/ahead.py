@@ -29,7 +29,10 @@ TOLD_MAX = 384
 """Names told at a time: until they are, other requests wait."""
 
 HELD_S = 0.01
-"""For how long a request waits at most, and for how long none is let wait where another did in vain."""
+"""For how long a request waits at most."""
+
+PAUSE_MAX_S = 1.0
+"""For how long none waits at most when some did in vain: first for HELD_S, each time for twice as long."""
 
 HELD_MAX = 64
 """Requests that wait at a time."""
@@ -62,6 +65,7 @@ class Ahead:
         self._directories: dict[int, _Directory] = {}
         self._telling: dict[int, list[bytearray] | None] = {}
         self._until = self._not_before = 0.0
+        self._pause_s = HELD_S
         self.holds = True
         self.due: list[bytearray] = []
         self.waiting = 0
@@ -69,6 +73,8 @@ class Ahead:
     def asked(self, directory: int) -> bool:
         """The kernel has asked for a name in ``directory`` whose inode it did not know. Whether others are being told:
         the answer may :meth:`hold` then."""
+        if not self.holds:  # it was counted when it came
+            return False
         one = self._directories.get(directory)
         if one is None:
             if len(self._directories) >= DIRECTORIES_MAX:
@@ -85,7 +91,7 @@ class Ahead:
     def hold(self, directory: int, request: bytearray, size: int) -> bool:
         """Whether a request waits until it comes to ``due``, as the names of its directory are being told."""
         held = self._telling.get(directory)
-        if held is None or not self.holds or self.waiting >= HELD_MAX:
+        if held is None or self.waiting >= HELD_MAX:
             return False
         if not self.waiting:
             self._until = monotonic() + HELD_S
@@ -99,6 +105,7 @@ class Ahead:
         if held is not None:
             self.due += held
             self._telling[directory] = None
+            self._pause_s = HELD_S
 
     def told(self, directory: int, cookie: int, state: int) -> None:
         """What :meth:`asked` began is done, as far as ``cookie``. ``state``: 0, an errno or :data:`.listing.END`."""
@@ -115,9 +122,11 @@ class Ahead:
     def take(self, *, all_of_them: bool) -> list[bytearray]:
         """The requests that are to be answered now, or those that have waited for long, too."""
         if self.waiting > len(self.due) and (all_of_them or monotonic() >= self._until):
-            for directory in self._telling:
-                self.listed(directory)
-            self._not_before = monotonic() + HELD_S
+            for directory, held in self._telling.items():
+                self.due += held or ()
+                self._telling[directory] = None
+            self._not_before = monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
         due, self.due = self.due, []
         self.waiting -= len(due)
         return due

@@ -63,9 +63,9 @@ class Handles:
 
     def close_root(self) -> None:
         """Let go of it: otherwise it could not be unmounted."""
-        if self._root >= 0:
-            os.close(self._root)
-            self._root = -1
+        root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
 
     def open(self, ino: int, flags: int) -> int:
         """A descriptor of an inode; only ``by_number``. Raises OSError."""

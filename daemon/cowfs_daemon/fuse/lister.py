@@ -22,6 +22,12 @@ from cowfs_daemon.fuse import listing
 KEPT_S = 60.0
 """For how long process and thread are kept when nothing is to be listed, and not tried again when they failed."""
 
+START_S = 5.0
+"""In which the process has to become ready."""
+
+LISTING_S = 2.0
+"""A listing that takes longer is given up, and the process killed: a program can hold a directory's lock for ever."""
+
 log = logging.getLogger("cowfs.fuse")
 
 
@@ -76,8 +82,8 @@ class Process:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
-        """Wait for its end; called when it lists nothing."""
-        self.interrupt()
+        """Kill it: it has nothing to lose. Its thread may still wait for an answer, which others give."""
+        self._process.kill()
         self._socket.close()
         self._process.wait()
 
@@ -91,7 +97,8 @@ class Lister:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._under_way: dict[int, Wanted] = {}
+        self._under_way: dict[int, tuple[Wanted, float]] = {}
+        self._starting: Process | None = None
         self._process: Process | None = None
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
@@ -119,7 +126,7 @@ class Lister:
                     return False
                 number = next(self._numbers)
                 self._process.ask(number, wanted)
-                self._under_way[number] = wanted
+                self._under_way[number] = wanted, time.monotonic()
                 return True
         except OSError as error:  # it has ended, as the thread finds out
             log.debug("%s", error)
@@ -131,8 +138,9 @@ class Lister:
         """End thread and process. Nothing may be under way."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
-                self._process.interrupt()
+            for process in (self._starting, self._process):
+                if process is not None:
+                    process.interrupt()
             thread = self._thread
         if thread is not None:
             thread.join()
@@ -145,39 +153,59 @@ class Lister:
         process: Process | None = None
         replied = False
         try:
-            process = Process()
-            if process.reply(KEPT_S) is None:
-                raise TimeoutError(errno.ETIMEDOUT, "the process that lists has not become ready")
-            with self._lock:
-                if self._closed:
-                    return
-                self._process = process
+            process = self._started()
             while self._take(process):
                 replied = True
         except Exception as error:  # whatever it is: who waits for a listing, waits for `done`
             with self._lock:
-                if not replied and not self._closed:
+                if not self._closed and not (replied and isinstance(error, ConnectionError)):
                     self._failed(error)
         finally:
             with self._lock:
-                self._process = self._thread = None
-                lost, self._under_way = list(self._under_way.values()), {}
+                self._starting = self._process = self._thread = None
+                lost, self._under_way = self._under_way, {}
             if process is not None:
                 process.end()
-            for wanted in lost:
-                wanted.done(0, errno.EIO)
+            for wanted, _ in lost.values():
+                _done(wanted, 0, errno.EIO)
+
+    def _started(self) -> Process:
+        """The process, when it is ready. Raises OSError."""
+        process = Process()
+        with self._lock:
+            self._starting = process
+            if self._closed:
+                process.interrupt()
+        try:
+            if process.reply(START_S) is None:
+                raise TimeoutError(errno.ETIMEDOUT, "the process that lists has not become ready")
+        except BaseException:
+            process.end()
+            raise
+        with self._lock:
+            self._process = process
+        return process
 
     def _take(self, process: Process) -> bool:
-        """Take one reply; False: there was none for long. Raises OSError."""
-        reply = process.reply(KEPT_S)
-        if reply is None:
+        """Take one reply; False: there was nothing to list for long. Raises OSError."""
+        idle = time.monotonic() + KEPT_S
+        while (reply := process.reply(LISTING_S)) is None:
+            now = time.monotonic()
             with self._lock:
-                if not self._under_way:
+                if any(now - began > LISTING_S for _, began in self._under_way.values()):
+                    raise TimeoutError(errno.ETIMEDOUT, "a directory cannot be listed")
+                if not self._under_way and now > idle:
                     self._process = None
                     return False
-            return True
         number, reached, state = reply
         with self._lock:
-            wanted = self._under_way.pop(number)
-        wanted.done(reached, state)
+            wanted, _ = self._under_way.pop(number)
+        _done(wanted, reached, state)
         return True
+
+
+def _done(wanted: Wanted, reached: int, state: int) -> None:
+    try:
+        wanted.done(reached, state)
+    except Exception:
+        log.exception("what was listed could not be taken in")

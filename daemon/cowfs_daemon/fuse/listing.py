@@ -105,11 +105,19 @@ def serve(sock: socket.socket) -> None:
         sock.send(REPLY.pack(*REQUEST.unpack_from(message)[:1], *reply))
 
 
+def run(sock: socket.socket) -> None:
+    """Serve; whatever goes wrong ends the process, which tells who waits for a reply."""
+    try:
+        serve(sock)
+    except BaseException:
+        os._exit(1)
+
+
 def main() -> None:
     """List in threads; each takes the next request."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sock = socket.socket(fileno=int(sys.argv[1]))
-    threads = [threading.Thread(target=serve, args=[sock]) for _ in range(AT_ONCE)]
+    threads = [threading.Thread(target=run, args=[sock], daemon=True) for _ in range(AT_ONCE)]
     for thread in threads:
         thread.start()
     sock.send(READY)

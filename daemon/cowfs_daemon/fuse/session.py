@@ -204,9 +204,10 @@ class Session:
             try:
                 size = readv(fd, buffers)
             except BlockingIOError:
-                if self._wait(poller, reader, _HELD_IDLE_S if ahead.waiting else self._server.idle_s):
+                held = ahead.waiting
+                if self._wait(poller, reader, _HELD_IDLE_S if held else self._server.idle_s):
                     continue
-                if not ahead.waiting:
+                if not held:
                     return not self._stopping
                 self.answer_held(all_of_them=True)
                 continue
@@ -298,6 +299,7 @@ class Session:
             ahead.holds = False
             try:
                 for request in ahead.take(all_of_them=all_of_them):
+                    self.counts.requests[protocol.LOOKUP] -= 1  # It was counted when it came.
                     self._answer(self.workspace.view, request, len(request))
             finally:
                 ahead.holds = True

@@ -339,13 +339,15 @@ class Transport:
         if not self._server.lister.ready() or not self.session.begin_job(asking=True):
             return False
         self._served.withheld.add(directory)
+        began = False
         try:
             began = self._server.lister.list(self._handles.wanted(directory, cookie, names, done))
-        except OSError:
-            began = False
-        if not began:
-            self._served.withheld.discard(directory)
-            self.session.end_job(asking=True)
+        except OSError as error:
+            log.debug("%s: not listed ahead: %s", self.connection.mountpoint, error)
+        finally:
+            if not began:
+                self._served.withheld.discard(directory)
+                self.session.end_job(asking=True)
         return began
 
     # Subtrees

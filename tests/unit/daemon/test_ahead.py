@@ -76,13 +76,28 @@ def test_what_has_waited_for_long_is_due_and_nothing_waits_for_a_while(clock: Cl
     telling(9, made=one)
     assert one.hold(9, request(4), 1)
     assert one.take(all_of_them=True) == [b"4"]
+    clock.now += ahead.HELD_S
+    telling(10, made=one)
+    assert not one.hold(10, request(5), 1)  # twice as long after the second time
+    clock.now += ahead.HELD_S
+    telling(11, made=one)
+    assert one.hold(11, request(6), 1)
+    one.listed(11)
+    assert one.take(all_of_them=False) == [b"6"]
+    telling(12, made=one)
+    assert one.hold(12, request(7), 1)
+    one.take(all_of_them=True)
+    clock.now += ahead.HELD_S
+    telling(13, made=one)
+    assert one.hold(13, request(8), 1)
 
 
 def test_so_many_wait_and_none_comes_back(clock: Clock) -> None:
     one = telling()
     one.holds = False
-    assert not one.hold(7, request(0), 1)
+    assert not one.asked(7)
     one.holds = True
+    assert one.asked(7)
     assert [one.hold(7, request(number), 1) for number in range(HELD_MAX + 1)] == [True] * HELD_MAX + [False]
     assert len(one.take(all_of_them=True)) == HELD_MAX
     assert one.waiting == 0
