@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import aims, render, workloads
+from bench import aims, common, render, workloads
 from bench.common import Series
 from bench.systems import System
 from bench.workload import SMALL, Sizes, Workload
@@ -70,12 +70,12 @@ def test_pieces_of_a_run_merge_in_one_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "workloads.json"
     results = fresh()
     workloads.absorb(results, "tree", "free", {"cowfs": series(untar=30, rm=8)}, {"bindfs": "it broke"})
-    workloads.keep(path, results)
+    common.keep("workloads", path, results)
     again = workloads.earlier(path, SMALL)
     assert again["failed"] == {"tree, free, bindfs": "it broke"}
     taken = {"cowfs": series(untar=40), "native": series(untar=20, rm=4), "bindfs": series(untar=50)}
     workloads.absorb(again, "tree", "free", taken, {})
-    workloads.keep(path, again)
+    common.keep("workloads", path, again)
     merged = json.loads(path.read_text())["results"]
     assert merged["failed"] == {}
     assert list(merged["placements"]["free"]["systems"]) == ["native", "bindfs", "cowfs"]
