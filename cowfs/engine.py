@@ -493,6 +493,10 @@ class Engine:
 
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
+        with self.jobs.settler.waited_for():
+            self._settle_all(ws)
+
+    def _settle_all(self, ws: str | None) -> None:
         while True:
             if (waiting := {entry.id for entry in self.unsettled()}) and ws is not None:
                 with self._lock:

@@ -19,9 +19,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,8 @@ class Settler:
         self._commit = commit
         self._idle_seconds = idle_seconds
         self._niceness = niceness
+        self._sharing = threading.Lock()
+        self._behind, self._waiting = False, 0
         self._reaped = reaped
         self._common = {
             "index": str(index),
@@ -196,7 +199,8 @@ class Settler:
     def make_root(self, mode: int, uid: int, gid: int, time: int) -> bytes:
         """The root of an empty filesystem, stored; ``time`` in ns."""
         params = {"mode": mode, "uid": uid, "gid": gid, "time": time}
-        return bytes.fromhex(self._run("mkroot", params, None)[0]["root"])
+        with self.waited_for():
+            return bytes.fromhex(self._run("mkroot", params, None)[0]["root"])
 
     def import_directory(
         self,
@@ -268,10 +272,28 @@ class Settler:
         return ImportResult(root, files, size, logical, next_ino, tuple(skipped), tuple(changed))
 
     def hurry(self, yes: bool) -> None:
-        """Whether the job under way is to have as much of the processors as others have, from now on."""
+        """Whether the jobs are to have as much of the processors as others have, until this is called again."""
+        with self._sharing:
+            self._behind = yes
+            self._share()
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """They are to have it meanwhile, as somebody waits for one."""
+        with self._sharing:
+            self._waiting += 1
+            self._share()
+        try:
+            yield
+        finally:
+            with self._sharing:
+                self._waiting -= 1
+                self._share()
+
+    def _share(self) -> None:
         child = self._child
         if child is not None:
-            child.share(0 if yes else self._niceness)
+            child.share(0 if self._behind or self._waiting else self._niceness)
 
     def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
         """Store a frozen layer: journal spans (path, first byte, end byte) over a root."""
@@ -362,6 +384,8 @@ class Settler:
             if self._child is None:
                 self._child = self.child(self._idle_seconds, self._niceness)
                 self._starts += 1
+                with self._sharing:
+                    self._share()
             with suppress(BrokenPipeError):
                 self._child.channel.send("job", kind=kind, params=params)
                 message = self._child.channel.receive()

@@ -338,6 +338,10 @@ def test_it_gives_way_to_programs_of_other_sessions(store: Store) -> None:
         for hurry, niceness in ((False, BACKGROUND), (True, 0), (True, 0), (False, BACKGROUND)):
             store.settler.hurry(hurry)
             assert group.read_text().endswith(f" nice {niceness}\n")
+        with store.settler.waited_for():
+            store.settler.hurry(False)
+            assert group.read_text().endswith(" nice 0\n")
+        assert group.read_text().endswith(f" nice {BACKGROUND}\n")
 
 
 def test_a_damaged_batch_is_refused_and_its_child_killed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
