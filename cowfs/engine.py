@@ -58,9 +58,6 @@ Clock = Callable[[], int]
 Ids = Callable[[str], str]
 Progress = Callable[[dict[str, Any]], None]
 
-HURRY_LAYERS = 2
-"""Frozen layers that wait when settling is given as much of the processors as others have: writers would wait soon."""
-
 PROBLEMS_KEPT = 1_000
 """Lines about problems of an import that are given again when it is asked for again."""
 
@@ -481,7 +478,7 @@ class Engine:
         """Freeze live layers that have become large, so that they can be settled; faster, where these are many."""
         for workspace in self.host.wants_freeze():
             self._freeze_open(workspace)
-        self.jobs.settler.hurry(len(self.unsettled()) >= HURRY_LAYERS)
+        self.jobs.settler.hurry(self._settling.behind())
 
     def _freeze_open(self, workspace: str) -> None:
         with self._verbs[workspace]:
@@ -494,12 +491,9 @@ class Engine:
     def settle(self, ws: str | None = None) -> None:
         """Settle until every frozen layer of ``ws`` (or of the store) has a root."""
         with self.jobs.settler.waited_for():
-            self._settle_all(ws)
-
-    def _settle_all(self, ws: str | None) -> None:
-        while True:
-            if (waiting := {entry.id for entry in self.unsettled()}) and ws is not None:
-                with self._lock:
-                    waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
-            if not waiting or not self.settle_next():
-                return
+            while True:
+                if (waiting := {entry.id for entry in self.unsettled()}) and ws is not None:
+                    with self._lock:
+                        waiting &= {layer.id for layer in self.catalog.chain(self.catalog.by_name(ws).parent_layer)}
+                if not waiting or not self.settle_next():
+                    return

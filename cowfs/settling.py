@@ -20,6 +20,9 @@ from cowfs.lineage import unsettled
 from cowfs.settle.delta import SettledLayer
 from cowfs.trimming import Trimming
 
+HURRY_LAYERS = 2
+"""Frozen layers that wait when settling is given as much of the processors as others have: writers would wait soon."""
+
 
 class Settling:
     """The frozen layers of one store. ``settle`` makes a root as ``Settler.settle`` does; ``clock`` gives ns."""
@@ -50,6 +53,10 @@ class Settling:
         """Frozen layers that something needs and that have no root yet; those that can be settled now first."""
         with self._lock:
             return unsettled(self._catalog, self._stuck)
+
+    def behind(self) -> bool:
+        """Whether settling falls behind those who write."""
+        return len(self.waiting()) >= HURRY_LAYERS
 
     def next(self) -> bool:
         """Settle the oldest frozen layer; False when there is none. Raises what the settler reports."""
