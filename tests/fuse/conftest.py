@@ -38,11 +38,12 @@ _connections = itertools.count(1)
 
 @dataclass
 class Mounted:
-    """A mounted workspace with the verbs that the engine would give it."""
+    """A mounted workspace with the verbs that the engine would give it. ``gone``: the test has unmounted it."""
 
     path: Path
     workspace: Workspace
     transport: Transport
+    gone: bool = False
     snapshots: dict[str, Layer] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -119,6 +120,8 @@ def mount_workspace(server: Server, tmp_path: Path) -> Iterator[Callable[[], Mou
 
 
 def _take_away(mounted: Mounted) -> None:
+    if mounted.gone:
+        return
     if mounted.transport.session.ended.is_set():
         mounts.unmount(str(mounted.path), force=True)
         mounted.transport.session.stop()

@@ -91,10 +91,11 @@ class Process:
 class Lister:
     """Starts the process when there is something to list, and ends it when there was nothing for a while.
 
-    A thread starts it (the kernel kills it when that thread ends), and takes replies.
+    A thread starts it (the kernel kills it when that thread ends), and takes replies. ``forking`` is held meanwhile.
     """
 
     def __init__(self) -> None:
+        self.forking = threading.Lock()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._under_way: dict[int, tuple[Wanted, float]] = {}
@@ -171,7 +172,8 @@ class Lister:
 
     def _started(self) -> Process:
         """The process, when it is ready. Raises OSError."""
-        process = Process()
+        with self.forking:
+            process = Process()
         with self._lock:
             self._starting = process
             if self._closed:
