@@ -226,14 +226,19 @@ def isolation_section(data: dict[str, Any]) -> str:
 
 def requests_section(data: dict[str, Any]) -> str:
     """CPU time of requests."""
-    memory = [[words(name), number(took)] for name, took in data["cpu_us"].items()]
+    others = data.get("cpu_us_among_others", {})
+    memory = [
+        [words(name), number(took), *(number(each[name]) for each in others.values())]
+        for name, took in data["cpu_us"].items()
+    ]
     live = [
         [words(name), *(number(one[key]) for key in ("own_us", "cpu_us")),
          ", ".join(f"{number(n)} {operation.upper()}" for operation, n in one["requests_each"].items() if n >= 0.01)]
         for name, one in data["live"].items()
     ]  # fmt: skip
     head = ["a storm on a live mount, µs of the worker's CPU", "a file, less its GETATTRs", "a request", "sent a file"]
-    without = table(["without system calls", "µs of CPU"], memory)
+    between = [f"{int(size) >> 10:,} KiB read in between" for size in others]
+    without = table(["without system calls, µs of CPU", "one after the other", *between], memory)
     return f"Medians; the storms: daemon and program on one CPU.\n\n{table(head, live)}\n\n{without}"
 
 

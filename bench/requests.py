@@ -4,6 +4,8 @@
 decoding, the view, the journal record (a real file), the answer; in microseconds of this thread's CPU time. ``live``:
 with the system calls and all else that a worker does, see :mod:`bench.storms`. Each operation is repeated ``--count``
 times, ``--turns`` times in turn, with the median of the turns; of the storms ``--storm`` times, ``--storms`` times.
+``cpu_us_among_others``: as ``cpu_us``, when so many bytes of other memory were read between two requests, as programs
+and the kernel do: what the server needs is in the processor's caches no more.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -26,14 +29,32 @@ from cowfs_daemon.fuse.mount import Connection
 from cowfs_daemon.fuse.server import Reader, Server
 
 _HEAD = struct.Struct("<IIQQIIIHH")
+BETWEEN = (1 << 18, 1 << 20, 1 << 22)
+"""Bytes of other memory, for ``cpu_us_among_others``."""
+
 FILE = 2
 """The inode number of the first file that is created."""
 
 
-class Kernel:
-    """Stands for ``os`` in the session: hands over prepared requests, and throws answers away."""
+def asking_s(times: int = 1_000) -> float:
+    """The CPU time that asking twice for it takes, without what lies between the two answers."""
+    between, first = 0.0, time.thread_time()
+    for _ in range(times):
+        began = time.thread_time()
+        between += time.thread_time() - began
+    return (time.thread_time() - first - between) / times
 
-    def __init__(self) -> None:
+
+class Kernel:
+    """Stands for ``os`` in the session: hands over prepared requests, and throws answers away.
+
+    ``others``: bytes that are read before each; ``others_s``: the CPU time that this took.
+    """
+
+    def __init__(self, others: int) -> None:
+        self.others = bytearray(others)
+        self.others_s = 0.0
+        self.asking_s = asking_s()
         self.requests: list[bytes] = []
         self.session: session.Session | None = None
 
@@ -46,6 +67,10 @@ class Kernel:
             assert self.session is not None
             self.session._stopping = True
             raise InterruptedError(errno.EINTR, "no more")
+        if self.others:
+            began = time.thread_time()
+            zlib.crc32(self.others)
+            self.others_s += time.thread_time() - began + self.asking_s
         request = self.requests.pop()
         buffers[0][: len(request)] = request
         return len(request)
@@ -99,9 +124,9 @@ def operations(count: int) -> dict[str, Callable[[int], list[bytes]]]:
 
 
 @contextlib.contextmanager
-def loop(workspace: Any) -> Iterator[Callable[[list[bytes]], float]]:
+def loop(workspace: Any, others: int = 0) -> Iterator[Callable[[list[bytes]], float]]:
     """Has the loop serve a workspace: requests -> microseconds of CPU for each."""
-    server, kernel = Server(), Kernel()
+    server, kernel = Server(), Kernel(others)
     init = negotiate.Negotiated(protocol.MINOR, negotiate.WANTED, negotiate.MAX_WRITE)
     fd = os.open("/dev/null", os.O_RDWR)
     connection = cast(Any, Connection)(
@@ -116,9 +141,9 @@ def loop(workspace: Any) -> Iterator[Callable[[list[bytes]], float]]:
     def timed(requests: list[bytes]) -> float:
         kernel.requests = requests[::-1]
         served._stopping = False
-        began = time.thread_time()
+        kernel.others_s, began = 0.0, time.thread_time()
         served.serve(reader)
-        return (time.thread_time() - began) / len(requests) * 1e6
+        return (time.thread_time() - began - kernel.others_s) / len(requests) * 1e6
 
     cast(Any, session).os = kernel
     try:
@@ -130,13 +155,13 @@ def loop(workspace: Any) -> Iterator[Callable[[list[bytes]], float]]:
         server.close()
 
 
-def measure(count: int, turns: int) -> dict[str, float]:
+def measure(count: int, turns: int, others: int = 0) -> dict[str, float]:
     """Microseconds of CPU per request; ``_at_rest``: of files that a fork has and nobody has looked at in it."""
     taken: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="cowfs-bench-") as directory:
         engine = common.open_store(Path(directory) / "store")
         engine.create("ws")
-        with loop(engine.host.workspace(engine.open_workspace("ws"))) as timed:
+        with loop(engine.host.workspace(engine.open_workspace("ws")), others) as timed:
             for turn in range(turns):
                 for name, make in operations(count).items():
                     taken.setdefault(name, []).append(timed(make(turn)))
@@ -145,7 +170,7 @@ def measure(count: int, turns: int) -> dict[str, float]:
             pass
         for turn in range(turns):
             (fork,) = engine.fork(base, f"fork-{turn}")
-            with loop(engine.host.workspace(engine.open_workspace(fork.name))) as timed:
+            with loop(engine.host.workspace(engine.open_workspace(fork.name)), others) as timed:
                 for name, opcode in (("lookup_at_rest", protocol.LOOKUP), ("unlink_at_rest", protocol.UNLINK)):
                     asked = [request(opcode, 1, 2 * n + 2, b"f%d\0" % n) for n in range(count)]
                     taken.setdefault(name, []).append(timed(asked))
@@ -162,6 +187,9 @@ def main() -> None:
     parser.add_argument("--storms", type=int, default=5)
     options = parser.parse_args()
     results: dict[str, Any] = {"cpu_us": measure(options.count, options.turns)}
+    results["cpu_us_among_others"] = {
+        str(size): measure(options.count // 5, max(options.turns // 3, 1), size) for size in BETWEEN
+    }
     with common.scratch() as directory:
         results["live"] = storms.measure(directory, options.storm, options.storms)
     common.report("requests", results)
