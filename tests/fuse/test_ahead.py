@@ -190,7 +190,7 @@ def test_unmounting_waits_for_it(mount_workspace: Callable[[], Mounted]) -> None
 
 def test_unmounting_while_the_process_is_started(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its beginning is a copy of this one, with every descriptor."""
-    slow = functools.partial(subprocess.Popen, preexec_fn=lambda: time.sleep(0.2))
+    slow = functools.partial(subprocess.Popen, preexec_fn=lambda: select.select([], [], [], 0.2))
     monkeypatch.setattr(subprocess, "Popen", slow)
     before = children()
     assert not mounted.transport._server.lister.ready()
