@@ -123,7 +123,7 @@ class Child:
         """Have it run behind the programs of other sessions so far.
 
         A session is a scheduling group where the kernel has such (sched(7), autogroup), and the niceness that a process
-        gives itself counts within one: with that alone the settler took a quarter of the only CPU from an untar.
+        gives itself counts within one (docs/decisions/0602-settling-gives-way.md).
         """
         if niceness != self._niceness and self._group is not None:
             with suppress(OSError, ValueError):  # an ordinary user's turn comes once in 0.1 s; it may have ended

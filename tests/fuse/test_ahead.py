@@ -31,9 +31,9 @@ FEW = 400
 _A_FILE = stat.S_IFREG | 0o640
 
 
-def made_unknown(mounted: Mounted, count: int) -> Path:
+def made_unknown(mounted: Mounted, count: int, name: str = "directory") -> Path:
     """A directory of files that the kernel has not heard of, each of its own size; known itself."""
-    directory = mounted.path / "directory"
+    directory = mounted.path / name
     directory.mkdir()
     view, ino = mounted.workspace.view, directory.stat().st_ino
     with mounted.workspace.lock:
@@ -103,14 +103,7 @@ def test_what_is_told_is_bounded_by_what_is_asked(mounted: Mounted, count: int) 
 
 def test_many_directories_in_turn(mounted: Mounted) -> None:
     """More than are counted at a time: none is told of anything, and nothing is kept of them."""
-    directories = [mounted.path / f"d{number}" for number in range(ahead.DIRECTORIES_MAX + 10)]
-    view = mounted.workspace.view
-    for directory in directories:
-        directory.mkdir()
-        ino = directory.stat().st_ino
-        with mounted.workspace.lock:
-            for number in range(10):
-                view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
+    directories = [made_unknown(mounted, 10, f"d{number}") for number in range(ahead.DIRECTORIES_MAX + 10)]
     with asked(mounted) as seen:
         for number in range(10):
             for directory in directories:
@@ -246,14 +239,7 @@ def test_another_process_lists_when_one_has_ended(mounted: Mounted) -> None:
 
 def test_who_looks_waits_for_the_listing_and_asks_no_more(mounted: Mounted) -> None:
     """The name that brings the listing about is answered after it, and the rest of the directory is known by then."""
-    directories = [mounted.path / f"d{number}" for number in range(30)]
-    view = mounted.workspace.view
-    for directory in directories:
-        directory.mkdir()
-        ino = directory.stat().st_ino
-        with mounted.workspace.lock:
-            for number in range(30):
-                view.mknod(ino, b"f%d" % number, _A_FILE, 0, Caller())
+    directories = [made_unknown(mounted, 30, f"d{number}") for number in range(30)]
     listing_begins(mounted)
     with asked(mounted) as seen:
         for directory in directories:

@@ -50,6 +50,16 @@ class _Directory:
         self.cookie = 0
 
 
+class _Held:
+    """Requests that wait for the listing of one directory, until a time of ``monotonic``."""
+
+    __slots__ = ("requests", "until")
+
+    def __init__(self) -> None:
+        self.requests: list[bytearray] = []
+        self.until = 0.0
+
+
 class Ahead:
     """Counts what is asked for in each directory. Called under the workspace's lock.
 
@@ -63,8 +73,8 @@ class Ahead:
     def __init__(self, tell: Callable[[int, int, int], bool]) -> None:
         self._tell = tell
         self._directories: dict[int, _Directory] = {}
-        self._telling: dict[int, list[bytearray] | None] = {}
-        self._until = self._not_before = 0.0
+        self._telling: dict[int, _Held | None] = {}
+        self._not_before = 0.0
         self._pause_s = HELD_S
         self.holds = True
         self.due: list[bytearray] = []
@@ -84,7 +94,7 @@ class Ahead:
         if one.asked >= one.due and directory not in self._telling:
             names = min(one.asked * FACTOR, TOLD_MAX)
             if self._tell(directory, one.cookie, names):
-                self._telling[directory] = [] if monotonic() >= self._not_before else None
+                self._telling[directory] = _Held() if monotonic() >= self._not_before else None
                 one.due = one.asked + names // FACTOR
         return directory in self._telling
 
@@ -93,23 +103,30 @@ class Ahead:
         held = self._telling.get(directory)
         if held is None or self.waiting >= HELD_MAX:
             return False
-        if not self.waiting:
-            self._until = monotonic() + HELD_S
-        held.append(request[:size])
+        if not held.requests:
+            held.until = monotonic() + HELD_S
+        held.requests.append(request[:size])
         self.waiting += 1
         return True
 
     def listed(self, directory: int) -> None:
         """A listing of ``directory`` has been answered."""
-        held = self._telling.get(directory)
-        if held is not None:
-            self.due += held
-            self._telling[directory] = None
+        if self._release(directory):
             self._pause_s = HELD_S
+
+    def _release(self, directory: int) -> bool:
+        """What waits for a directory is due, and nothing waits for this listing of it any more; whether any might."""
+        held = self._telling.get(directory)
+        if held is None:
+            return False
+        self.due += held.requests
+        self._telling[directory] = None
+        return True
 
     def told(self, directory: int, cookie: int, state: int) -> None:
         """What :meth:`asked` began is done, as far as ``cookie``. ``state``: 0, an errno or :data:`.listing.END`."""
-        self.due += self._telling.pop(directory, None) or ()
+        self._release(directory)
+        self._telling.pop(directory, None)
         one = self._directories.get(directory)
         if one is None:
             return
@@ -121,12 +138,18 @@ class Ahead:
 
     def take(self, *, all_of_them: bool) -> list[bytearray]:
         """The requests that are to be answered now, or those that have waited for long, too."""
-        if self.waiting > len(self.due) and (all_of_them or monotonic() >= self._until):
-            for directory, held in self._telling.items():
-                self.due += held or ()
-                self._telling[directory] = None
-            self._not_before = monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+        if self.waiting > len(self.due):
+            now = monotonic()
+            late = [
+                directory
+                for directory, held in self._telling.items()
+                if held is not None and held.requests and (all_of_them or now >= held.until)
+            ]
+            for directory in late:
+                self._release(directory)
+            if late:
+                self._not_before = now + self._pause_s
+                self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
         due, self.due = self.due, []
         self.waiting -= len(due)
         return due

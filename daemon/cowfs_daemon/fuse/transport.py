@@ -122,17 +122,18 @@ class Transport:
         """Unmount and end the session. Raises ``Busy`` when in use; with ``force`` it is detached, then aborted."""
         if not force:
             self.session.settle()  # A job that has a file open would make the mount busy.
-        with self._server.lister.forking:  # Its child has the root open until it is another program.
-            self._handles.close_root()
-            self.session.ending = True
-            if self._is_mounted():
-                try:
-                    mount.unmount(self.connection.mountpoint, force=force)
-                except BaseException:
-                    self.session.ending = False
-                    if not self.session.ended.is_set():
-                        self._open_root()
-                    raise
+        self._handles.close_root()
+        with self._server.lister.forking:
+            pass  # A child that has the root open, too, is another program now.
+        self.session.ending = True
+        if self._is_mounted():
+            try:
+                mount.unmount(self.connection.mountpoint, force=force)
+            except BaseException:
+                self.session.ending = False
+                if not self.session.ended.is_set():
+                    self._open_root()
+                raise
         if force:
             with contextlib.suppress(OSError, NotFound):  # Gone already when nobody used it.
                 mount.abort(self.connection.number)

@@ -92,6 +92,22 @@ def test_what_has_waited_for_long_is_due_and_nothing_waits_for_a_while(clock: Cl
     assert one.hold(13, request(8), 1)
 
 
+def test_each_directory_has_a_time_of_its_own(clock: Clock) -> None:
+    """While some wait all the time, each in time, none counts as having waited in vain; who does wait in vain, does not
+    longer since others are in time."""
+    one = telling(1)
+    assert one.hold(1, request(1), 1)
+    for directory in range(2, 6):
+        telling(directory, made=one)
+        clock.now += ahead.HELD_S / 5
+        assert one.hold(directory, request(directory), 1)
+        one.listed(directory)
+        assert one.take(all_of_them=False) == [b"%d" % directory]
+    clock.now += ahead.HELD_S / 5 + 1e-6
+    assert one.take(all_of_them=False) == [b"1"]
+    assert one.waiting == 0
+
+
 def test_so_many_wait_and_none_comes_back(clock: Clock) -> None:
     one = telling()
     one.holds = False

@@ -7,6 +7,7 @@ import pytest
 from cowfs.errors import Corrupt
 from cowfs.host import KNOWN_LEAST, KNOWN_TOTAL
 from cowfs.pressure import PAUSE_FIRST_S, PAUSE_MAX_S, PIECE_BYTES, STALLED_NS, Bounds, Lag, Pressed, backlog
+from cowfs.settling import HURRY_LAYERS
 from cowfs.workspace import Workspace
 from tests.support.lab import Lab
 
@@ -122,6 +123,21 @@ def test_nobody_waits_for_a_layer_that_cannot_be_settled(lab: Lab, monkeypatch: 
     lab.engine.checkpoint("ws", "")
     lab.engine.settle()
     assert pressed(lab) is None
+
+
+def test_settling_hurries_while_several_layers_wait(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(lab.engine.jobs.settler, "hurry", told.append)
+    for number in range(HURRY_LAYERS):
+        write(lab, 1)
+        lab.engine.checkpoint("ws", "")
+        told.clear()
+        lab.engine.freeze_large()
+        assert told == [number + 1 == HURRY_LAYERS]
+    assert lab.engine.settle_next()
+    told.clear()
+    lab.engine.freeze_large()
+    assert told == [False]
 
 
 def test_nobody_waits_when_settling_stands_still(lab: Lab) -> None:
