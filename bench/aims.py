@@ -173,20 +173,21 @@ def _company_aims() -> Iterator[Aim]:
 
 
 def _shared_aims() -> Iterator[Aim]:
-    def over(what: str) -> Callable[[Results], float]:
+    def over(kind: str, what: str) -> Callable[[Results], float]:
         def measure(results: Results) -> float:
             trees = results["shared"]["trees"]
             tree = trees[max(trees, key=int)]
-            if not tree["passthrough"]["snapshots"]:
+            if not tree["passthrough"][kind]:
                 raise KeyError("the disk had no room for passthrough")
-            rows = {row["mounts"]: row for row in tree["snapshots"]}
+            rows = {row["mounts"]: row for row in tree[kind]}
             return float(rows[100][what] / rows[1][what])
 
         return measure
 
-    for name, what in (("page cache", "page_cache_mb"), ("memory of the workers", "workers_mb")):
-        text = f"{name} of 100 read-only mounts of one root, over one's"
-        yield Aim("shared", text, ONCE, "times", over(what))
+    kinds = {"snapshots": "100 read-only mounts of one root", "bound": "one read-only mount in 100 places"}
+    for kind, where in kinds.items():
+        for name, what in (("page cache", "page_cache_mb"), ("memory of the workers", "workers_mb")):
+            yield Aim("shared", f"{name} of {where}, over one's", ONCE, "times", over(kind, what))
 
 
 def aims() -> Iterator[Aim]:

@@ -138,7 +138,7 @@ def walk(store: Path, index: BlockIndex, root: bytes) -> int:
         assert value is not None
         record = decode_inode(value)
         for cookie, entry in radix.scan(reader, content.directory_pointer(record.content)):
-            _, dirent = decode_dirent(cookie, entry)
+            dirent = decode_dirent(cookie, entry)
             if dirent.kind == 4:
                 todo.append(dirent.ino)
             else:

@@ -263,7 +263,11 @@ def shared_section(data: dict[str, Any]) -> str:
         f"{int(files):,} files, every one read in each mount, from cold. What each further one takes comes from trees "
         f"of {counts} files. Files written out for passthrough: {one['passthrough']['snapshots']:,}."
     ]
-    for name, words_for in (("snapshots", "read-only mounts of equal snapshots"), ("forks", "forks, writable")):
+    kinds = {
+        "snapshots": "read-only mounts of equal snapshots", "bound": "one of them, bound in so many places",
+        "forks": "forks, writable",
+    }  # fmt: skip
+    for name, words_for in kinds.items():
         grown = data["growth"][name]
         rows = [[row["mounts"], *(number(row[f"{what}_mb"]) for what in ("read", *grown))] for row in one[name]]
         rows += [

@@ -1,29 +1,33 @@
-"""Many read-only mounts of one snapshot, every file read in each: how much memory that takes.
+"""One root in many places, every file read in each: how much memory that takes.
 
 After so many mounts were read, in MB: ``files`` and ``listings``: pages that the kernel keeps of the mounts' files and
 directories; ``store``: of the store's files, among them those that the kernel reads by itself for the mounts
 (passthrough); ``page_cache``: all three. ``kernel``: inodes and names (SReclaimable, of the whole machine);
-``workers``: memory of the daemon's workers. The last three as they have grown. The peer of read-only mounts is forks,
-which have no passthrough. With trees of two sizes, ``growth`` says what each further mount takes by itself, and for
-each file that was read in it. ``passthrough``: how many files were written out for it; none where the disk has too
-little free.
+``workers``: memory of the daemon's workers. The last three as they have grown.
+
+``snapshots``: read-only mounts of as many equal snapshots; ``bound``: one such mount, bound in as many places
+(mount --bind), as it is given to many sandboxes; ``forks``: writable mounts, which have no passthrough. With trees of
+two sizes, ``growth`` says what each further mount takes by itself, and for each file that was read in it.
+``passthrough``: how many files were written out for it; none where the disk has too little free.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import itertools
 import mmap
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench import common, daemons, trees
 from cowfs.client.store import Store
 
-KINDS = {"snapshots": False, "forks": True}
-"""What is mounted -> whether it is writable."""
+KINDS = ("snapshots", "bound", "forks")
 
 GROWS = ("files", "listings", "store", "kernel", "workers")
 _HASH_LENGTH = 64  # of a name in STORE/shown
@@ -65,28 +69,51 @@ def memory(client: Store) -> Counter[str]:
     return found
 
 
-def measure(directory: Path, source: Path, mounts: int, *, writable: bool) -> tuple[list[dict[str, Any]], int]:
-    """Figures after 1, 2, … mounts, and how many files passthrough had; ``writable``: of forks, not the snapshot's."""
-    store = directory / f"{source.name}-{'forks' if writable else 'snapshots'}"
+@contextlib.contextmanager
+def bound(root: str, places: Path) -> Iterator[Iterator[str]]:
+    """One mount, at one more place with each step."""
+    with contextlib.ExitStack() as stack:
+
+        def bind() -> Iterator[str]:
+            for number in itertools.count():
+                place = places / f"{number}"
+                place.mkdir(parents=True)
+                common.run("mount", "--bind", root, place)
+                stack.callback(common.run, "umount", place)
+                yield str(place)
+
+        yield bind()
+
+
+def measure(directory: Path, source: Path, mounts: int, kind: str) -> tuple[list[dict[str, Any]], int]:
+    """Figures after 1, 2, … mounts, and how many files passthrough had; ``kind``: one of :data:`KINDS`."""
+    store = directory / f"{source.name}-{kind}"
     daemons.make_store(store, [])
     rows: list[dict[str, Any]] = []
-    with daemons.serving(store) as client:
+    with daemons.serving(store) as client, contextlib.ExitStack() as stack:
         workspace = client.import_tree(str(source), "base")
         snapshots = [workspace.checkpoint("one").snapshot.id]
         for number in range(1, mounts):
             snapshots.append(workspace.checkpoint(f"{number}", allow_empty=True).snapshot.id)
         daemons.settled(client)
-        names = [f"fork-{n}" for n in range(mounts)]
-        if writable:
-            for name in names:
-                client.fork(snapshots[0], name)
-        client.mount(snapshots[0])
+        one = client.mount(snapshots[0])
+        roots: Iterator[str]
+        if kind == "forks":
+            forks = [client.fork(snapshots[0], f"fork-{n}")[0].name for n in range(mounts)]
+            roots = map(client.mount, forks)
+        elif kind == "bound":
+            roots = stack.enter_context(bound(one, directory / f"{store.name}-places"))
+        else:
+            roots = map(client.mount, snapshots)
         common.write_back(store)
         common.drop_caches()
         before, mounted = memory(client), Counter[str]()
-        for number in range(mounts):
-            read = read_all(Path(client.mount(names[number] if writable else snapshots[number])))
-            mounted.update(read)
+        for number, root in zip(range(mounts), roots, strict=False):
+            read = read_all(Path(root))
+            if kind == "bound":
+                mounted = read  # the same files at each place
+            else:
+                mounted.update(read)
             if number + 1 in (1, 2, 10, mounts):
                 grown = {**mounted, **{name: size - before[name] for name, size in memory(client).items()}}
                 row = {f"{name}_mb": grown[name] / 1e6 for name in GROWS}
@@ -122,8 +149,8 @@ def main() -> None:
             size = trees.small_files(source, files)
             one: dict[str, Any] = {"bytes": size, "passthrough": {}}
             results["trees"][str(files)] = one
-            for name, writable in KINDS.items():
-                one[name], one["passthrough"][name] = measure(directory, source, options.mounts, writable=writable)
+            for name in KINDS:
+                one[name], one["passthrough"][name] = measure(directory, source, options.mounts, name)
     for name in KINDS:
         results["growth"][name] = growth({int(files): one[name] for files, one in results["trees"].items()})
     common.report("shared", results)

@@ -165,7 +165,7 @@ def _candidate_names(old: Directory, new: Directory) -> set[bytes]:
         blocks = next((d.blocks for d in (_bottom(old), _bottom(new)) if d is not None), None)
         if blocks is not None:
             for cookie, a, b in radix.diff(blocks, old_pointer, new_pointer):
-                found.update(decode_dirent(cookie, value)[0] for value in (a, b) if value is not None)
+                found.update(decode_dirent(cookie, value).name for value in (a, b) if value is not None)
     return found
 
 

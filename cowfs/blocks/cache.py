@@ -64,8 +64,20 @@ class LruCache(Generic[V]):
                 self._size -= old[1]
             self._items[key] = (value, cost_bytes)
             self._size += cost_bytes
-            while self._size > self._limit:
-                self._size -= self._items.popitem(last=False)[1][1]
+            self._fit()
+
+    def grow(self, key: bytes, more_bytes: int) -> None:
+        """What is cached under ``key``, if it still is, costs more from now on."""
+        with self._lock:
+            item = self._items.get(key)
+            if item is not None:
+                self._items[key] = (item[0], item[1] + more_bytes)
+                self._size += more_bytes
+                self._fit()
+
+    def _fit(self) -> None:
+        while self._size > self._limit:
+            self._size -= self._items.popitem(last=False)[1][1]
 
     def discard(self, key: bytes) -> None:
         """Forget one key."""

@@ -79,6 +79,7 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 _LINK = struct.Struct("<QH")
 _XATTR = struct.Struct("<HI")
+_ONE_LINK = _U16.pack(0) + _U32.pack(1)  # no xattr and one back reference, as in nearly every record
 
 
 def encode_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
@@ -140,14 +141,19 @@ def decode_inode(data: bytes) -> InodeRecord:
     xattrs: tuple[tuple[bytes, bytes], ...] | None = None
     links: tuple[tuple[int, bytes], ...] | None = None
     xattrs_block = links_block = b""
-    if flags & _FLAG_XATTRS_BLOCK:
-        xattrs_block, at = data[at : at + ID_BYTES], at + ID_BYTES
+    if not flags and data.startswith(_ONE_LINK, at):
+        xattrs = ()
+        link, at = _link_at(data, at + len(_ONE_LINK))
+        links = (link,)
     else:
-        xattrs, at = _xattrs_at(data, at)
-    if flags & _FLAG_LINKS_BLOCK:
-        links_block, at = data[at : at + ID_BYTES], at + ID_BYTES
-    else:
-        links, at = _links_at(data, at)
+        if flags & _FLAG_XATTRS_BLOCK:
+            xattrs_block, at = data[at : at + ID_BYTES], at + ID_BYTES
+        else:
+            xattrs, at = _xattrs_at(data, at)
+        if flags & _FLAG_LINKS_BLOCK:
+            links_block, at = data[at : at + ID_BYTES], at + ID_BYTES
+        else:
+            links, at = _links_at(data, at)
     if at > len(data):
         raise Corrupt("inode record: too short")
     content = Content(kind, mask, data[at:]) if kind else EMPTY
@@ -180,19 +186,28 @@ def _xattrs_at(data: bytes, at: int) -> tuple[tuple[tuple[bytes, bytes], ...], i
 def _links_at(data: bytes, at: int) -> tuple[tuple[tuple[int, bytes], ...], int]:
     try:
         (count,) = _U32.unpack_from(data, at)
-        at += 4
-        pairs: list[tuple[int, bytes]] = []
-        for _ in range(count):
-            parent, length = _LINK.unpack_from(data, at)
-            at += _LINK.size
-            link = (parent, data[at : at + length])
-            at += length
-            if not 0 < length <= NAME_MAX or at > len(data) or (pairs and pairs[-1] >= link):
-                raise Corrupt("link list: out of bounds or not sorted")
-            pairs.append(link)
     except struct.error:
         raise Corrupt("link list: too short") from None
+    at += 4
+    pairs: list[tuple[int, bytes]] = []
+    for _ in range(count):
+        link, at = _link_at(data, at)
+        if pairs and pairs[-1] >= link:
+            raise Corrupt("link list: not sorted")
+        pairs.append(link)
     return tuple(pairs), at
+
+
+def _link_at(data: bytes, at: int) -> tuple[tuple[int, bytes], int]:
+    try:
+        parent, length = _LINK.unpack_from(data, at)
+    except struct.error:
+        raise Corrupt("link list: too short") from None
+    at += _LINK.size
+    end = at + length
+    if not 0 < length <= NAME_MAX or end > len(data):
+        raise Corrupt("link list: a name out of bounds")
+    return (parent, data[at:end]), end
 
 
 class Dirent(NamedTuple):
@@ -204,6 +219,7 @@ class Dirent(NamedTuple):
     cookie: int
     ino: int
     kind: int
+    name: bytes
 
 
 _DIRENT = struct.Struct("<QB")
@@ -214,24 +230,24 @@ def encode_dirent(ino: int, kind: int, name: bytes) -> bytes:
     return _DIRENT.pack(ino, kind) + name
 
 
-def decode_dirent(cookie: int, value: bytes) -> tuple[bytes, Dirent]:
-    """(name, entry). Raises :class:`Corrupt`."""
+def decode_dirent(cookie: int, value: bytes) -> Dirent:
+    """The entry under a cookie. Raises :class:`Corrupt`."""
     name = value[_DIRENT.size :]
     if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise Corrupt("directory entry: impossible name")
-    return name, _dirent(cookie, value)
+    return _dirent(cookie, value, name)
 
 
 def dirent_of(name: bytes, cookie: int, value: bytes) -> Dirent | None:
     """The entry, if it is that of ``name``, a possible one; None: another's. Raises :class:`Corrupt`."""
-    return _dirent(cookie, value) if value[_DIRENT.size :] == name else None
+    return _dirent(cookie, value, name) if value[_DIRENT.size :] == name else None
 
 
-def _dirent(cookie: int, value: bytes) -> Dirent:
+def _dirent(cookie: int, value: bytes, name: bytes) -> Dirent:
     ino, kind = _DIRENT.unpack_from(value)
     if ino == 0 or kind > 15:
         raise Corrupt("directory entry: impossible inode or type")
-    return Dirent(cookie, ino, kind)
+    return Dirent(cookie, ino, kind, name)
 
 
 _EXTENT = struct.Struct("<I32s")

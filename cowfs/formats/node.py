@@ -15,7 +15,7 @@ from array import array
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import le, lt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cowfs.errors import Corrupt
 from cowfs.formats.checksum import ID_BYTES
@@ -70,9 +70,12 @@ class Child(NamedTuple):
 
 
 class Leaf:
-    """A decoded leaf. ``keys`` ascend; values are sliced out of the encoding when asked for."""
+    """A decoded leaf. ``keys`` ascend; values are sliced out of the encoding when asked for.
 
-    __slots__ = ("_data", "_ends", "_start", "keys", "size")
+    ``id``: of its block, if it has one of its own. ``made``: by index, what readers have made of values, for others.
+    """
+
+    __slots__ = ("_data", "_ends", "_start", "id", "keys", "made", "size")
 
     def __init__(self, keys: array[int], ends: array[int], start: int, data: bytes) -> None:
         self.keys = keys
@@ -80,6 +83,8 @@ class Leaf:
         self._start = start
         self._data = data
         self.size = len(data) - LEAF_OVERHEAD
+        self.id = b""
+        self.made: dict[int, Any] = {}
 
     def value(self, index: int) -> bytes:
         """The value of ``keys[index]`` (index from 0)."""

@@ -175,12 +175,12 @@ class _Check:
         try:
             for cookie, value in scan_around(self._blocks, inode.pointer, lost):
                 try:
-                    name, entry = decode_dirent(cookie, value)
+                    entry = decode_dirent(cookie, value)
                 except CowfsError as error:
                     yield f"cookie {cookie:#x}: {error.message}"
                     inode.unread = True
                     continue
-                key = cookie >> 8
+                key, name = cookie >> 8, entry.name
                 if directory_key(name, self._geometry.key_bits) != key:
                     yield f"entry {shown(name)} lies under cookie {cookie:#x}, not under its key"
                 if key not in names:

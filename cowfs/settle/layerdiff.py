@@ -165,11 +165,11 @@ class _Difference:
             for cookie, left, right in radix.diff(self._new.blocks, *pointers):
                 for value, names in ((left, before), (right, after)):
                     if value is not None:
-                        name, entry = decode_dirent(cookie, value)
-                        names[name] = entry
+                        entry = decode_dirent(cookie, value)
+                        names[entry.name] = entry
         for name, ino in self._touched.get(directory, {}).items():
             if name not in before and name not in after:
-                before[name] = after[name] = Dirent(0, ino, self._new.inode(ino).mode >> 12)
+                before[name] = after[name] = Dirent(0, ino, self._new.inode(ino).mode >> 12, name)
         return before, after
 
     def _take(self, path: Names, entry: Dirent, *, opaque: bool) -> None:

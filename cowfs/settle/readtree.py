@@ -34,7 +34,8 @@ class StoredTree:
     def entries(self, directory: InodeRecord) -> list[tuple[bytes, Dirent]]:
         """(name, entry) of everything in a directory, sorted by name."""
         pointer = directory_pointer(directory.content)
-        return sorted(decode_dirent(cookie, value) for cookie, value in radix.scan(self.blocks, pointer))
+        found = [decode_dirent(cookie, value) for cookie, value in radix.scan(self.blocks, pointer)]
+        return sorted((entry.name, entry) for entry in found)
 
     def walk(self, path: bytes = b"", ino: int = ROOT_INO) -> Iterator[tuple[bytes, int]]:
         """(path, inode) of a directory and everything below, a directory before what is in it, names sorted. The root's

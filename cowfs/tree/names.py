@@ -10,9 +10,8 @@ from collections.abc import Container
 from functools import lru_cache
 
 from cowfs.blocks.api import BlockSource
-from cowfs.errors import Corrupt
 from cowfs.formats.checksum import block_id
-from cowfs.formats.inode import Dirent, decode_dirent, dirent_of
+from cowfs.formats.inode import Dirent, dirent_of
 from cowfs.tree import radix
 
 DISCRIMINATORS = 256
@@ -41,11 +40,3 @@ def find_name(blocks: BlockSource, pointer: bytes, key: int, name: bytes) -> Dir
         if entry is not None:
             return entry
     return None
-
-
-def entry_at(cookie: int, value: bytes, key_bits: int) -> tuple[bytes, Dirent]:
-    """(name, entry) of a directory tree's entry, checked to lie under its name's key. Raises Corrupt."""
-    name, entry = decode_dirent(cookie, value)
-    if directory_key(name, key_bits) != cookie >> 8:
-        raise Corrupt("directory entry: not under the key of its name")
-    return name, entry

@@ -22,7 +22,11 @@ def load(blocks: BlockSource, id_: bytes) -> Leaf | Branch:
             node = decode_node(raw)
         except Corrupt as error:
             raise Corrupt(f"block {id_.hex()}: {error.message}") from None
-        cost = _NODE_COST + (2 * len(raw) if isinstance(node, Leaf) else _CHILD_COST * len(node.children))
+        if isinstance(node, Leaf):
+            node.id = id_
+            cost = _NODE_COST + 2 * len(raw)
+        else:
+            cost = _NODE_COST + _CHILD_COST * len(node.children)
         blocks.nodes.put(id_, node, cost)
     return node
 

@@ -37,30 +37,54 @@ from cowfs.tree.diff import diff
 from cowfs.tree.nodes import KEY_LIMIT, child_range, load, load_branch, load_leaf
 from cowfs.tree.update import build, update
 
-__all__ = ["VALUE_MAX", "build", "check", "count", "diff", "group", "lookup", "scan", "update", "walk"]
+__all__ = ["VALUE_MAX", "Finger", "build", "check", "count", "diff", "group", "lookup", "scan", "update", "walk"]
 
 _MASK = (1 << DIGIT_BITS) - 1
 
 
 def lookup(blocks: BlockSource, pointer: bytes, key: int) -> bytes | None:
     """The value of ``key``, or None."""
-    if not pointer:
-        return None
-    leaf = decode_leaf(pointer) if pointer[0] == LEAF else _descend(blocks, ref_id(pointer), key, 0)
+    leaf = _leaf(blocks, pointer, key, 0)
     if leaf is None:
         return None
+    index = _index(leaf, key)
+    return None if index < 0 else leaf.value(index)
+
+
+class Finger:
+    """Finds keys that lie near each other: it begins at the leaf that had the one before."""
+
+    __slots__ = ("_blocks", "_leaf", "_pointer")
+
+    def __init__(self, blocks: BlockSource) -> None:
+        self._blocks = blocks
+        self._pointer = b""
+        self._leaf: Leaf | None = None
+
+    def find(self, pointer: bytes, key: int) -> tuple[Leaf, int] | None:
+        """(leaf, index) of ``key`` in the tree of ``pointer``, or None."""
+        leaf = self._leaf
+        if leaf is None or self._pointer is not pointer or not leaf.keys[0] <= key <= leaf.keys[-1]:
+            leaf = _leaf(self._blocks, pointer, key, 0)
+            if leaf is None:
+                return None
+            self._leaf, self._pointer = leaf, pointer
+        index = _index(leaf, key)
+        return None if index < 0 else (leaf, index)
+
+
+def _index(leaf: Leaf, key: int) -> int:
+    """Where a key lies in a leaf; -1: nowhere."""
     keys = leaf.keys
     index = bisect_left(keys, key)
-    return leaf.value(index) if index < len(keys) and keys[index] == key else None
+    return index if index < len(keys) and keys[index] == key else -1
 
 
 def group(blocks: BlockSource, pointer: bytes, first: int, bits: int) -> list[tuple[int, bytes]]:
     """Entries with keys from ``first``, a multiple of ``2**bits``, to ``first + 2**bits - 1``, in key order."""
-    if not pointer:
-        return []
     stop = first + (1 << bits)
     try:
-        leaf = decode_leaf(pointer) if pointer[0] == LEAF else _descend(blocks, ref_id(pointer), first, bits)
+        leaf = _leaf(blocks, pointer, first, bits)
     except _Divided:
         return list(scan(blocks, pointer, first, stop))
     if leaf is None:
@@ -78,8 +102,13 @@ class _Divided(Exception):
     """A branch splits the keys that were asked for together."""
 
 
-def _descend(blocks: BlockSource, id_: bytes, key: int, bits: int) -> Leaf | None:
+def _leaf(blocks: BlockSource, pointer: bytes, key: int, bits: int) -> Leaf | None:
     """The leaf that covers ``key``, and all keys that differ in the last ``bits`` only; None where nothing lies."""
+    if not pointer:
+        return None
+    if pointer[0] == LEAF:
+        return decode_leaf(pointer)
+    id_ = ref_id(pointer)
     cached = blocks.nodes.get
     above = KEY_LIMIT
     while True:

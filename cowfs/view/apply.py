@@ -13,9 +13,10 @@ from typing import Any, Final
 from cowfs.errors import Corrupt
 from cowfs.formats import inode as fmt
 from cowfs.formats import journal as j
+from cowfs.formats.inode import Dirent
 from cowfs.geometry import PAGE
 from cowfs.view import acl
-from cowfs.view.directory import Entry, free_cookie
+from cowfs.view.directory import free_cookie
 from cowfs.view.file import Source, fresh_pages
 from cowfs.view.inode import Inode
 from cowfs.view.sharing import Shared, pieces
@@ -84,7 +85,7 @@ def link(state: State, time: int, record: j.Link, cookie: int = 0) -> Inode:
     return inode
 
 
-def unlink(state: State, time: int, record: j.Unlink, entry: Entry | None = None) -> None:
+def unlink(state: State, time: int, record: j.Unlink, entry: Dirent | None = None) -> None:
     """A name goes; so does the inode with its last name. ``entry``: the name's, when it has just been looked up."""
     parent = state.own(state.inode(record.parent))
     inode = state.own(state.inode(record.ino))
@@ -92,7 +93,7 @@ def unlink(state: State, time: int, record: j.Unlink, entry: Entry | None = None
     _lose_name(state, parent, inode, record.name, bool(record.orphan), time)
 
 
-def rename(state: State, time: int, record: j.Rename, cookie: int = 0, entry: Entry | None = None) -> None:
+def rename(state: State, time: int, record: j.Rename, cookie: int = 0, entry: Dirent | None = None) -> None:
     """A name moves, or two names change places; ``cookie`` as for :func:`make`, ``entry`` as for :func:`unlink`."""
     old_parent = state.own(state.inode(record.parent))
     new_parent = state.own(state.inode(record.new_parent))
@@ -122,7 +123,7 @@ def rename(state: State, time: int, record: j.Rename, cookie: int = 0, entry: En
 
 def _insert(state: State, parent: Inode, name: bytes, inode: Inode, time: int, cookie: int) -> None:
     directory = state.own_directory(parent)
-    directory.insert(Entry(cookie or free_cookie(directory, name), inode.ino, inode.mode >> 12, name))
+    directory.insert(Dirent(cookie or free_cookie(directory, name), inode.ino, inode.mode >> 12, name))
     parent.mtime = parent.ctime = time
 
 
@@ -132,11 +133,11 @@ def _point(state: State, parent: Inode, name: bytes, inode: Inode, time: int) ->
     entry = directory.lookup(name)
     if entry is None:
         raise Corrupt("journal: a name that should exist does not")
-    directory.put(Entry(entry.cookie, inode.ino, inode.mode >> 12, name))
+    directory.put(Dirent(entry.cookie, inode.ino, inode.mode >> 12, name))
     parent.mtime = parent.ctime = time
 
 
-def _remove(state: State, parent: Inode, name: bytes, ino: int, time: int, entry: Entry | None) -> None:
+def _remove(state: State, parent: Inode, name: bytes, ino: int, time: int, entry: Dirent | None) -> None:
     directory = state.own_directory(parent)
     entry = entry or directory.lookup(name)
     if entry is None or entry.ino != ino:

@@ -10,10 +10,10 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from cowfs.blocks.api import BlockSource
-from cowfs.formats.inode import decode_dirent
+from cowfs.formats.inode import Dirent, decode_dirent
 from cowfs.tree import names, radix
 from cowfs.view.inode import Owner
 
@@ -26,15 +26,6 @@ DEPTH_MAX: Final = 16
 _SLACK: Final = 1000
 
 
-class Entry(NamedTuple):
-    """One entry: ``cookie`` = directory key << 8 | discriminator; ``kind`` = ``mode >> 12``."""
-
-    cookie: int
-    ino: int
-    kind: int
-    name: bytes
-
-
 class StoredDirectory:
     """A directory at rest."""
 
@@ -45,26 +36,21 @@ class StoredDirectory:
         self.pointer = pointer
         self.key_bits = key_bits
 
-    def lookup(self, name: bytes) -> Entry | None:
+    def lookup(self, name: bytes) -> Dirent | None:
         """The entry called ``name``, or None."""
         if not self.pointer:
             return None
-        found = names.find_name(self.blocks, self.pointer, names.directory_key(name, self.key_bits), name)
-        return None if found is None else Entry(found.cookie, found.ino, found.kind, name)
+        return names.find_name(self.blocks, self.pointer, names.directory_key(name, self.key_bits), name)
 
-    def at(self, cookie: int) -> Entry | None:
+    def at(self, cookie: int) -> Dirent | None:
         """The entry with this cookie, or None."""
         value = radix.lookup(self.blocks, self.pointer, cookie) if self.pointer else None
-        if value is None:
-            return None
-        name, entry = decode_dirent(cookie, value)
-        return Entry(cookie, entry.ino, entry.kind, name)
+        return None if value is None else decode_dirent(cookie, value)
 
-    def entries(self, after: int) -> Iterator[Entry]:
+    def entries(self, after: int) -> Iterator[Dirent]:
         """Entries with a cookie greater than ``after``, in cookie order."""
         for cookie, value in radix.scan(self.blocks, self.pointer, after + 1):
-            name, entry = decode_dirent(cookie, value)
-            yield Entry(cookie, entry.ino, entry.kind, name)
+            yield decode_dirent(cookie, value)
 
     def __len__(self) -> int:
         return radix.count(self.pointer)
@@ -81,8 +67,8 @@ class _Map:
 
     def __init__(self, base: Directory | None) -> None:
         self.base = base
-        self.by_name: dict[bytes, Entry | None] = {}
-        self.by_cookie: dict[int, Entry | None] = {}
+        self.by_name: dict[bytes, Dirent | None] = {}
+        self.by_cookie: dict[int, Dirent | None] = {}
         self.listing: list[int] | None = None
         self.grown = False
 
@@ -125,7 +111,7 @@ class OverlayDirectory:
     def __len__(self) -> int:
         return self.count
 
-    def lookup(self, name: bytes) -> Entry | None:
+    def lookup(self, name: bytes) -> Dirent | None:
         """The entry called ``name``, or None."""
         directory: Directory | None = self
         while directory is not None:
@@ -140,7 +126,7 @@ class OverlayDirectory:
             directory = changes.base
         return None
 
-    def at(self, cookie: int) -> Entry | None:
+    def at(self, cookie: int) -> Dirent | None:
         """The entry with this cookie, or None."""
         directory: Directory | None = self
         while directory is not None:
@@ -155,7 +141,7 @@ class OverlayDirectory:
             directory = changes.base
         return None
 
-    def entries(self, after: int) -> Iterator[Entry]:
+    def entries(self, after: int) -> Iterator[Dirent]:
         """Entries with a cookie greater than ``after``, in cookie order; do not change it meanwhile."""
         changes = self.map
         if changes is None:
@@ -183,25 +169,25 @@ class OverlayDirectory:
                 last = entry.cookie
                 yield entry
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: Dirent) -> None:
         """Add ``entry``, or let its name point at another inode."""
         if self.lookup(entry.name) is None:
             self.count += 1
         self._enter(entry)
 
-    def insert(self, entry: Entry) -> None:
+    def insert(self, entry: Dirent) -> None:
         """Add ``entry``, whose name is known to be free."""
         self.count += 1
         self._enter(entry)
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: Dirent) -> None:
         changes = self._live
         if changes.listing is not None:
             changes.listing.append(entry.cookie)
             changes.grown = True
         changes.by_name[entry.name] = changes.by_cookie[entry.cookie] = entry
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Dirent) -> None:
         """Take ``entry`` away; only what the base has needs to be remembered as removed."""
         changes = self._live
         self.count -= 1
@@ -218,7 +204,7 @@ class OverlayDirectory:
         else:
             del by_name[entry.name]
 
-    def changes(self) -> dict[int, Entry | None]:
+    def changes(self) -> dict[int, Dirent | None]:
         """What differs from the base, by cookie."""
         return self._live.by_cookie
 

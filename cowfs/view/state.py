@@ -29,8 +29,14 @@ from cowfs.view.directory import Directory, OverlayDirectory, StoredDirectory
 from cowfs.view.file import FileData, OverlayFile, StoredFile
 from cowfs.view.inode import Inode, Owner
 
+INODE_BYTES = 650
+"""What a resolved inode takes in memory, about."""
+
+_WEIGHED = 8
+"""So many inodes at a time are added to what a leaf takes in its cache."""
+
 KNOWN_LIMIT = 200_000
-"""Resolved but unchanged inodes kept in memory, about 650 bytes each; a host gives each of many states less."""
+"""Resolved but unchanged inodes that a state keeps; a host gives each of many states less."""
 
 
 def fail(code: int) -> OSError:
@@ -54,6 +60,7 @@ class State:
         "blocks",
         "cloned",
         "files",
+        "finger",
         "first_ino",
         "geometry",
         "known",
@@ -82,6 +89,7 @@ class State:
         self.live: dict[int, Inode | None] = {}
         self.merged: list[FileData | Directory] = []
         self.cloned = 0
+        self.finger = radix.Finger(blocks)
         self.known: dict[int, Inode] = {}
         self.known_limit = KNOWN_LIMIT
         self.orphans: dict[int, Inode] = {}
@@ -132,8 +140,18 @@ class State:
     def _load(self, layer: Layer, ino: int) -> Inode | None:
         if layer.table is None:
             raise Corrupt(f"layer {layer.id} has neither changes nor a root")
-        value = radix.lookup(self.blocks, layer.table, ino)
-        return None if value is None else thaw(self.blocks, self.geometry, ino, fmt.decode_inode(value))
+        found = self.finger.find(layer.table, ino)
+        if found is None:
+            return None
+        leaf, index = found
+        made = leaf.made
+        inode: Inode | None = made.get(index)
+        if inode is None:
+            if not len(made) % _WEIGHED:
+                self.blocks.nodes.grow(leaf.id, _WEIGHED * INODE_BYTES)
+            # At rest nobody changes it, and other states that have the same leaf need it too: forks, other mounts.
+            inode = made[index] = thaw(self.blocks, self.geometry, ino, fmt.decode_inode(leaf.value(index)))
+        return inode
 
     def _shrink(self) -> None:
         self.known = {ino: inode for ino, inode in self.live.items() if inode is not None}
@@ -194,7 +212,7 @@ class State:
     def directory(self, inode: Inode) -> Directory:
         """The entries of a directory. Raises ENOTDIR."""
         data = inode.data
-        if isinstance(data, OverlayDirectory | StoredDirectory):
+        if isinstance(data, (OverlayDirectory, StoredDirectory)):
             return data
         raise fail(errno.ENOTDIR)
 
@@ -203,7 +221,7 @@ class State:
         data = inode.data
         if isinstance(data, OverlayDirectory) and data.owner is self.owner:
             return data
-        if not isinstance(data, OverlayDirectory | StoredDirectory):
+        if not isinstance(data, (OverlayDirectory, StoredDirectory)):
             raise fail(errno.ENOTDIR)
         mine = OverlayDirectory(self.owner, data if len(data) else None, self.geometry.key_bits, self.merged)
         inode.data = mine
@@ -212,7 +230,7 @@ class State:
     def file(self, inode: Inode) -> FileData:
         """The data of a regular file. Raises EISDIR or EINVAL."""
         data = inode.data
-        if isinstance(data, OverlayFile | StoredFile):
+        if isinstance(data, (OverlayFile, StoredFile)):
             return data
         raise fail(errno.EISDIR if inode.is_dir else errno.EINVAL)
 
@@ -246,13 +264,16 @@ class State:
 
 def thaw(blocks: BlockSource, geometry: Geometry, ino: int, record: InodeRecord) -> Inode:
     """An inode in motion from a record at rest."""
+    (
+        mode, uid, gid, nlink, rdev, size, blocks_512, block_log2, atime, mtime, ctime, btime, xattrs, links, _, _, _,
+    ) = record  # by position: each field by its name takes as long again  # fmt: skip
     inode = Inode.__new__(Inode)
     inode.ino, inode.owner = ino, None
-    inode.mode, inode.uid, inode.gid, inode.nlink = record.mode, record.uid, record.gid, record.nlink
-    inode.rdev, inode.size, inode.blocks, inode.block_log2 = record.rdev, record.size, record.blocks, record.block_log2
-    inode.atime, inode.mtime, inode.ctime, inode.btime = record.atime, record.mtime, record.ctime, record.btime
-    inode.xattrs = dict(contents.record_xattrs(blocks, record))
-    inode.links = contents.record_links(blocks, record)
+    inode.mode, inode.uid, inode.gid, inode.nlink, inode.rdev = mode, uid, gid, nlink, rdev
+    inode.size, inode.blocks, inode.block_log2 = size, blocks_512, block_log2
+    inode.atime, inode.mtime, inode.ctime, inode.btime = atime, mtime, ctime, btime
+    inode.xattrs = dict(contents.record_xattrs(blocks, record) if xattrs is None else xattrs)
+    inode.links = contents.record_links(blocks, record) if links is None else links
     inode.data = thaw_content(blocks, geometry, record)
     return inode
 

@@ -12,11 +12,11 @@ import stat
 
 from cowfs.formats import inode as inode_fmt
 from cowfs.formats import journal as j
-from cowfs.formats.inode import NAME_MAX, XATTRS_MAX
+from cowfs.formats.inode import NAME_MAX, XATTRS_MAX, Dirent
 from cowfs.geometry import DIRECTORY_BLOCKS, PAGE
 from cowfs.view import acl, apply
 from cowfs.view.descriptors import Descriptors
-from cowfs.view.directory import Entry, free_cookie
+from cowfs.view.directory import free_cookie
 from cowfs.view.file import fresh_pages
 from cowfs.view.inode import NOW, Caller, Inode, SetAttr
 from cowfs.view.reading import check_namespace
@@ -165,7 +165,7 @@ class View(Descriptors):
         record = j.Link(ino, parent, name)
         return apply.link(self.state, self._journaled(record, caller), record, cookie)
 
-    def _entry(self, parent: int, name: bytes) -> tuple[Inode, Entry]:
+    def _entry(self, parent: int, name: bytes) -> tuple[Inode, Dirent]:
         directory = self.state.inode(parent)
         entry = self.state.directory(directory).lookup(name)
         self._check_length(directory, name)

@@ -24,12 +24,13 @@ def test_growth_is_taken_apart() -> None:
 
 @pytest.mark.parametrize(("passthrough", "verdict"), [(100, "**missed**"), (0, "not measured")])
 def test_the_aim_is_about_the_larger_tree_with_passthrough(passthrough: int, verdict: str) -> None:
-    small = {"snapshots": rows(9, 0, 0), "passthrough": {"snapshots": 9}}
-    large = {"snapshots": rows(100, 0, 1000), "passthrough": {"snapshots": passthrough}}
+    kinds = ("snapshots", "bound")
+    small = {**dict.fromkeys(kinds, rows(9, 0, 0)), "passthrough": dict.fromkeys(kinds, 9)}
+    large = {**dict.fromkeys(kinds, rows(100, 0, 1000)), "passthrough": dict.fromkeys(kinds, passthrough)}
     judged = [
         each for each in aims.judged({"shared": {"trees": {"9": small, "100": large}}}) if each.scenario == "shared"
     ]
-    assert [each.verdict for each in judged] == [verdict, verdict]
+    assert [each.verdict for each in judged] == [verdict] * 4
     assert judged[0].measured == ("2.94 times" if passthrough else "–")
 
 

@@ -60,9 +60,13 @@ def test_replies_have_the_sizes_of_the_kernels_structs() -> None:
     }
     for reply, size in sizes.items():
         assert len(reply) == struct.unpack_from("<I", reply)[0] == size
-    assert len(protocol.direntplus(inode, 1)) == len(protocol.direntplus(None, 1)) == 128
     for length in range(1, 20):
-        assert len(protocol.dirent(1, 2, b"n" * length, 8)) == (24 + length + 7) // 8 * 8
+        entry = protocol.dirent(5, 2, b"n" * length, 8)
+        assert len(entry) == (24 + length + 7) // 8 * 8
+        for each in (inode, None):
+            plus = protocol.direntplus(each, 1, 0, 5, 2, b"n" * length, 8)
+            assert len(plus) == 128 + len(entry)
+            assert plus[128:] == entry
 
 
 def test_times_before_1970_keep_their_nanoseconds() -> None:

@@ -101,7 +101,7 @@ RECORDS: dict[str, tuple[object, Callable[[], bytes], Callable[[bytes], Any]]] =
     "xattrs": (FILE.xattrs, lambda: inode.encode_xattrs(FILE.xattrs or ()), inode.decode_xattrs),
     "links": (FILE.links, lambda: inode.encode_links(FILE.links or ()), inode.decode_links),
     "dirent": (
-        (b"\xff name", inode.Dirent(0x1234, 9, 8)),
+        inode.Dirent(0x1234, 9, 8, b"\xff name"),
         lambda: inode.encode_dirent(9, 8, b"\xff name"),
         lambda data: inode.decode_dirent(0x1234, data),
     ),

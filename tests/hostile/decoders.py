@@ -140,7 +140,7 @@ def decode_leaf(data: bytes) -> tuple[list[int], list[bytes]]:
     return list(leaf.keys), leaf.values()
 
 
-def decode_dirent(data: bytes) -> tuple[bytes, inode.Dirent]:
+def decode_dirent(data: bytes) -> inode.Dirent:
     """A directory entry with some cookie."""
     return inode.decode_dirent(512, data)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.errors import Corrupt, NotFound
-from cowfs.formats.node import decode_node, decode_pointer, decode_root
+from cowfs.formats.node import Leaf, decode_node, decode_pointer, decode_root
 from cowfs.geometry import Geometry
 from cowfs.tree import radix
 
@@ -31,6 +31,11 @@ def apply(entries: dict[int, bytes], changes: dict[int, bytes | None]) -> dict[i
     return {key: value for key, value in merged.items() if value is not None}
 
 
+def value(found: tuple[Leaf, int] | None) -> bytes | None:
+    """What a finger found."""
+    return None if found is None else found[0].value(found[1])
+
+
 @settings(max_examples=150)
 @given(st.lists(CHANGES, max_size=6), GEOMETRIES, st.booleans(), st.booleans())
 def test_any_history_gives_the_tree_of_its_entries(
@@ -38,6 +43,7 @@ def test_any_history_gives_the_tree_of_its_entries(
 ) -> None:
     blocks = MemoryBlocks()
     pointer, entries = b"", dict[int, bytes]()
+    finger = radix.Finger(blocks)
     if clear:
         history = [*history, dict.fromkeys(apply({}, {k: v for c in history for k, v in c.items()}))]
     for changes in history:
@@ -49,6 +55,11 @@ def test_any_history_gives_the_tree_of_its_entries(
         assert list(radix.scan(blocks, pointer)) == sorted(entries.items())
         assert radix.count(pointer) == len(entries)
         assert all(radix.lookup(blocks, pointer, key) == entries.get(key) for key in [*changes, 0, TOP])
+        for key in [*changes, *sorted(changes), 0, TOP]:
+            assert value(finger.find(pointer, key)) == entries.get(key)
+        for key in changes:
+            assert value(finger.find(before, key)) == old.get(key)
+            assert value(finger.find(pointer, key)) == entries.get(key)
         expected = [(k, old.get(k), entries.get(k)) for k in sorted(old | entries) if old.get(k) != entries.get(k)]
         assert list(radix.diff(blocks, before, pointer)) == expected
 

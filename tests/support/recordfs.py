@@ -125,7 +125,7 @@ class Server:
             p.STATFS: self._statfs, p.RELEASE: self._nothing, p.FSYNC: self._sync, p.FSYNCDIR: self._sync,
             p.OPENDIR: self._opendir, p.RELEASEDIR: self._releasedir, p.IOCTL: self._no_ioctl,
             p.READDIR: lambda unique, node, size: self._readdir(unique, size, b""),
-            p.READDIRPLUS: lambda unique, node, size: self._readdir(unique, size, p.direntplus(None, 0)),
+            p.READDIRPLUS: lambda unique, node, size: self._readdir(unique, size, p.NO_ATTRIBUTES),
         }  # fmt: skip
 
     def note_existing(self) -> None:

@@ -221,26 +221,27 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
     _, cookie, room = protocol.unpack(_READDIR, request, size)
     parts: list[bytes] = [b""]
     used = 0
+    valid, generations = served.valid, served.generations
     for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
-        record = protocol.dirent(ino, entry_cookie, name, kind)
-        used += 128 + len(record)
+        inode = _listed(view, name, ino)
+        generation = generations.get(ino, 0) if generations else 0
+        record = protocol.direntplus(inode, valid, generation, ino, entry_cookie, name, kind)
+        used += len(record)
         if used > room:
-            used -= 128 + len(record)
+            used -= len(record)
             break
-        inode = _listed(served, view, name, ino)
-        generation = served.generations.get(ino, 0) if served.generations else 0
-        parts += (protocol.direntplus(inode, served.valid, generation), record)
+        if inode is not None:
+            served.told(ino)
+        parts.append(record)
     parts[0] = protocol.data_head(unique, used)
     served.ahead.listed(nodeid)
     return b"".join(parts)
 
 
-def _listed(served: Served, view: View, name: bytes, ino: int) -> Inode | None:
+def _listed(view: View, name: bytes, ino: int) -> Inode | None:
     if name in (b".", b".."):
         return None
     try:
-        inode = view.inode(ino)
+        return view.inode(ino)
     except (OSError, CowfsError):
         return None  # A damaged inode must not hide its neighbours: its own lookup will tell.
-    served.told(ino)
-    return inode

@@ -62,7 +62,6 @@ _OUT = struct.Struct("<IiQ")
 _OUT_U32 = struct.Struct("<IiQII")
 _OUT_U64 = struct.Struct("<IiQQ")
 _ATTR = "QQQqqqIIIIIIIIII"
-_ENTRY = struct.Struct("<QQQQII" + _ATTR)
 _OUT_ENTRY = struct.Struct("<IiQQQQQII" + _ATTR)
 _OUT_ATTR = struct.Struct("<IiQQII" + _ATTR)
 _OUT_OPEN = struct.Struct("<IiQQII")
@@ -71,6 +70,7 @@ _OUT_STATFS = struct.Struct("<IiQQQQQQIIII24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")
 _OUT_STATX = struct.Struct("<IiQQII16x")
 _DIRENT = struct.Struct("<QQII")
+_ENTRY_DIRENT = struct.Struct("<QQQQII" + _ATTR + "QQII")
 _PADDING = tuple(bytes(-count % 8) for count in range(8))
 
 STATX_BASIC_AND_BTIME: Final = 0x0FFF
@@ -258,20 +258,24 @@ def dirent(ino: int, cookie: int, name: bytes, kind: int) -> bytes:
     return _DIRENT.pack(ino, cookie, length, kind) + name + _PADDING[length & 7]
 
 
-def direntplus(inode: Attributes | None, valid: int, generation: int = 0) -> bytes:
-    """The fuse_entry_out in front of a READDIRPLUS record; None: the kernel shall look it up if it cares."""
+def direntplus(
+    inode: Attributes | None, valid: int, generation: int, ino: int, cookie: int, name: bytes, kind: int
+) -> bytes:
+    """One READDIRPLUS record: a fuse_entry_out and a :func:`dirent`; None: the kernel shall look it up if it cares."""
     if inode is None:
-        return _EMPTY_ENTRY
-    ino, atime, mtime, ctime = inode.ino, inode.atime, inode.mtime, inode.ctime
-    return _ENTRY.pack(
+        return NO_ATTRIBUTES + dirent(ino, cookie, name, kind)
+    atime, mtime, ctime = inode.atime, inode.mtime, inode.ctime
+    length = len(name)
+    return _ENTRY_DIRENT.pack(
         ino, generation, valid, valid, 0, 0,
         ino, inode.size, inode.blocks, atime // GIGA, mtime // GIGA, ctime // GIGA,
         atime % GIGA, mtime % GIGA, ctime % GIGA,
         inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, BLOCK_SIZE, 0,
-    )  # fmt: skip
+        ino, cookie, length, kind,
+    ) + name + _PADDING[length & 7]  # fmt: skip
 
 
-_EMPTY_ENTRY = bytes(_ENTRY.size)
+NO_ATTRIBUTES = bytes(_ENTRY_DIRENT.size - _DIRENT.size)
 
 
 def invalidate_inode(ino: int) -> bytes:

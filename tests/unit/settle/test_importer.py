@@ -40,11 +40,11 @@ class Imported:
     def _walk(self, ino: int, prefix: bytes) -> None:
         pointer = content.directory_pointer(self.record(ino).content)
         for cookie, value in radix.scan(self.blocks, pointer):
-            name, entry = decode_dirent(cookie, value)
-            self.inos[prefix + name] = entry.ino
+            entry = decode_dirent(cookie, value)
+            self.inos[prefix + entry.name] = entry.ino
             assert entry.kind == self.record(entry.ino).mode >> 12
             if entry.kind == stat.S_IFDIR >> 12:
-                self._walk(entry.ino, prefix + name + b"/")
+                self._walk(entry.ino, prefix + entry.name + b"/")
 
     def record(self, ino: int) -> InodeRecord:
         value = radix.lookup(self.blocks, self.table, ino)
