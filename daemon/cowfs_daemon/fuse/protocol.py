@@ -276,6 +276,7 @@ def direntplus(
 
 
 NO_ATTRIBUTES = bytes(_ENTRY_DIRENT.size - _DIRENT.size)
+"""The fuse_entry_out of a name that the kernel shall look up if it cares."""
 
 
 def invalidate_inode(ino: int) -> bytes:
