@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from bench import common, live, trees
 from bench.common import Series
+from cowfs.engine import Engine
 from cowfs_daemon.fuse import protocol
 from cowfs_daemon.fuse.server import Server
 from cowfs_daemon.fuse.transport import Transport
@@ -60,8 +61,8 @@ def following(every: int) -> Callable[[Transport], None]:
 
 
 @contextlib.contextmanager
-def served(directory: Path, every: int) -> Iterator[dict[str, Path]]:
-    """A mount served in each way."""
+def served(directory: Path, every: int) -> Iterator[tuple[Engine, dict[str, Path]]]:
+    """A store, and a mount served in each way."""
     with common.engine_at(directory / "store") as engine, contextlib.ExitStack() as stack:
         roots = {}
         for way in WAYS:
@@ -69,7 +70,7 @@ def served(directory: Path, every: int) -> Iterator[dict[str, Path]]:
             server = Server(spin_s=0) if way == "no_spin" else Server()
             change = following(every) if way == "follow" else None
             roots[way] = stack.enter_context(live.mounted(engine, way, directory / way, server, change))
-        yield roots
+        yield engine, roots
 
 
 def untar(archive: Path, directories: Sequence[Path]) -> None:
@@ -80,7 +81,15 @@ def untar(archive: Path, directories: Sequence[Path]) -> None:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
-def measure(roots: dict[str, Path], archive: Path, turns: int) -> dict[str, Any]:
+def settle(engine: Engine) -> None:
+    """Settle everything, so that no turn is slowed down because the one before has not been settled."""
+    for way in WAYS:
+        engine.checkpoint(way, "turn")
+    while engine.settle_next():
+        pass
+
+
+def measure(engine: Engine, roots: dict[str, Path], archive: Path, turns: int) -> dict[str, Any]:
     """Way -> load -> ``wall`` and ``server_cpu``."""
     wall, cpu = ({way: Series() for way in roots} for _ in range(2))
     for turn in range(turns):
@@ -94,6 +103,7 @@ def measure(roots: dict[str, Path], archive: Path, turns: int) -> dict[str, Any]
                     wall[way].time(load, untar, archive, places)
                     cpu[way].seconds.setdefault(load, []).append(time.process_time() - began)
                 common.run("rm", "-rf", *places)
+        settle(engine)
     return {
         way: {load: {"wall": wall[way].summaries()[load], "server_cpu": cpu[way].summaries()[load]} for load in LOADS}
         for way in roots
@@ -111,8 +121,8 @@ def main() -> None:
         size = trees.small_files(directory / "source" / "tree", options.files)
         archive = directory / "files.tar"
         common.run("tar", "-C", directory / "source", "-cf", archive, "tree")
-        with served(directory, options.every) as roots:
-            ways = measure(roots, archive, options.turns)
+        with served(directory, options.every) as (engine, roots):
+            ways = measure(engine, roots, archive, options.turns)
     results = {"files": options.files, "bytes": size, "every": options.every, "ways": ways}
     common.report("placement", results)
 

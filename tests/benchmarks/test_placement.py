@@ -27,7 +27,7 @@ def test_the_reader_follows_its_caller(tmp_path: Path) -> None:
     everywhere = os.sched_getaffinity(0)
     if len(everywhere) < 2:
         pytest.skip("one CPU")
-    with placement.served(tmp_path, 1) as roots:
+    with placement.served(tmp_path, 1) as (_, roots):
         for cpu in sorted(everywhere):
             with common.placed((cpu,)):
                 common.run("touch", roots["follow"] / f"file-{cpu}")
@@ -44,8 +44,8 @@ def test_every_way_is_measured_under_every_load(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_bytes(b"x" * 5000)
     common.run("tar", "-C", tmp_path / "source", "-cf", tmp_path / "files.tar", "file")
-    with placement.served(tmp_path, 4) as roots:
-        found = placement.measure(roots, tmp_path / "files.tar", 1)
+    with placement.served(tmp_path, 4) as (engine, roots):
+        found = placement.measure(engine, roots, tmp_path / "files.tar", 1)
         assert not any(list(root.iterdir()) for root in roots.values())
     assert found.keys() == set(placement.WAYS)
     assert all(one.keys() == placement.LOADS.keys() for one in found.values())

@@ -48,6 +48,12 @@ _HELD_IDLE_S = 0.002
 _SPIN_CREDIT = 8
 """Fruitless spins in a row before a mount stops spinning, until spinning would have paid again."""
 
+_TAKEN_S = 0.001
+"""A spin that ended so much later than it should: another program had the processor, and spinning was for nothing."""
+
+_SPIN_PAUSE = 256
+"""So many sleeps that were shorter than a spin have to follow before the next one, then."""
+
 
 class ServedWorkspace(Protocol):
     """What a session needs of ``cowfs.workspace.Workspace``."""
@@ -356,16 +362,16 @@ class Session:
         """Wait for a request: spin for a moment, then sleep. False when idle for so long or told to stop."""
         if self._spin_credit > 0:
             until = perf_counter() + self._server.spin_s
-            while perf_counter() < until:
+            while (now := perf_counter()) < until:
                 if poller.poll(0):
                     self._spin_credit = _SPIN_CREDIT
                     return not self._stopping
                 os.sched_yield()
-            self._spin_credit -= 1
+            self._spin_credit = -_SPIN_PAUSE if now - until > _TAKEN_S else self._spin_credit - 1
         began = perf_counter()
         events = poller.poll(idle_s * 1000)
         if perf_counter() - began < self._server.spin_s:
-            self._spin_credit = _SPIN_CREDIT
+            self._spin_credit = _SPIN_CREDIT if self._spin_credit >= 0 else self._spin_credit + 1
         for fd, _ in events:
             if fd == reader.wake:
                 with contextlib.suppress(BlockingIOError):
