@@ -211,6 +211,7 @@ class Worker:
                 with served.lock:
                     untold = served.untold.changes(served.view.state) if served.untold else None
                 transport.start(untold)
+                self._server.lister.ready()  # its start takes as long as hundreds of lookups
                 served.told()
                 served.transport = transport  # only now: before, there is nothing that a flush could open files with
             self._awaited.discard(workspace)
@@ -225,6 +226,7 @@ class Worker:
             attached = self._attached(snapshot, served, taken, path, connection_id, read_only=True)
             with unless_gone(), attached as transport:
                 transport.start()
+                self._server.lister.ready()
 
     def shown(self) -> dict[str, bytes]:
         """See Host.shown."""

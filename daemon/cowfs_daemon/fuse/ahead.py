@@ -4,7 +4,8 @@ Who knows the names already (git status, a build, an installer) looks at one fil
 it never lists. When it has asked for a few that the kernel did not know, a process lists some more of that directory
 through the mount (:mod:`.lister`), as ``ls -l`` would: READDIRPLUS brings names, inodes and attributes. For each name
 that was asked for at most about :data:`FACTOR` are told, so that who wants few of a large directory does not pay for
-all.
+all. When nearly every directory of late came to that, the first name of the next one is enough; one in
+:data:`PROBED` of them still has to show it.
 
 Meanwhile who asks for another name of that directory waits for the listing, for :data:`HELD_S` at most: what it would
 ask for next is known then. It must not wait longer: who lists waits itself where somebody is about to change the
@@ -28,7 +29,7 @@ FACTOR = 12
 TOLD_MAX = 384
 """Names told at a time: until they are, other requests wait."""
 
-HELD_S = 0.01
+HELD_S = 0.03
 """For how long a request waits at most."""
 
 PAUSE_MAX_S = 1.0
@@ -40,14 +41,24 @@ HELD_MAX = 64
 DIRECTORIES_MAX = 64
 """Directories that are counted at a time."""
 
+PROBED = 8
+"""One directory in so many is not told ahead before it has been asked for ASKED_MIN names."""
+
+WIDELY = 8
+"""So much of a score of at most twice that makes the first name enough: a directory that has to show it takes one away,
+one that has shown it adds two."""
+
 
 class _Directory:
-    __slots__ = ("asked", "cookie", "due")
+    """``due``: how many have to be asked for before (more) names are told; ``probe``: it has to show what is usual."""
 
-    def __init__(self) -> None:
+    __slots__ = ("asked", "cookie", "due", "probe")
+
+    def __init__(self, *, probe: bool) -> None:
         self.asked = 0
-        self.due = ASKED_MIN
+        self.due = ASKED_MIN if probe else 1
         self.cookie = 0
+        self.probe = probe
 
 
 class _Held:
@@ -74,6 +85,7 @@ class Ahead:
         self._tell = tell
         self._directories: dict[int, _Directory] = {}
         self._telling: dict[int, _Held | None] = {}
+        self._met = self._score = 0
         self._not_before = 0.0
         self._pause_s = HELD_S
         self.holds = True
@@ -89,14 +101,24 @@ class Ahead:
         if one is None:
             if len(self._directories) >= DIRECTORIES_MAX:
                 del self._directories[next(iter(self._directories))]
-            one = self._directories[directory] = _Directory()
+            one = self._directories[directory] = self._new()
         one.asked += 1
+        if one.probe and one.asked == ASKED_MIN:
+            one.probe = False
+            self._score = min(self._score + 2, 2 * WIDELY)
         if one.asked >= one.due and directory not in self._telling:
-            names = min(one.asked * FACTOR, TOLD_MAX)
+            names = min(max(one.asked, ASKED_MIN) * FACTOR, TOLD_MAX)
             if self._tell(directory, one.cookie, names):
                 self._telling[directory] = _Held() if monotonic() >= self._not_before else None
                 one.due = one.asked + names // FACTOR
         return directory in self._telling
+
+    def _new(self) -> _Directory:
+        self._met += 1
+        probe = self._score < WIDELY or not self._met % PROBED
+        if probe and self._score:
+            self._score -= 1
+        return _Directory(probe=probe)
 
     def hold(self, directory: int, request: bytearray, size: int) -> bool:
         """Whether a request waits until it comes to ``due``, as the names of its directory are being told."""

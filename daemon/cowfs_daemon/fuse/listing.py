@@ -28,7 +28,7 @@ REPLY = struct.Struct("<QQi")
 READY = REPLY.pack(0, 0, 0)
 """Sent first."""
 
-AT_ONCE = 8
+AT_ONCE = 24
 """Requests that are carried out at a time."""
 
 END = -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cowfs_daemon.fuse import ahead, listing
-from cowfs_daemon.fuse.ahead import ASKED_MIN, HELD_MAX, Ahead
+from cowfs_daemon.fuse.ahead import ASKED_MIN, FACTOR, HELD_MAX, PROBED, WIDELY, Ahead
 
 
 class Clock:
@@ -131,3 +131,52 @@ def test_a_directory_is_listed_once_at_a_time_and_several_are(clock: Clock) -> N
         one.asked(1)
         one.asked(2)
     assert told == [1, 2]
+
+
+def shown(one: Ahead, directories: range, names: int = ASKED_MIN) -> None:
+    """So many names of each directory are asked for, and told."""
+    for directory in directories:
+        for _ in range(names):
+            one.asked(directory)
+        one.told(directory, 99, listing.END)
+
+
+def test_the_first_name_is_enough_where_nearly_every_directory_came_to_that() -> None:
+    told: list[tuple[int, int]] = []
+
+    def tell(directory: int, cookie: int, names: int) -> bool:
+        told.append((directory, names))
+        return True
+
+    one = Ahead(tell)
+    shown(one, range(100))
+    told.clear()
+    first = [one.asked(directory) for directory in range(100, 100 + 5 * PROBED)]
+    assert first.count(False) == 5  # these have to show it
+    assert {names for _, names in told} == {ASKED_MIN * FACTOR}
+    probes = [100 + at for at, early in enumerate(first) if not early]
+    assert not any(one.asked(directory) for directory in probes for _ in range(ASKED_MIN - 2))
+    assert all(one.asked(directory) for directory in probes)
+
+
+def test_directories_of_which_one_name_is_wanted_are_not_told_ahead_for_long() -> None:
+    told: list[int] = []
+    one = Ahead(lambda directory, cookie, names: bool(told.append(directory)) or True)
+    shown(one, range(100))
+    told.clear()
+    shown(one, range(100, 1100), names=1)
+    assert len(told) <= 2 * WIDELY * PROBED
+    assert not any(directory > 500 for directory in told)
+    told.clear()
+    shown(one, range(2000, 2100))
+    assert len(told) == 100
+    assert one.asked(3000) or one.asked(3001)
+
+
+def test_a_mixture_is_told_when_it_has_shown_it() -> None:
+    told: list[int] = []
+    one = Ahead(lambda directory, cookie, names: bool(told.append(directory)) or True)
+    for number in range(100):
+        shown(one, range(10 * number, 10 * number + 3))
+        shown(one, range(10 * number + 3, 10 * number + 10), names=1)
+    assert {directory % 10 for directory in told} == {0, 1, 2}
