@@ -10,6 +10,7 @@ import pytest
 
 from cowfs.errors import Busy
 from cowfs_daemon import compose
+from cowfs_daemon.fuse import listing
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually, other_workers
@@ -52,3 +53,17 @@ def test_a_worker_that_dies_while_names_are_told(tmp_path: Path, monkeypatch: py
             eventually(functools.partial(unmounted, owned, name), "the worker that took over")
             owned.engine.remove(name)
         assert died >= POINTS - 2
+
+
+def lists_for(pid: int) -> bool:
+    """Whether a worker has the process that lists."""
+    threads = Path(f"/proc/{pid}/task")
+    children = [int(one) for each in threads.iterdir() for one in (each / "children").read_text().split()]
+    return any(os.fsencode(listing.__file__) in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+def test_the_process_that_lists_is_started_with_the_first_mount(owned: Owned) -> None:
+    owned.make("ws")
+    pid = owned.worker_of("ws").pid
+    assert pid is not None
+    eventually(lambda: lists_for(pid), "the process that lists")
