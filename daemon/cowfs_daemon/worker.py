@@ -211,10 +211,10 @@ class Worker:
                 with served.lock:
                     untold = served.untold.changes(served.view.state) if served.untold else None
                 transport.start(untold)
-                self._server.lister.ready()  # its start takes as long as hundreds of lookups
                 served.told()
                 served.transport = transport  # only now: before, there is nothing that a flush could open files with
             self._awaited.discard(workspace)
+            self._server.lister.ready()  # its start takes as long as hundreds of lookups
 
     def mount_frozen(self, snapshot: str, chain: Chain, path: str, connection_id: int) -> None:
         """Mount a snapshot read-only at ``path``, or go on where a predecessor stopped. As :meth:`mount` otherwise."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cowfs_daemon import compose, remote
+from cowfs_daemon.ports import WorkerGone
 from tests.fuse.agent import Agent
 from tests.support.mounting import needs_mounts
 from tests.workers.conftest import Owned, eventually
@@ -187,6 +188,21 @@ def test_files_without_a_name_outlive_a_worker_and_moves(owned: Owned) -> None:
         agent("os.close(old)")
 
 
+def checkpointed(owned: Owned, message: str) -> str:
+    """A checkpoint of the workspace, as soon as the worker that takes it over has done so."""
+    made: list[str] = []
+
+    def done() -> bool:
+        try:
+            made.append(owned.engine.checkpoint("one", message, allow_empty=True).snapshot.id)
+        except WorkerGone:
+            return False
+        return True
+
+    eventually(done, "a checkpoint")
+    return made[0]
+
+
 def test_what_is_open_outlives_deaths_and_checkpoints(owned: Owned) -> None:
     """A checkpoint opens and closes what is open for writing; after a death, that is no last close."""
     path = owned.make("one")
@@ -196,12 +212,12 @@ def test_what_is_open_outlives_deaths_and_checkpoints(owned: Owned) -> None:
         agent("import mmap; named = os.open('named', os.O_RDWR | os.O_CREAT); os.write(named, bytes(4096))")
         agent("shared = mmap.mmap(named, 4096); os.close(named)")
         for turn in range(1, 4):
-            made = owned.engine.checkpoint("one", f"turn {turn}", allow_empty=True).snapshot.id
+            checkpointed(owned, f"turn {turn}")
             owned.engine.settle()
             owned.kill(owned.worker_of("one"))
             assert agent("os.write(new, b'2')") == 1
             agent(f"shared[0] = {turn}")
-            made = owned.engine.checkpoint("one", "with what was mapped").snapshot.id
+            made = checkpointed(owned, "with what was mapped")
             assert b"".join(owned.engine.show(made, b"named"))[0] == turn
             assert agent("os.write(new, b'3')") == 1
         assert agent("os.pread(new, 10, 0)") == b"1232323"
