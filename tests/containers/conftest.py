@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from tests.cli.live import Live, living
 from tests.support.mounting import OBSTACLE
 from tests.support.rootfs import make_rootfs
+
+# gRPC's handlers in a child that is forked for another program have ended that child before it began.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @pytest.fixture
