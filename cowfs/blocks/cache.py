@@ -66,12 +66,13 @@ class LruCache(Generic[V]):
             self._size += cost_bytes
             self._fit()
 
-    def grow(self, key: bytes, more_bytes: int) -> None:
-        """What is cached under ``key``, if it still is, costs more from now on."""
+    def grow(self, key: bytes, value: V, more_bytes: int) -> None:
+        """``value``, if it still is what is cached under ``key``, costs more from now on, and has been used."""
         with self._lock:
             item = self._items.get(key)
-            if item is not None:
-                self._items[key] = (item[0], item[1] + more_bytes)
+            if item is not None and item[0] is value:
+                self._items[key] = (value, item[1] + more_bytes)
+                self._items.move_to_end(key)
                 self._size += more_bytes
                 self._fit()
 

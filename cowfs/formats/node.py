@@ -72,10 +72,11 @@ class Child(NamedTuple):
 class Leaf:
     """A decoded leaf. ``keys`` ascend; values are sliced out of the encoding when asked for.
 
-    ``id``: of its block, if it has one of its own. ``made``: by index, what readers have made of values, for others.
+    ``id``: of its block, if it has one of its own. ``made``: by index, what readers have made of values, for others;
+    ``paid``: bytes of it that the cache of the leaf has been told of before they are there.
     """
 
-    __slots__ = ("_data", "_ends", "_start", "id", "keys", "made", "size")
+    __slots__ = ("_data", "_ends", "_start", "id", "keys", "made", "paid", "size")
 
     def __init__(self, keys: array[int], ends: array[int], start: int, data: bytes) -> None:
         self.keys = keys
@@ -85,6 +86,7 @@ class Leaf:
         self.size = len(data) - LEAF_OVERHEAD
         self.id = b""
         self.made: dict[int, Any] = {}
+        self.paid = 0
 
     def value(self, index: int) -> bytes:
         """The value of ``keys[index]`` (index from 0)."""

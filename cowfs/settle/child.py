@@ -223,7 +223,8 @@ class _Job:
 
         params = self._params
         spans = [(str(path), int(start), int(end)) for path, start, end in params["spans"]]
-        settled = settle_layer(self._writer, self._writer, self._geometry, bytes.fromhex(params["parent_root"]), spans)
+        parent, reader, writer = bytes.fromhex(params["parent_root"]), self._store.reader, self._writer
+        settled = settle_layer(reader, writer, writer, self._geometry, parent, spans)
         numbers = {"logical_bytes": settled.logical_bytes, "inodes": settled.inodes}
         return settled.root, numbers, bulk.CONTENTS, bulk.encode_contents(settled.contents)
 

@@ -38,6 +38,7 @@ class SettledLayer:
 
 
 def settle_layer(
+    at_rest: BlockSource,
     blocks: BlockSource,
     writer: BlockSink,
     geometry: Geometry,
@@ -46,10 +47,13 @@ def settle_layer(
 ) -> SettledLayer:
     """Replay ``spans`` (journal path, first byte, end byte) over ``parent_root`` and store the result.
 
+    ``at_rest`` has what the parent is made of, ``blocks`` also what ``writer`` has written. What is made of inodes at
+    rest stays with their leaves, and refers to the first: it may outlive the writer.
+
     Raises Corrupt when a record or block is damaged.
     """
-    parent = base_layer(blocks, parent_root)
-    state, base = State(blocks, geometry, parent), State(blocks, geometry, parent)
+    parent = base_layer(at_rest, parent_root)
+    state, base = State(at_rest, geometry, parent), State(at_rest, geometry, parent)
     for path, start, end in spans:
         at = Path(path)
         file = JournalFile.open(at.parent.parent, at.parent.name, int(at.stem))

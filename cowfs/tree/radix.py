@@ -52,7 +52,7 @@ def lookup(blocks: BlockSource, pointer: bytes, key: int) -> bytes | None:
 
 
 class Finger:
-    """Finds keys that lie near each other: it begins at the leaf that had the one before."""
+    """Finds keys that lie near each other: it begins at the leaf that had the one before. For one thread at a time."""
 
     __slots__ = ("_blocks", "_leaf", "_pointer")
 
@@ -71,6 +71,10 @@ class Finger:
             self._leaf, self._pointer = leaf, pointer
         index = _index(leaf, key)
         return None if index < 0 else (leaf, index)
+
+    def let_go(self) -> None:
+        """Hold no leaf."""
+        self._pointer, self._leaf = b"", None
 
 
 def _index(leaf: Leaf, key: int) -> int:

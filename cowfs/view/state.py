@@ -32,8 +32,14 @@ from cowfs.view.inode import Inode, Owner
 INODE_BYTES = 650
 """What a resolved inode takes in memory, about."""
 
-_WEIGHED = 8
-"""So many inodes at a time are added to what a leaf takes in its cache."""
+_PREPAID = 8 * INODE_BYTES
+"""So much at a time is added to what a leaf takes in its cache."""
+
+PAIR_BYTES, LINK_BYTES = 130, 100
+"""What an xattr and a name of several take beside their bytes, about."""
+
+HEAVY_LIMIT = 8 << 20
+"""Bytes that the resolved but unchanged inodes of a state take for xattrs and further names, at most, about."""
 
 KNOWN_LIMIT = 200_000
 """Resolved but unchanged inodes that a state keeps; a host gives each of many states less."""
@@ -51,8 +57,9 @@ class State:
     the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
     (O_TMPFILE): only these may get one. ``merged``: what of the delta was merged, and so may lie on blocks that only
     an older root than the parent's refers to. ``cloned``: extents that clones have made in the delta, which weigh as
-    much as records. ``arriving``: a carried orphan that a replay has not met every byte of yet, whether it is linkable,
-    and how many pages are missing.
+    much as records. ``heavy``: bytes of xattrs and further names of what is ``known``, ``live_heavy`` of what is in the
+    delta. ``arriving``: a carried orphan that a replay has not met every byte of yet, whether it is linkable, and how
+    many pages are missing.
     """
 
     __slots__ = (
@@ -63,10 +70,12 @@ class State:
         "finger",
         "first_ino",
         "geometry",
+        "heavy",
         "known",
         "known_limit",
         "linkable",
         "live",
+        "live_heavy",
         "merged",
         "next_ino",
         "opens",
@@ -88,7 +97,7 @@ class State:
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
         self.merged: list[FileData | Directory] = []
-        self.cloned = 0
+        self.cloned = self.heavy = self.live_heavy = 0
         self.finger = radix.Finger(blocks)
         self.known: dict[int, Inode] = {}
         self.known_limit = KNOWN_LIMIT
@@ -107,7 +116,9 @@ class State:
             return self.live[ino]
         inode = self._resolve(ino)
         if inode is not None:
-            if len(self.known) > self.known_limit + len(self.live):
+            if inode.xattrs or len(inode.links) > 1:
+                self.heavy += _heavy(inode)
+            if len(self.known) > self.known_limit + len(self.live) or self.heavy > HEAVY_LIMIT:
                 self._shrink()
             self.known[ino] = inode
         return inode
@@ -147,13 +158,20 @@ class State:
         made = leaf.made
         inode: Inode | None = made.get(index)
         if inode is None:
-            if not len(made) % _WEIGHED:
-                self.blocks.nodes.grow(leaf.id, _WEIGHED * INODE_BYTES)
+            value = leaf.value(index)
+            inode = thaw(self.blocks, self.geometry, ino, fmt.decode_inode(value))
+            left = leaf.paid - INODE_BYTES - len(value) - _heavy(inode)
+            if left < 0:
+                self.blocks.nodes.grow(leaf.id, leaf, _PREPAID - left)
+                left = _PREPAID
+            leaf.paid = left
             # At rest nobody changes it, and other states that have the same leaf need it too: forks, other mounts.
-            inode = made[index] = thaw(self.blocks, self.geometry, ino, fmt.decode_inode(leaf.value(index)))
+            made[index] = inode
         return inode
 
     def _shrink(self) -> None:
+        self.heavy = 0
+        self.finger.let_go()
         self.known = {ino: inode for ino, inode in self.live.items() if inode is not None}
         self.known.update(self.orphans)
 
@@ -253,13 +271,24 @@ class State:
         layer.merged, self.merged = self.merged, []
         layer.records += self.cloned
         self.cloned = 0
+        self.heavy, self.live_heavy = self.heavy + self.live_heavy, 0
         self.parent = layer
         self.live = {}
         self.owner = Owner()
         self.first_ino = self.next_ino
-        if len(self.known) > self.known_limit:
+        if len(self.known) > self.known_limit or self.heavy > HEAVY_LIMIT:
             self._shrink()  # else what was made would stay known for ever
         return layer
+
+
+def _heavy(inode: Inode) -> int:
+    """What a resolved inode takes in memory beside INODE_BYTES, about: bytes."""
+    more = len(inode.data) if isinstance(inode.data, bytes) else 0
+    if inode.xattrs:
+        more += sum([PAIR_BYTES + len(name) + len(value) for name, value in inode.xattrs.items()])
+    if len(inode.links) > 1:
+        more += sum([LINK_BYTES + len(name) for _, name in inode.links])
+    return more
 
 
 def thaw(blocks: BlockSource, geometry: Geometry, ino: int, record: InodeRecord) -> Inode:

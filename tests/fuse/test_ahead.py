@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from cowfs.errors import Corrupt
 from cowfs.view.inode import Caller
 from cowfs_daemon import lingering
 from cowfs_daemon.fuse import ahead, lister, listing, protocol
@@ -355,6 +356,18 @@ def test_a_directory_that_cannot_be_listed_is_left_alone(mounted: Mounted, monke
     looked_at(directory, range(FEW))
     mounted.transport.session.settle()
     assert tried == [directory.stat().st_ino]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), Corrupt("a directory above is damaged")])
+def test_a_listing_that_cannot_begin(mounted: Mounted, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(*_: object) -> lister.Wanted:
+        raise error
+
+    monkeypatch.setattr(mounted.transport._server.lister, "ready", lambda: True)
+    monkeypatch.setattr(mounted.transport._handles, "wanted", refuse)
+    directory = made_unknown(mounted, FEW)
+    looked_at(directory, range(FEW))
+    mounted.transport.session.settle()
 
 
 def test_without_a_process_everything_goes_on(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,8 @@ class InlineSettler(Settler):
     def settle(self, parent_root: bytes, spans: Iterable[tuple[str, int, int]]) -> SettledLayer:
         """As :meth:`Settler.settle`."""
         geometry = self._engine.store.superblock.geometry
-        return self._stored(lambda writer: settle_layer(writer, writer, geometry, parent_root, spans))
+        at_rest = self._engine.blocks
+        return self._stored(lambda writer: settle_layer(at_rest, writer, writer, geometry, parent_root, spans))
 
     def _stored(self, work: Callable[[BlockWriter], T]) -> T:
         segment_id, segment = self._segment()

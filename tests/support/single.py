@@ -18,6 +18,7 @@ from cowfs.view.view import View
 from cowfs.workspace import CheckpointOrder, Env, Workspace
 from tests.support.counted import check_counters
 from tests.support.lab import Files, Ids, Ticks
+from tests.support.rested import check_rested
 from tests.support.roomy import TestDisk
 from tests.support.treehash import TreeHash, hash_view
 
@@ -83,7 +84,7 @@ class Single:
     def _settled(self, parent: bytes, spans: tuple[Span, ...]) -> tuple[bytes, Any, int]:
         places = [(str(file_path(self.env.journals, NAME, number)), start, end) for number, start, end in spans]
         blocks = cast(Any, self.blocks)
-        done = settle_layer(blocks, blocks, self.geometry, parent, places)
+        done = settle_layer(blocks, blocks, blocks, self.geometry, parent, places)
         return done.root, done.contents, done.logical_bytes
 
     def hash(self, view: ReadView | None = None) -> TreeHash:
@@ -115,3 +116,4 @@ class Single:
         assert self.hash() == live, "settling changed the live view"
         files = sum(1 for _ in {facts.identity[0] for facts in live.facts.values() if facts.identity})
         assert self.view.state.files == files, "the count of inodes is wrong"
+        assert check_rested(self.blocks, self.geometry) >= files

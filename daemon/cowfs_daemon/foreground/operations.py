@@ -33,10 +33,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Restores(Protocol):
-    """What an opening asks of the transport."""
+    """What opening and closing a file ask of the transport, and tell it."""
 
     def writers_wait(self) -> trio.Event | None:
         """What an opening for writing has to wait for; None: nothing."""
+
+    def released(self) -> None:
+        """A file that was open for writing is closed; called under the workspace's lock."""
 
     def ask_size(self, ino: int) -> None:
         """Make the kernel ask for an inode's size; called by a thread that answers nothing."""
@@ -405,6 +408,8 @@ class Operations(pyfuse3.Operations):
         try:
             with self._workspace.lock:
                 self._served.released(file.ino, file.writable)
+                if file.writable and self.transport is not None:
+                    self.transport.released()
                 self._view.released(file.ino, file.writable, self._caller(None))
         except OSError as error:
             if error.errno != errno.ESTALE:  # the inode went in a restore

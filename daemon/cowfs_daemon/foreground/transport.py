@@ -1,8 +1,8 @@
 """What checkpoint and restore ask of a mount that pyfuse3 serves.
 
 pyfuse3 says of a WRITE neither whether it comes from a mapping nor whether the descriptor appends, and can make the
-kernel drop a name only together with what is mounted below it. So a restore is refused while a file is open for writing
-or something is mounted inside; an opening for writing that comes meanwhile waits for the swap.
+kernel drop a name only together with what is mounted below it. So a restore is refused where something is mounted
+inside, or a file stays open for writing; an opening for writing that comes meanwhile waits for the swap.
 
 Concurrency: called by threads of the API. The trio loop answers requests meanwhile.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pyfuse3
@@ -26,6 +27,9 @@ from cowfs_daemon.fuse import points, protocol
 from cowfs_daemon.fuse.handles import Handles
 from cowfs_daemon.fuse.served import Served
 from cowfs_daemon.fuse.transport import Changes
+
+CLOSE_SECONDS = 0.2
+"""How long a restore waits for files to be closed; the kernel tells of a close when the program has gone on."""
 
 _TRIES = 3
 """How often the kernel is told of an inode that it did not know: an answer may just be on its way."""
@@ -43,6 +47,7 @@ class Transport:
         self._token = token
         self._handles = Handles(workspace, served.generations)
         self._handles.open_root(mountpoint)
+        self._closed = threading.Condition(workspace.lock)
         self._swapped: trio.Event | None = None
         self._pending: list[int] = []
 
@@ -53,6 +58,10 @@ class Transport:
     def writers_wait(self) -> trio.Event | None:
         """What an opening for writing has to wait for; None: nothing."""
         return self._swapped
+
+    def released(self) -> None:
+        """A file that was open for writing is closed; under the workspace's lock."""
+        self._closed.notify_all()
 
     def ask_size(self, ino: int) -> None:
         """Make the kernel ask for an inode's size."""
@@ -82,15 +91,15 @@ class Transport:
                 f"restoring through pyfuse3 would detach what is mounted at {', '.join(path for path, _ in inside)}",
                 hint="Unmount it first, or let the daemon serve the workspace.",
             )
-        with self._workspace.lock:
-            if self._served.writers:
-                raise Busy(
-                    f"{len(self._served.writers)} files are open for writing, which pyfuse3 cannot take back",
-                    hint="Close them first, or let the daemon serve the workspace.",
-                )
-            self._swapped = trio.Event()
-            self._served.valid = 0
         try:
+            with self._closed:
+                self._swapped = trio.Event()  # who opens for writing waits from here on
+                if not self._closed.wait_for(lambda: not self._served.writers, CLOSE_SECONDS):
+                    raise Busy(
+                        f"{len(self._served.writers)} files are open for writing, which pyfuse3 cannot take back",
+                        hint="Close them first, or let the daemon serve the workspace.",
+                    )
+                self._served.valid = 0
             yield
         finally:
             self._go_on()

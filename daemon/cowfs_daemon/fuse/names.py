@@ -205,13 +205,17 @@ def readdir(served: Served, view: View, request: bytearray, size: int, unique: i
     _, cookie, room = protocol.unpack(_READDIR, request, size)
     parts: list[bytes] = [b""]
     used = 0
-    for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
-        record = protocol.dirent(ino, entry_cookie, name, kind)
-        used += len(record)
-        if used > room:
-            used -= len(record)
-            break
-        parts.append(record)
+    try:
+        for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
+            record = protocol.dirent(ino, entry_cookie, name, kind)
+            used += len(record)
+            if used > room:
+                used -= len(record)
+                break
+            parts.append(record)
+    except (OSError, CowfsError):
+        if not used:  # else what lies behind the last of these names fails when the kernel asks for it
+            raise
     parts[0] = protocol.data_head(unique, used)
     return b"".join(parts)
 
@@ -222,17 +226,21 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
     parts: list[bytes] = [b""]
     used = 0
     valid, generations = served.valid, served.generations
-    for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
-        inode = _listed(view, name, ino)
-        generation = generations.get(ino, 0) if generations else 0
-        record = protocol.direntplus(inode, valid, generation, ino, entry_cookie, name, kind)
-        used += len(record)
-        if used > room:
-            used -= len(record)
-            break
-        if inode is not None:
-            served.told(ino)
-        parts.append(record)
+    try:
+        for entry_cookie, name, ino, kind in view.readdir(nodeid, cookie):
+            inode = _listed(view, name, ino)
+            generation = generations.get(ino, 0) if generations else 0
+            record = protocol.direntplus(inode, valid, generation, ino, entry_cookie, name, kind)
+            used += len(record)
+            if used > room:
+                used -= len(record)
+                break
+            if inode is not None:
+                served.told(ino)
+            parts.append(record)
+    except (OSError, CowfsError):
+        if not used:  # nothing has been counted
+            raise
     parts[0] = protocol.data_head(unique, used)
     served.ahead.listed(nodeid)
     return b"".join(parts)

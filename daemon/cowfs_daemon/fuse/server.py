@@ -9,6 +9,7 @@ waits for a moment, and the poller goes on with the others.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -40,7 +41,7 @@ class Served(Protocol):
 
 
 class Reader(threading.Thread):
-    """A thread that serves one mount after another. ``wake`` (an eventfd) interrupts its sleep."""
+    """A thread that serves one mount after another. ``wake``, an eventfd, ends its sleep when its mount is to stop."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(name="cowfs-reader", daemon=True)
@@ -68,6 +69,8 @@ class Reader(threading.Thread):
         """Serve what is given until nothing comes for a while."""
         try:
             while (mount := self._next()) is not None:
+                with contextlib.suppress(BlockingIOError):  # meant for the mount before, which was not asleep
+                    os.eventfd_read(self.wake)
                 try:
                     idle = mount.serve(self)
                 except BaseException:

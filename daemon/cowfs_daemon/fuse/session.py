@@ -211,7 +211,7 @@ class Session:
                 size = readv(fd, buffers)
             except BlockingIOError:
                 held = ahead.waiting
-                if self._wait(poller, reader, _HELD_IDLE_S if held else self._server.idle_s):
+                if self._wait(poller, _HELD_IDLE_S if held else self._server.idle_s):
                     continue
                 if not held:
                     return not self._stopping
@@ -358,7 +358,7 @@ class Session:
             return None
         return resent.answer(self.served, view, request, size, unique, nodeid, opcode, known)
 
-    def _wait(self, poller: select.poll, reader: Reader, idle_s: float) -> bool:
+    def _wait(self, poller: select.poll, idle_s: float) -> bool:
         """Wait for a request: spin for a moment, then sleep. False when idle for so long or told to stop."""
         if self._spin_credit > 0:
             until = perf_counter() + self._server.spin_s
@@ -372,10 +372,6 @@ class Session:
         events = poller.poll(idle_s * 1000)
         if perf_counter() - began < self._server.spin_s:
             self._spin_credit = _SPIN_CREDIT if self._spin_credit >= 0 else self._spin_credit + 1
-        for fd, _ in events:
-            if fd == reader.wake:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(reader.wake)
         return bool(events) and not self._stopping
 
     def _sync_later(self, unique: int) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from cowfs.errors import NotFound
+from cowfs.errors import CowfsError, NotFound
 from cowfs.geometry import ROOT_INO
 from cowfs.results import Handle
 from cowfs.subtrees import Removed
@@ -344,7 +344,7 @@ class Transport:
         began = False
         try:
             began = self._server.lister.list(self._handles.wanted(directory, cookie, names, done))
-        except OSError as error:
+        except (OSError, CowfsError) as error:
             log.debug("%s: not listed ahead: %s", self.connection.mountpoint, error)
         finally:
             if not began:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 
@@ -103,3 +104,42 @@ def test_a_reader_for_which_there_is_no_descriptor(
         mount.ask()
         wait_until(lambda: tries >= 3)
     wait_until(lambda: mount.answered == 1)
+
+
+class Asking(Pipe):
+    """Says whether its reader was told to wake up before anybody could mean this mount."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.woken: list[bool] = []
+        self.readers: set[Reader] = set()
+
+    def serve(self, reader: Reader) -> bool:
+        self.readers.add(reader)
+        self.woken.append(bool(select.select([reader.wake], [], [], 0)[0]))
+        return super().serve(reader)
+
+
+def test_a_reader_does_not_take_a_wake_up_to_the_next_mount(server: Server) -> None:
+    """Who stops a mount wakes its reader, which need not be asleep: it would never sleep again."""
+    one, other = Asking(), Asking()
+    try:
+        server.add(one)
+        server.add(other)
+        one.hold.clear()
+        one.ask()
+        wait_until(lambda: len(one.readers) == 1)
+        (reader,) = one.readers
+        removing = threading.Thread(target=server.remove, args=(one,))
+        removing.start()
+        wait_until(lambda: bool(select.select([reader.wake], [], [], 0)[0]))
+        one.hold.set()
+        removing.join()
+        other.ask()
+        wait_until(lambda: other.answered == 1)
+        assert (other.readers, other.woken) == ({reader}, [False])
+    finally:
+        server.remove(other)
+        for each in (one, other):
+            os.close(each.fd)
+            os.close(each.sender)

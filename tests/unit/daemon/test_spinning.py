@@ -40,7 +40,7 @@ class Waiting:
         poller = cast(select.poll, SimpleNamespace(poll=lambda timeout: []))
         for _ in range(times):
             before = self.spins
-            self.session._wait(poller, None, 0.001)
+            self.session._wait(poller, 0.001)
             spun += self.spins > before
         return spun
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import stat
+import tracemalloc
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -12,13 +15,21 @@ from cowfs.errors import Corrupt
 from cowfs.formats.inode import EMPTY, encode_inode
 from cowfs.formats.node import Leaf
 from cowfs.geometry import Geometry
+from cowfs.layers.journal import file_path
 from cowfs.layers.layer import Layer
+from cowfs.settle.delta import settle_layer
 from cowfs.tree import radix, root
+from cowfs.tree.content import finish_record
 from cowfs.tree.nodes import load
-from cowfs.view.state import INODE_BYTES, State, new_inode, record_of
+from cowfs.view.inode import Caller
+from cowfs.view.state import HEAVY_LIMIT, INODE_BYTES, State, new_inode, record_of
+from tests.support.rested import made_at_rest
+from tests.support.single import NAME, Single
 
 GEOMETRY = Geometry()
 FILES = range(2, 2002)
+HEAVY_FILES = 200
+XATTR_BYTES = 60_000
 
 
 @pytest.fixture
@@ -26,12 +37,19 @@ def blocks() -> MemoryBlocks:
     return MemoryBlocks()
 
 
-def settled(blocks: MemoryBlocks, damaged: int = 0) -> Layer:
-    """A settled layer with many empty files; the record of one may be damaged."""
+def settled(blocks: MemoryBlocks, damaged: int = 0, heavy: str = "") -> Layer:
+    """A settled layer with many empty files; the record of one may be damaged, some may have large xattrs, or many
+    links."""
     state = State(blocks, GEOMETRY, None)
-    records = [
-        (ino, encode_inode(record_of(new_inode(state, ino, stat.S_IFREG | 0o600, 0, 0, 0, 5), EMPTY))) for ino in FILES
-    ]
+    records = []
+    for ino in FILES:
+        inode = new_inode(state, ino, stat.S_IFREG | 0o600, 0, 0, 0, 5)
+        if heavy == "xattrs" and ino < 2 + HEAVY_FILES:
+            inode.xattrs = {b"user.a": b"%d" % ino + bytes(XATTR_BYTES)}
+        elif heavy == "links" and ino < 2 + HEAVY_FILES:
+            inode.links = [(ino, b"name-%04d" % number) for number in range(200)]
+            inode.nlink = len(inode.links)
+        records.append((ino, encode_inode(finish_record(blocks, record_of(inode, EMPTY)))))
     records = [(ino, record[:-1] if ino == damaged else record) for ino, record in records]
     root_id = root.write_root(blocks, radix.build(blocks, records, GEOMETRY, inline=False))
     layer = Layer("layer", "ws", None, {}, (), FILES.stop, len(FILES))
@@ -76,6 +94,99 @@ def test_a_leaf_that_is_in_use_may_go_from_the_cache(blocks: MemoryBlocks) -> No
     for ino in FILES:
         blocks.nodes.clear()
         assert one.inode(ino).ino == ino == other.inode(ino).ino
+
+
+@pytest.mark.parametrize("heavy", ["xattrs", "links"])
+def test_what_is_large_counts_as_such(heavy: str) -> None:
+    """What lies in blocks of its own, too: programs could have the cache take all memory by setxattr(2) or link(2)."""
+    blocks = MemoryBlocks()
+    layer = settled(blocks, heavy=heavy)
+    cache = blocks.nodes = LruCache(64 << 20)
+    tracemalloc.start()
+    try:
+        state = State(blocks, GEOMETRY, layer)
+        for ino in range(2, 2 + HEAVY_FILES):
+            state.inode(ino)
+        state.known.clear()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held > 4_000_000
+    assert 0.6 * held < cache.statistics().size_bytes < 1.7 * held
+
+
+def test_what_is_known_and_large_is_let_go_of(blocks: MemoryBlocks) -> None:
+    layer = settled(blocks, heavy="xattrs")
+    state = State(blocks, GEOMETRY, layer)
+    for _ in range(4):
+        for ino in range(2, 2 + HEAVY_FILES):
+            state.inode(ino)
+            known = sum(len(value) for inode in state.known.values() for value in inode.xattrs.values())
+            assert known <= HEAVY_LIMIT + XATTR_BYTES
+
+
+def test_what_was_made_large_is_let_go_of_when_it_is_frozen(tmp_path: Path) -> None:
+    one = Single(tmp_path / "journals")
+    for number in range(2 * HEAVY_LIMIT // XATTR_BYTES):
+        inode = one.view.mknod(1, b"f%d" % number, stat.S_IFREG | 0o644, 0, Caller())
+        one.view.setxattr(inode.ino, b"user.a", bytes(XATTR_BYTES), 0, Caller())
+    assert len(one.view.state.known) > 2 * HEAVY_LIMIT // XATTR_BYTES
+    one.checkpoint()
+    assert not one.view.state.known
+    one.check()
+
+
+def test_a_record_that_cannot_be_read_costs_nothing(blocks: MemoryBlocks) -> None:
+    """However often it is tried."""
+    layer = settled(blocks, damaged=FILES[0])
+    state, sizes = State(blocks, GEOMETRY, layer), set()
+    for _ in range(100):
+        with pytest.raises(Corrupt):
+            state.inode(FILES[0])
+        sizes.add(blocks.nodes.statistics().size_bytes)
+    assert len(sizes) == 1
+
+
+def test_a_leaf_pays_for_what_is_made_of_it_alone(blocks: MemoryBlocks) -> None:
+    """Not for what a state makes in a leaf that it has had since before the cache lost it."""
+    layer = settled(blocks)
+    states = [State(blocks, GEOMETRY, layer) for _ in range(20)]
+    for state in states:
+        blocks.nodes.clear()
+        state.inode(FILES[0])
+    before = blocks.nodes.statistics().size_bytes
+    for state in states[:-1]:
+        for ino in FILES[1:50]:
+            state.inode(ino)
+    assert blocks.nodes.statistics().size_bytes == before
+
+
+class Written:
+    """What a job has of a store: it reads by it what it wrote, too, and lets go of it at its end."""
+
+    def __init__(self, blocks: MemoryBlocks) -> None:
+        self.get, self.has, self.put, self.put_many = blocks.get, blocks.has, blocks.put, blocks.put_many
+        self.nodes = blocks.nodes
+
+
+def test_what_is_at_rest_does_not_hold_a_job_s_writer(tmp_path: Path) -> None:
+    one = Single(tmp_path / "journals")
+    one.files.mkdir("/d")
+    one.files.write("/d/f", b"x" * 100_000)
+    one.checkpoint()
+    one.settle()
+    one.files.write("/d/f", b"y", 5)
+    one.files.write("/d/g", b"z")
+    one.checkpoint()
+    one.blocks.nodes.clear()
+    spans = [(str(file_path(one.env.journals, NAME, number)), a, b) for number, a, b in one.layers[-1].spans]
+    writer = cast(Any, Written(one.blocks))
+    done = settle_layer(one.blocks, writer, writer, one.geometry, one.layers[-2].root or b"", spans)
+    made = [inode.data for _, _, inode in made_at_rest(one.blocks)]
+    assert made
+    assert all(cast(Any, data).blocks is one.blocks for data in made)
+    one.settle()
+    assert one.layers[-1].root == done.root
 
 
 def test_a_damaged_record_is_told_to_everyone(blocks: MemoryBlocks) -> None:
