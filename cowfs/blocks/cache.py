@@ -67,14 +67,16 @@ class LruCache(Generic[V]):
             self._fit()
 
     def grow(self, key: bytes, value: V, more_bytes: int) -> None:
-        """``value``, if it still is what is cached under ``key``, costs more from now on, and has been used."""
+        """``value``, if it still is what is cached under ``key``, costs more from now on, and has been used. It goes if
+        that is above the limit."""
         with self._lock:
             item = self._items.get(key)
-            if item is not None and item[0] is value:
-                self._items[key] = (value, item[1] + more_bytes)
-                self._items.move_to_end(key)
-                self._size += more_bytes
-                self._fit()
+            if item is None or item[0] is not value:
+                return
+            self._items[key] = (value, item[1] + more_bytes)
+            self._items.move_to_end(key, last=item[1] + more_bytes <= self._limit)
+            self._size += more_bytes
+            self._fit()
 
     def _fit(self) -> None:
         while self._size > self._limit:

@@ -20,7 +20,7 @@ from cowfs.view.directory import free_cookie
 from cowfs.view.file import Source, fresh_pages
 from cowfs.view.inode import Inode
 from cowfs.view.sharing import Shared, pieces
-from cowfs.view.state import LINK_BYTES, PAIR_BYTES, State, new_inode, thaw
+from cowfs.view.state import State, new_inode, thaw
 
 CAPABILITY: Final = b"security.capability"
 RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
@@ -32,10 +32,11 @@ def make(state: State, time: int, record: j.Make, cookie: int = 0) -> Inode:
     inode = new_inode(state, record.ino, record.mode, record.uid, record.gid, record.rdev, time)
     if record.xattrs:
         inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
-        state.live_heavy += len(record.xattrs)
+        state.weigh(inode)
     if stat.S_ISLNK(record.mode):
         inode.data = record.target
         inode.size = len(record.target)
+        state.weigh(inode)
     inode.links = ((record.parent, record.name),)
     parent = state.own(state.inode(record.parent))
     _insert(state, parent, record.name, inode, time, cookie)
@@ -51,7 +52,7 @@ def create(state: State, time: int, record: j.Create, cookie: int = 0) -> Inode:
     inode = new_inode(state, ino, record.mode, record.uid, record.gid, 0, time)
     if record.xattrs:
         inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
-        state.live_heavy += len(record.xattrs)
+        state.weigh(inode)
     inode.links = ((record.parent, record.name),)
     _insert(state, state.own(state.inode(record.parent)), record.name, inode, time, cookie)
     state.add(inode)
@@ -64,7 +65,7 @@ def tmpfile(state: State, time: int, record: j.Tmpfile) -> Inode:
     inode = new_inode(state, record.ino, record.mode, record.uid, record.gid, 0, time)
     if record.xattrs:
         inode.xattrs = dict(fmt.decode_xattrs(record.xattrs))
-        state.live_heavy += len(record.xattrs)
+        state.weigh(inode)
     inode.nlink = 0
     state.add_orphan(inode)
     state.linkable.add(record.ino)
@@ -84,7 +85,7 @@ def link(state: State, time: int, record: j.Link, cookie: int = 0) -> Inode:
     inode.nlink += 1
     inode.ctime = time
     inode.add_link((record.parent, record.name))
-    state.live_heavy += LINK_BYTES
+    state.weigh(inode)
     _insert(state, state.own(state.inode(record.parent)), record.name, inode, time, cookie)
     return inode
 
@@ -305,7 +306,7 @@ def set_xattr(state: State, time: int, record: j.SetXattr) -> None:
     inode.xattrs = dict(inode.xattrs)
     if record.value or record.name not in (acl.ACCESS, acl.DEFAULT):
         inode.xattrs[record.name] = record.value
-        state.live_heavy += PAIR_BYTES + len(record.value)
+        state.weigh(inode)
     else:
         inode.xattrs.pop(record.name, None)
     inode.mode = inode.mode & ~0o7777 | record.mode & 0o7777

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Container
 
 from cowfs.blocks.api import BlockSource
@@ -35,11 +36,14 @@ INODE_BYTES = 650
 _PREPAID = 8 * INODE_BYTES
 """So much at a time is added to what a leaf takes in its cache."""
 
-PAIR_BYTES, LINK_BYTES = 130, 100
-"""What an xattr and a name of several take beside their bytes, about."""
+PAIR_BYTES, LINK_BYTES = 130, 125
+"""What an xattr takes beside its bytes, and a name of several with them, about."""
+
+HEAVY_BYTES = 1024
+"""An inode that takes more beside INODE_BYTES (xattrs, further names, the target of a link) is a heavy one."""
 
 HEAVY_LIMIT = 8 << 20
-"""Bytes that the resolved but unchanged inodes of a state take for xattrs and further names, at most, about."""
+"""Such bytes of all heavy inodes that a state has resolved but not changed, at most: the last one may exceed it."""
 
 KNOWN_LIMIT = 200_000
 """Resolved but unchanged inodes that a state keeps; a host gives each of many states less."""
@@ -57,9 +61,9 @@ class State:
     the inodes that a transport's kernel still knows, ``linkable`` the orphans that never had a name
     (O_TMPFILE): only these may get one. ``merged``: what of the delta was merged, and so may lie on blocks that only
     an older root than the parent's refers to. ``cloned``: extents that clones have made in the delta, which weigh as
-    much as records. ``heavy``: bytes of xattrs and further names of what is ``known``, ``live_heavy`` of what is in the
-    delta. ``arriving``: a carried orphan that a replay has not met every byte of yet, whether it is linkable, and how
-    many pages are missing.
+    much as records. ``heavy``: bytes of the heavy inodes that are ``known`` and not in the delta, oldest first;
+    ``heavy_bytes``: their sum; ``live_heavy``: bytes of those in the delta. ``arriving``: a carried orphan that a
+    replay has not met every byte of yet, whether it is linkable, and how many pages are missing.
     """
 
     __slots__ = (
@@ -71,6 +75,7 @@ class State:
         "first_ino",
         "geometry",
         "heavy",
+        "heavy_bytes",
         "known",
         "known_limit",
         "linkable",
@@ -97,7 +102,9 @@ class State:
         self.owner = Owner()
         self.live: dict[int, Inode | None] = {}
         self.merged: list[FileData | Directory] = []
-        self.cloned = self.heavy = self.live_heavy = 0
+        self.cloned = self.heavy_bytes = 0
+        self.heavy: OrderedDict[int, int] = OrderedDict()
+        self.live_heavy: dict[int, int] = {}
         self.finger = radix.Finger(blocks)
         self.known: dict[int, Inode] = {}
         self.known_limit = KNOWN_LIMIT
@@ -116,10 +123,10 @@ class State:
             return self.live[ino]
         inode = self._resolve(ino)
         if inode is not None:
-            if inode.xattrs or len(inode.links) > 1:
-                self.heavy += _heavy(inode)
-            if len(self.known) > self.known_limit + len(self.live) or self.heavy > HEAVY_LIMIT:
+            if len(self.known) > self.known_limit + len(self.live):
                 self._shrink()
+            if (weight := _weight(inode)) > HEAVY_BYTES:
+                self._take_heavy({ino: weight})
             self.known[ino] = inode
         return inode
 
@@ -160,7 +167,7 @@ class State:
         if inode is None:
             value = leaf.value(index)
             inode = thaw(self.blocks, self.geometry, ino, fmt.decode_inode(value))
-            left = leaf.paid - INODE_BYTES - len(value) - _heavy(inode)
+            left = leaf.paid - INODE_BYTES - len(value) - _weight(inode)
             if left < 0:
                 self.blocks.nodes.grow(leaf.id, leaf, _PREPAID - left)
                 left = _PREPAID
@@ -169,8 +176,25 @@ class State:
             made[index] = inode
         return inode
 
+    def _take_heavy(self, found: dict[int, int]) -> None:
+        """Count heavy inodes that are not in the delta; those that were found first are not known any more."""
+        for ino, weight in found.items():
+            self.heavy_bytes += weight - self.heavy.pop(ino, 0)
+            self.heavy[ino] = weight
+        while self.heavy_bytes > HEAVY_LIMIT and len(self.heavy) > 1:
+            ino, weight = self.heavy.popitem(last=False)
+            self.heavy_bytes -= weight
+            if ino not in self.orphans:
+                self.known.pop(ino, None)
+
+    def weigh(self, inode: Inode) -> None:
+        """An inode of the delta has become heavier."""
+        if (weight := _weight(inode)) > HEAVY_BYTES:
+            self.live_heavy[inode.ino] = weight
+
     def _shrink(self) -> None:
-        self.heavy = 0
+        self.heavy.clear()
+        self.heavy_bytes = 0
         self.finger.let_go()
         self.known = {ino: inode for ino, inode in self.live.items() if inode is not None}
         self.known.update(self.orphans)
@@ -182,6 +206,9 @@ class State:
         ino = inode.ino
         mine = inode.clone(self.owner)
         self.known[ino] = mine
+        if ino in self.heavy:
+            weight = self.live_heavy[ino] = self.heavy.pop(ino)
+            self.heavy_bytes -= weight
         if ino in self.orphans:
             self.orphans[ino] = mine
         else:
@@ -271,24 +298,24 @@ class State:
         layer.merged, self.merged = self.merged, []
         layer.records += self.cloned
         self.cloned = 0
-        self.heavy, self.live_heavy = self.heavy + self.live_heavy, 0
         self.parent = layer
         self.live = {}
         self.owner = Owner()
         self.first_ino = self.next_ino
-        if len(self.known) > self.known_limit or self.heavy > HEAVY_LIMIT:
+        if len(self.known) > self.known_limit:
             self._shrink()  # else what was made would stay known for ever
+        heavy, self.live_heavy = self.live_heavy, {}
+        self._take_heavy({ino: weight for ino, weight in heavy.items() if ino in self.known})
         return layer
 
 
-def _heavy(inode: Inode) -> int:
+def _weight(inode: Inode) -> int:
     """What a resolved inode takes in memory beside INODE_BYTES, about: bytes."""
-    more = len(inode.data) if isinstance(inode.data, bytes) else 0
+    weight = LINK_BYTES * max(len(inode.links) - 1, 0)
     if inode.xattrs:
-        more += sum([PAIR_BYTES + len(name) + len(value) for name, value in inode.xattrs.items()])
-    if len(inode.links) > 1:
-        more += sum([LINK_BYTES + len(name) for _, name in inode.links])
-    return more
+        weight += sum([PAIR_BYTES + len(name) + len(value) for name, value in inode.xattrs.items()])
+    data = inode.data
+    return weight + len(data) if data.__class__ is bytes else weight
 
 
 def thaw(blocks: BlockSource, geometry: Geometry, ino: int, record: InodeRecord) -> Inode:

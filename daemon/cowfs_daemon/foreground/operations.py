@@ -210,15 +210,22 @@ class Operations(pyfuse3.Operations):
     @answered
     async def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries behind a cookie. Nothing is kept between calls, so that each shows the view of its moment."""
+        packed: list[tuple[bytes, int]] = []
         with self._workspace.lock:
             view = self._view
-            for entry_cookie, name, number, _ in view.readdir(ino, cookie):
-                try:
-                    inode = view.inode(number)
-                except (OSError, CowfsError):
-                    continue  # damaged: its own lookup will tell
-                if not pyfuse3.readdir_reply(token, name, self._attributes(inode), entry_cookie):
-                    return
+            try:
+                for entry_cookie, name, number, _ in view.readdir(ino, cookie):
+                    try:
+                        inode = view.inode(number)
+                    except (OSError, CowfsError):
+                        continue  # damaged: its own lookup will tell
+                    if not pyfuse3.readdir_reply(token, name, self._attributes(inode), entry_cookie):
+                        break
+                    packed.append((name, number))
+            except (OSError, CowfsError):
+                if not packed:  # else what lies behind the last of these names fails when the kernel asks for it
+                    raise
+            for name, number in packed:
                 if name not in (b".", b".."):  # the kernel counts no lookup for these
                     self._served.told(number)
 

@@ -108,7 +108,8 @@ class Transport:
     def _go_on(self) -> None:
         swapped, self._swapped = self._swapped, None
         if swapped is not None:
-            self._token.run_sync_soon(swapped.set)
+            with contextlib.suppress(trio.RunFinishedError):  # the mount has gone, nobody waits
+                self._token.run_sync_soon(swapped.set)
 
     def begin_restore(self, changes: Changes) -> None:
         """See cowfs.transport.Transport."""

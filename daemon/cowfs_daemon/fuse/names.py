@@ -224,6 +224,7 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
     """The same with attributes: each entry but ``.`` and ``..`` counts as a lookup."""
     _, cookie, room = protocol.unpack(_READDIR, request, size)
     parts: list[bytes] = [b""]
+    told: list[int] = []
     used = 0
     valid, generations = served.valid, served.generations
     try:
@@ -236,11 +237,13 @@ def readdirplus(served: Served, view: View, request: bytearray, size: int, uniqu
                 used -= len(record)
                 break
             if inode is not None:
-                served.told(ino)
+                told.append(ino)
             parts.append(record)
     except (OSError, CowfsError):
-        if not used:  # nothing has been counted
+        if not used:
             raise
+    for ino in told:
+        served.told(ino)
     parts[0] = protocol.data_head(unique, used)
     served.ahead.listed(nodeid)
     return b"".join(parts)

@@ -6,8 +6,10 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import trio
 
 from cowfs.errors import Corrupt
 from cowfs.formats.node import Branch, decode_pointer
@@ -67,30 +69,58 @@ class Damaged:
         return found
 
 
-@pytest.fixture(params=[(names.readdir, 0), (names.readdirplus, ATTRIBUTES)], ids=["READDIR", "READDIRPLUS"])
-def listing(request: pytest.FixtureRequest) -> tuple[Listing, int]:
-    found: tuple[Listing, int] = request.param
+def by_foreground(damaged: Damaged, cookie: int) -> list[tuple[bytes, int]]:
+    """The same, by the transport of pyfuse3."""
+    pyfuse3 = pytest.importorskip("pyfuse3")
+    from cowfs_daemon.foreground.operations import Operations
+
+    operations = Operations.__new__(Operations)
+    operations._workspace, operations._served = damaged.one.workspace, damaged.served
+    operations._attributes = lambda inode: inode  # type: ignore[method-assign, assignment, return-value]
+    found: list[tuple[bytes, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyfuse3, "readdir_reply", lambda token, name, attr, at: found.append((name, at)) or True)
+        try:
+            trio.run(operations.readdir, damaged.directory, cookie, cast(Any, None))
+        except pyfuse3.FUSEError as error:
+            raise Corrupt("as pyfuse3 says it") from error
     return found
 
 
-def test_names_before_the_damage_are_listed(tmp_path: Path, listing: tuple[Listing, int]) -> None:
+def by_readdir(damaged: Damaged, cookie: int) -> list[tuple[bytes, int]]:
+    """By READDIR."""
+    return damaged.listed(names.readdir, 0, cookie)
+
+
+def by_readdirplus(damaged: Damaged, cookie: int) -> list[tuple[bytes, int]]:
+    """By READDIRPLUS."""
+    return damaged.listed(names.readdirplus, ATTRIBUTES, cookie)
+
+
+Listed = Callable[[Damaged, int], list[tuple[bytes, int]]]
+WAYS = pytest.mark.parametrize("listed", [by_readdir, by_readdirplus, by_foreground])
+
+
+@WAYS
+def test_names_before_the_damage_are_listed(tmp_path: Path, listed: Listed) -> None:
     damaged = Damaged(tmp_path, 2)
-    found = damaged.listed(*listing, 0)
+    found = listed(damaged, 0)
     assert 2 < len(found) < FILES
     known = dict(damaged.served.lookups)
     for _ in range(3):
         with pytest.raises(Corrupt):
-            damaged.listed(*listing, found[-1][1])
+            listed(damaged, found[-1][1])
     assert damaged.served.lookups == known
-    counted = {damaged.one.view.lookup(damaged.directory, name) for name, _ in found[2:]} if listing[1] else set()
-    assert {inode.ino for inode in counted if inode} == known.keys() - {1}
+    inodes = [damaged.one.view.lookup(damaged.directory, name) for name, _ in found[2:]]
+    assert known.keys() - {1} == ({inode.ino for inode in inodes if inode} if listed is not by_readdir else set())
 
 
-def test_what_fails_from_the_start_counts_nothing(tmp_path: Path, listing: tuple[Listing, int]) -> None:
+@WAYS
+def test_what_fails_from_the_start_counts_nothing(tmp_path: Path, listed: Listed) -> None:
     damaged = Damaged(tmp_path, 0)
-    dots = damaged.listed(*listing, 0)
+    dots = listed(damaged, 0)
     assert [name for name, _ in dots] == [b".", b".."]
     for _ in range(3):
         with pytest.raises(Corrupt):
-            damaged.listed(*listing, dots[-1][1])
+            listed(damaged, dots[-1][1])
     assert damaged.served.lookups.keys() == {1}

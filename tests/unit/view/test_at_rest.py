@@ -12,7 +12,7 @@ import pytest
 from cowfs.blocks.cache import LruCache
 from cowfs.blocks.memory import MemoryBlocks
 from cowfs.errors import Corrupt
-from cowfs.formats.inode import EMPTY, encode_inode
+from cowfs.formats.inode import BLOCK, EMPTY, Content, encode_inode
 from cowfs.formats.node import Leaf
 from cowfs.geometry import Geometry
 from cowfs.layers.journal import file_path
@@ -21,8 +21,9 @@ from cowfs.settle.delta import settle_layer
 from cowfs.tree import radix, root
 from cowfs.tree.content import finish_record
 from cowfs.tree.nodes import load
+from cowfs.view import state as moved
 from cowfs.view.inode import Caller
-from cowfs.view.state import HEAVY_LIMIT, INODE_BYTES, State, new_inode, record_of
+from cowfs.view.state import HEAVY_BYTES, INODE_BYTES, State, new_inode, record_of
 from tests.support.rested import made_at_rest
 from tests.support.single import NAME, Single
 
@@ -43,18 +44,28 @@ def settled(blocks: MemoryBlocks, damaged: int = 0, heavy: str = "") -> Layer:
     state = State(blocks, GEOMETRY, None)
     records = []
     for ino in FILES:
-        inode = new_inode(state, ino, stat.S_IFREG | 0o600, 0, 0, 0, 5)
+        inode, content = new_inode(state, ino, stat.S_IFREG | 0o600, 0, 0, 0, 5), EMPTY
         if heavy == "xattrs" and ino < 2 + HEAVY_FILES:
             inode.xattrs = {b"user.a": b"%d" % ino + bytes(XATTR_BYTES)}
+        elif heavy == "target" and ino < 2 + HEAVY_FILES:
+            inode.mode = stat.S_IFLNK | 0o777
+            content = Content(BLOCK, 0, blocks.put(b"%d" % ino + bytes(XATTR_BYTES)))
         elif heavy == "links" and ino < 2 + HEAVY_FILES:
             inode.links = [(ino, b"name-%04d" % number) for number in range(200)]
             inode.nlink = len(inode.links)
-        records.append((ino, encode_inode(finish_record(blocks, record_of(inode, EMPTY)))))
+        records.append((ino, encode_inode(finish_record(blocks, record_of(inode, content)))))
     records = [(ino, record[:-1] if ino == damaged else record) for ino, record in records]
     root_id = root.write_root(blocks, radix.build(blocks, records, GEOMETRY, inline=False))
     layer = Layer("layer", "ws", None, {}, (), FILES.stop, len(FILES))
     layer.settle(root_id, root.read_root(blocks, root_id))
     return layer
+
+
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The bound for heavy inodes, a small one."""
+    monkeypatch.setattr(moved, "HEAVY_LIMIT", 300_000)
+    return 300_000
 
 
 def test_two_states_share_what_neither_has_changed(blocks: MemoryBlocks) -> None:
@@ -115,25 +126,80 @@ def test_what_is_large_counts_as_such(heavy: str) -> None:
     assert 0.6 * held < cache.statistics().size_bytes < 1.7 * held
 
 
-def test_what_is_known_and_large_is_let_go_of(blocks: MemoryBlocks) -> None:
-    layer = settled(blocks, heavy="xattrs")
-    state = State(blocks, GEOMETRY, layer)
+def weight(state: State) -> int:
+    """What the heavy ones that a state knows weigh."""
+    weights = [moved._weight(inode) for inode in state.known.values()]
+    return sum(each for each in weights if each > HEAVY_BYTES)
+
+
+@pytest.mark.parametrize("heavy", ["xattrs", "links", "target"])
+def test_what_is_known_and_large_is_let_go_of(blocks: MemoryBlocks, small_limit: int, heavy: str) -> None:
+    """And nothing else is for its sake."""
+    state = State(blocks, GEOMETRY, settled(blocks, heavy=heavy))
+    light = [state.inode(ino) for ino in FILES[-100:]]
     for _ in range(4):
         for ino in range(2, 2 + HEAVY_FILES):
             state.inode(ino)
-            known = sum(len(value) for inode in state.known.values() for value in inode.xattrs.values())
-            assert known <= HEAVY_LIMIT + XATTR_BYTES
+            assert weight(state) == state.heavy_bytes == sum(state.heavy.values()) <= small_limit
+            assert state.heavy.keys() <= state.known.keys()
+    assert all(state.known[inode.ino] is inode for inode in light)
 
 
-def test_what_was_made_large_is_let_go_of_when_it_is_frozen(tmp_path: Path) -> None:
+def test_two_that_exceed_the_bound_alone_are_had_in_turn(blocks: MemoryBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost each other, and nobody else."""
+    monkeypatch.setattr(moved, "HEAVY_LIMIT", XATTR_BYTES // 2)
+    state = State(blocks, GEOMETRY, settled(blocks, heavy="xattrs"))
+    others = [state.inode(ino).ino for ino in FILES[-1000:]]
+    for turn in range(20):
+        mine = state.inode(2 + turn % 2)
+        assert state.known.keys() == {mine.ino, *others}
+        assert state.inode(mine.ino) is mine
+
+
+@pytest.mark.parametrize("heavy", ["xattr", "links", "target"])
+def test_what_was_made_large_is_let_go_of_when_it_is_frozen(tmp_path: Path, small_limit: int, heavy: str) -> None:
     one = Single(tmp_path / "journals")
-    for number in range(2 * HEAVY_LIMIT // XATTR_BYTES):
-        inode = one.view.mknod(1, b"f%d" % number, stat.S_IFREG | 0o644, 0, Caller())
-        one.view.setxattr(inode.ino, b"user.a", bytes(XATTR_BYTES), 0, Caller())
-    assert len(one.view.state.known) > 2 * HEAVY_LIMIT // XATTR_BYTES
+    view, who = one.view, Caller()
+    light = view.mknod(1, b"light", stat.S_IFREG | 0o644, 0, who)
+    while weight(view.state) <= 2 * small_limit:
+        name = b"f%d" % view.state.next_ino
+        if heavy == "target":
+            view.symlink(1, name, b"t" * 4000, who)
+            continue
+        inode = view.mknod(1, name, stat.S_IFREG | 0o644, 0, who)
+        if heavy == "xattr":
+            view.setxattr(inode.ino, b"user.a", bytes(XATTR_BYTES), 0, who)
+        else:
+            for number in range(200):
+                view.link(inode.ino, 1, b"%s-%d" % (name, number), who)
     one.checkpoint()
-    assert not one.view.state.known
+    assert weight(view.state) == view.state.heavy_bytes <= small_limit
+    assert light.ino in view.state.known
     one.check()
+
+
+def test_a_large_one_that_is_changed_counts_where_it_is(blocks: MemoryBlocks) -> None:
+    state = State(blocks, GEOMETRY, settled(blocks, heavy="xattrs"))
+    mine = state.own(state.inode(2))
+    assert (list(state.heavy), list(state.live_heavy), state.heavy_bytes) == ([], [2], 0)
+    for ino in range(3, 2 + HEAVY_FILES):
+        state.inode(ino)
+    assert (state.inode(2) is mine, 2 in state.heavy) == (True, False)
+    state.freeze("layer-2", "ws", ())
+    assert 2 in state.heavy
+    assert not state.live_heavy
+
+
+def test_what_outgrows_the_cache_goes_alone() -> None:
+    cache: LruCache[object] = LruCache(1000)
+    values = {key: object() for key in (b"a", b"b", b"c")}
+    for key, value in values.items():
+        cache.put(key, value, 100)
+    cache.grow(b"a", object(), 950)
+    assert cache.statistics().size_bytes == 300
+    cache.grow(b"a", values[b"a"], 950)
+    assert [cache.get(key) for key in values] == [None, values[b"b"], values[b"c"]]
+    assert cache.statistics().size_bytes == 200
 
 
 def test_a_record_that_cannot_be_read_costs_nothing(blocks: MemoryBlocks) -> None:
