@@ -42,3 +42,7 @@ class BlockSink(Protocol):
     def put_many(self, raws: Sequence[bytes]) -> list[bytes]:
         """Store several; the ids come in the same order."""
         ...
+
+
+class BlockStore(BlockSource, BlockSink, Protocol):
+    """Both: what was stored can be read."""

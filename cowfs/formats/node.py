@@ -73,10 +73,10 @@ class Leaf:
     """A decoded leaf. ``keys`` ascend; values are sliced out of the encoding when asked for.
 
     ``id``: of its block, if it has one of its own. ``made``: by index, what readers have made of values, for others;
-    ``paid``: bytes of it that the cache of the leaf has been told of before they are there.
+    ``prepaid``: bytes that the cache counts for it already, though they are not there yet.
     """
 
-    __slots__ = ("_data", "_ends", "_start", "id", "keys", "made", "paid", "size")
+    __slots__ = ("_data", "_ends", "_start", "id", "keys", "made", "prepaid", "size")
 
     def __init__(self, keys: array[int], ends: array[int], start: int, data: bytes) -> None:
         self.keys = keys
@@ -86,7 +86,7 @@ class Leaf:
         self.size = len(data) - LEAF_OVERHEAD
         self.id = b""
         self.made: dict[int, Any] = {}
-        self.paid = 0
+        self.prepaid = 0
 
     def value(self, index: int) -> bytes:
         """The value of ``keys[index]`` (index from 0)."""

@@ -224,7 +224,7 @@ class _Job:
         params = self._params
         spans = [(str(path), int(start), int(end)) for path, start, end in params["spans"]]
         parent, reader, writer = bytes.fromhex(params["parent_root"]), self._store.reader, self._writer
-        settled = settle_layer(reader, writer, writer, self._geometry, parent, spans)
+        settled = settle_layer(reader, writer, self._geometry, parent, spans)
         numbers = {"logical_bytes": settled.logical_bytes, "inodes": settled.inodes}
         return settled.root, numbers, bulk.CONTENTS, bulk.encode_contents(settled.contents)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cowfs.blocks.api import BlockSink, BlockSource
+from cowfs.blocks.api import BlockSource, BlockStore
 from cowfs.formats import inode as fmt
 from cowfs.formats.inode import Content, InodeRecord, encode_inode
 from cowfs.geometry import PAGE, SECTOR, Geometry
@@ -39,16 +39,15 @@ class SettledLayer:
 
 def settle_layer(
     at_rest: BlockSource,
-    blocks: BlockSource,
-    writer: BlockSink,
+    blocks: BlockStore,
     geometry: Geometry,
     parent_root: bytes,
     spans: Iterable[tuple[str, int, int]],
 ) -> SettledLayer:
     """Replay ``spans`` (journal path, first byte, end byte) over ``parent_root`` and store the result.
 
-    ``at_rest`` has what the parent is made of, ``blocks`` also what ``writer`` has written. What is made of inodes at
-    rest stays with their leaves, and refers to the first: it may outlive the writer.
+    ``at_rest`` has what the parent is made of, ``blocks`` takes what is new. What is made of inodes at rest stays with
+    their leaves, and refers to the first: it may outlive the second.
 
     Raises Corrupt when a record or block is damaged.
     """
@@ -61,13 +60,13 @@ def settle_layer(
     table = parent.table or b""
     contents: list[tuple[int, Content]] = []
     changes: dict[int, bytes | None] = {}
-    store = DeltaStore(blocks, writer, geometry, contents)
+    store = DeltaStore(blocks, geometry, contents)
     logical = 0
     for ino, inode in state.live.items():
         changes[ino] = None if inode is None else encode_inode(store.record(inode))
         logical += _allocated(inode) - _allocated(base.find(ino))
-    new_table = radix.update(blocks, writer, table, changes, geometry, inline=False)
-    return SettledLayer(root.write_root(writer, new_table), contents, logical, radix.count(new_table))
+    new_table = radix.update(blocks, blocks, table, changes, geometry, inline=False)
+    return SettledLayer(root.write_root(blocks, new_table), contents, logical, radix.count(new_table))
 
 
 def _allocated(inode: Inode | None) -> int:
@@ -84,22 +83,19 @@ def base_layer(blocks: BlockSource, root_id: bytes) -> Layer:
 class DeltaStore:
     """Stores the inodes of one delta; collects in ``contents`` what files and directories became."""
 
-    def __init__(
-        self, blocks: BlockSource, writer: BlockSink, geometry: Geometry, contents: list[tuple[int, Content]]
-    ) -> None:
+    def __init__(self, blocks: BlockStore, geometry: Geometry, contents: list[tuple[int, Content]]) -> None:
         self.blocks = blocks
-        self.writer = writer
         self.geometry = geometry
         self.contents = contents
 
     def record(self, inode: Inode) -> InodeRecord:
         """The inode at rest, its content stored."""
-        return content.finish_record(self.writer, record_of(inode, self._content(inode)))
+        return content.finish_record(self.blocks, record_of(inode, self._content(inode)))
 
     def _content(self, inode: Inode) -> Content:
         data = inode.data
         if isinstance(data, bytes):
-            return content.store_symlink(self.writer, self.geometry, data)
+            return content.store_symlink(self.blocks, self.geometry, data)
         if isinstance(data, StoredFile):
             return data.content
         if isinstance(data, StoredDirectory):
@@ -121,7 +117,7 @@ class DeltaStore:
             for cookie, entry in data.changes().items()
         }
         return content.directory_content(
-            radix.update(self.blocks, self.writer, pointer, changes, self.geometry, inline=True)
+            radix.update(self.blocks, self.blocks, pointer, changes, self.geometry, inline=True)
         )
 
     def _file(self, inode: Inode, data: OverlayFile) -> Content:
@@ -139,11 +135,11 @@ class DeltaStore:
             pending_bytes += length
             if pending_bytes >= content.BATCH_BYTES:
                 stored = content.update_file(
-                    self.blocks, self.writer, self.geometry, stored, old_size, size, pending, kept, inode.block_log2
+                    self.blocks, self.blocks, self.geometry, stored, old_size, size, pending, kept, inode.block_log2
                 )
                 old_size, kept, pending, pending_bytes = size, None, {}, 0
         return content.update_file(
-            self.blocks, self.writer, self.geometry, stored, old_size, size, pending, kept, inode.block_log2
+            self.blocks, self.blocks, self.geometry, stored, old_size, size, pending, kept, inode.block_log2
         )
 
 

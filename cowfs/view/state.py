@@ -167,11 +167,11 @@ class State:
         if inode is None:
             value = leaf.value(index)
             inode = thaw(self.blocks, self.geometry, ino, fmt.decode_inode(value))
-            left = leaf.paid - INODE_BYTES - len(value) - _weight(inode)
+            left = leaf.prepaid - INODE_BYTES - len(value) - _weight(inode)
             if left < 0:
                 self.blocks.nodes.grow(leaf.id, leaf, _PREPAID - left)
                 left = _PREPAID
-            leaf.paid = left
+            leaf.prepaid = left
             # At rest nobody changes it, and other states that have the same leaf need it too: forks, other mounts.
             made[index] = inode
         return inode

@@ -360,7 +360,10 @@ def test_a_directory_that_cannot_be_listed_is_left_alone(mounted: Mounted, monke
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), Corrupt("a directory above is damaged")])
 def test_a_listing_that_cannot_begin(mounted: Mounted, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def refuse(*_: object) -> lister.Wanted:
+    tried: list[object] = []
+
+    def refuse(*wanted: object) -> lister.Wanted:
+        tried.append(wanted)
         raise error
 
     monkeypatch.setattr(mounted.transport._server.lister, "ready", lambda: True)
@@ -368,6 +371,7 @@ def test_a_listing_that_cannot_begin(mounted: Mounted, monkeypatch: pytest.Monke
     directory = made_unknown(mounted, FEW)
     looked_at(directory, range(FEW))
     mounted.transport.session.settle()
+    assert tried
 
 
 def test_without_a_process_everything_goes_on(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:

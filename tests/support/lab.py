@@ -155,7 +155,7 @@ class InlineSettler(Settler):
         """As :meth:`Settler.settle`."""
         geometry = self._engine.store.superblock.geometry
         at_rest = self._engine.blocks
-        return self._stored(lambda writer: settle_layer(at_rest, writer, writer, geometry, parent_root, spans))
+        return self._stored(lambda writer: settle_layer(at_rest, writer, geometry, parent_root, spans))
 
     def _stored(self, work: Callable[[BlockWriter], T]) -> T:
         segment_id, segment = self._segment()

@@ -84,7 +84,7 @@ class Single:
     def _settled(self, parent: bytes, spans: tuple[Span, ...]) -> tuple[bytes, Any, int]:
         places = [(str(file_path(self.env.journals, NAME, number)), start, end) for number, start, end in spans]
         blocks = cast(Any, self.blocks)
-        done = settle_layer(blocks, blocks, blocks, self.geometry, parent, places)
+        done = settle_layer(blocks, blocks, self.geometry, parent, places)
         return done.root, done.contents, done.logical_bytes
 
     def hash(self, view: ReadView | None = None) -> TreeHash:

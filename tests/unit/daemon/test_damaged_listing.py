@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 from collections.abc import Callable
@@ -83,6 +84,8 @@ def by_foreground(damaged: Damaged, cookie: int) -> list[tuple[bytes, int]]:
         try:
             trio.run(operations.readdir, damaged.directory, cookie, cast(Any, None))
         except pyfuse3.FUSEError as error:
+            if error.errno != errno.EIO:
+                raise
             raise Corrupt("as pyfuse3 says it") from error
     return found
 

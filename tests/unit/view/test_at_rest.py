@@ -21,7 +21,7 @@ from cowfs.settle.delta import settle_layer
 from cowfs.tree import radix, root
 from cowfs.tree.content import finish_record
 from cowfs.tree.nodes import load
-from cowfs.view import state as moved
+from cowfs.view import state as view_state
 from cowfs.view.inode import Caller
 from cowfs.view.state import HEAVY_BYTES, INODE_BYTES, State, new_inode, record_of
 from tests.support.rested import made_at_rest
@@ -64,7 +64,7 @@ def settled(blocks: MemoryBlocks, damaged: int = 0, heavy: str = "") -> Layer:
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """The bound for heavy inodes, a small one."""
-    monkeypatch.setattr(moved, "HEAVY_LIMIT", 300_000)
+    monkeypatch.setattr(view_state, "HEAVY_LIMIT", 300_000)
     return 300_000
 
 
@@ -128,7 +128,7 @@ def test_what_is_large_counts_as_such(heavy: str) -> None:
 
 def weight(state: State) -> int:
     """What the heavy ones that a state knows weigh."""
-    weights = [moved._weight(inode) for inode in state.known.values()]
+    weights = [view_state._weight(inode) for inode in state.known.values()]
     return sum(each for each in weights if each > HEAVY_BYTES)
 
 
@@ -147,7 +147,7 @@ def test_what_is_known_and_large_is_let_go_of(blocks: MemoryBlocks, small_limit:
 
 def test_two_that_exceed_the_bound_alone_are_had_in_turn(blocks: MemoryBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost each other, and nobody else."""
-    monkeypatch.setattr(moved, "HEAVY_LIMIT", XATTR_BYTES // 2)
+    monkeypatch.setattr(view_state, "HEAVY_LIMIT", XATTR_BYTES // 2)
     state = State(blocks, GEOMETRY, settled(blocks, heavy="xattrs"))
     others = [state.inode(ino).ino for ino in FILES[-1000:]]
     for turn in range(20):
@@ -247,7 +247,7 @@ def test_what_is_at_rest_does_not_hold_a_job_s_writer(tmp_path: Path) -> None:
     one.blocks.nodes.clear()
     spans = [(str(file_path(one.env.journals, NAME, number)), a, b) for number, a, b in one.layers[-1].spans]
     writer = cast(Any, Written(one.blocks))
-    done = settle_layer(one.blocks, writer, writer, one.geometry, one.layers[-2].root or b"", spans)
+    done = settle_layer(one.blocks, writer, one.geometry, one.layers[-2].root or b"", spans)
     made = [inode.data for _, _, inode in made_at_rest(one.blocks)]
     assert made
     assert all(cast(Any, data).blocks is one.blocks for data in made)

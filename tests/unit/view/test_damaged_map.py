@@ -41,7 +41,7 @@ def made(tmp_path: Path) -> MemoryWorkspace:
     first = [(1, encode_inode(record_of(delta[1], EMPTY)))]
     empty = root.write_root(made.blocks, radix.build(made.blocks, first, made.geometry, inline=False))
     spans = [(str(file_path(made.env.journals, "ws", each[0])), each[1], each[2]) for each in layer.spans]
-    settled = settle_layer(made.blocks, made.blocks, made.blocks, made.geometry, empty, spans)
+    settled = settle_layer(made.blocks, made.blocks, made.geometry, empty, spans)
     layer.settle(settled.root, root.read_root(made.blocks, settled.root))
     content = dict(settled.contents)[ino]
     assert content.kind == TREE
