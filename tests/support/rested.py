@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cowfs.blocks.memory import MemoryBlocks
-from cowfs.formats.inode import decode_inode
+from cowfs.formats.inode import EMPTY, decode_inode
 from cowfs.formats.node import Leaf
 from cowfs.geometry import Geometry
 from cowfs.view.directory import StoredDirectory
 from cowfs.view.file import StoredFile
 from cowfs.view.inode import Inode
-from cowfs.view.state import thaw
+from cowfs.view.state import record_of, thaw
 
 
 def made_at_rest(blocks: MemoryBlocks) -> list[tuple[Leaf, int, Inode]]:
@@ -27,9 +27,8 @@ def check_rested(blocks: MemoryBlocks, geometry: Geometry) -> int:
     return len(made)
 
 
-def _fields(inode: Inode) -> list[object]:
-    names = [name for name in Inode.__slots__ if name not in ("data", "links")]
-    return [tuple(inode.links), _held(inode.data), *(getattr(inode, name) for name in names)]
+def _fields(inode: Inode) -> tuple[object, ...]:
+    return inode.ino, inode.owner, record_of(inode, EMPTY), _held(inode.data)
 
 
 def _held(data: object) -> object:
